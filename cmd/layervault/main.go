@@ -1,0 +1,4 @@
+// Command layervault keeps container storage encrypted on disk.
+package main
+
+func main() {}

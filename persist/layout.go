@@ -1,0 +1,35 @@
+// Package persist knows where things lie under /persist: the tiers and the
+// folders in each (the layout of EVE's "New /persist layout", seed
+// eve-persist-layout).
+package persist
+
+import "path/filepath"
+
+// DefaultRoot is the folder that holds every tier. It is a setting of the
+// plugin (persist.source) and of each command (--persist).
+const DefaultRoot = "/persist"
+
+// Tier names one protection class under the root.
+type Tier string
+
+// The tiers. Vault is sealed under PCRs (or another provider), Unsealed is held
+// by the TPM but not under PCRs, Clear is not encrypted at all.
+const (
+	Vault    Tier = "vault"
+	Unsealed Tier = "unsealed-vault"
+	Clear    Tier = "clear"
+)
+
+// Layout gives the paths below one root.
+type Layout struct {
+	Root string // an absolute path, DefaultRoot in production
+}
+
+// Tier is the folder of one tier.
+func (l Layout) Tier(t Tier) string { return filepath.Join(l.Root, string(t)) }
+
+// Layers is the folder that holds one folder per image layer of a tier.
+func (l Layout) Layers(t Tier) string { return filepath.Join(l.Tier(t), "layers") }
+
+// KeyRing is the file with the slots that hold the tier's key.
+func (l Layout) KeyRing(t Tier) string { return filepath.Join(l.Tier(t), "keyring.json") }
