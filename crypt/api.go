@@ -1,0 +1,91 @@
+package crypt
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"github.com/moby/sys/user"
+)
+
+// The kinds of image. A writable image is an ordinary ext4 with a journal; a
+// sealed one is written once, from a tar, and only ever mounted read-only.
+const (
+	TypeWritable = "writable"
+	TypeSealed   = "sealed"
+)
+
+// The directories at the root of an image's file system. Content lives below
+// DirDiff, so that what mkfs leaves at the root (lost+found) is never seen in a
+// container. DirWork exists in writable images only; overlayfs needs it on the
+// file system of its upper directory.
+const (
+	DirDiff = "diff"
+	DirWork = "work"
+)
+
+// CryptParams chooses how an image is encrypted when it is made. Zero values
+// mean the defaults of luks2.Params: aes-xts-plain64, 64 bytes, 4096.
+type CryptParams struct {
+	Cipher     string // in dm-crypt's notation, for example "aes-cbc-essiv:sha256"
+	KeySize    int    // bytes of volume key
+	SectorSize int    // bytes: 512, 1024, 2048 or 4096
+}
+
+// RawImage is the file that holds the encrypted image.
+type RawImage struct {
+	ImagePath string // absolute
+}
+
+// DeviceParams says how an open image meets the file system tree.
+type DeviceParams struct {
+	FsType  string       // "" or "ext4"
+	Mnt     string       // the directory Get mounts at; it must exist
+	UIDMaps []user.IDMap // container to host, nil for none
+	GIDMaps []user.IDMap
+}
+
+// KeyFunc returns the passphrase of the image with this LUKS2 UUID. The caller
+// of a KeyFunc wipes what it returns.
+type KeyFunc func(ctx context.Context, imageUUID string) (passphrase []byte, err error)
+
+// VirtualDevice is one encrypted image. It holds no state of its own: whether
+// the image is open is asked of the kernel each time, so two values with the
+// same path are the same image.
+type VirtualDevice struct {
+	Image        RawImage
+	Name         string // for logs and as the LUKS2 label; may be empty
+	Type         string // TypeWritable or TypeSealed
+	Deviceparams DeviceParams
+	Cryptparams  CryptParams
+	Key          KeyFunc
+	Log          *slog.Logger // nil for slog.Default()
+}
+
+// ImportResult describes a sealed image that was just made.
+type ImportResult struct {
+	// Size is the sum of the sizes of the content's files in bytes, as docker's
+	// overlay2 counts a layer: each inode once, symbolic links by the length of
+	// their target, directories not at all.
+	Size  int64
+	Bytes int64  // length of the image file
+	UUID  string // LUKS2 UUID
+}
+
+// DeviceAPI is what an encrypted image can do.
+type DeviceAPI interface {
+	// Create makes a writable image of size bytes (the file system's size; the file
+	// is sparse). ErrExists if the file is there.
+	Create(ctx context.Context, size int64) error
+	// ImportData makes a sealed image from an uncompressed layer tar. It reads
+	// diffTar to its end. When it returns the image is durable, or nothing is left.
+	ImportData(ctx context.Context, diffTar io.Reader) (ImportResult, error)
+	// Get opens the image and mounts it at Deviceparams.Mnt.
+	Get(ctx context.Context) error
+	// Put detaches the mount at Deviceparams.Mnt. Not mounted is no error.
+	Put(ctx context.Context) error
+	// Remove destroys the key slots, then the file. Not there is no error.
+	Remove(ctx context.Context) error
+}
+
+var _ DeviceAPI = (*VirtualDevice)(nil)
