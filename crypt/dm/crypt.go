@@ -1,0 +1,99 @@
+package dm
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// CryptTable describes a dm-crypt device over a part of one block device.
+// https://docs.kernel.org/admin-guide/device-mapper/dm-crypt.html
+type CryptTable struct {
+	Cipher       string // "aes-xts-plain64"
+	KeySize      int    // bytes
+	IVOffset     uint64 // 512 byte sectors added to each sector's number
+	Dev          uint64 // the block device beneath, as unix.Mkdev gives it
+	Offset       uint64 // where the data begins on it, in 512 byte sectors
+	Length       uint64 // size of the device made, in 512 byte sectors
+	SectorSize   int    // bytes of one encryption unit: 512 to 4096
+	ReadOnly     bool
+	NoWorkqueues bool // encrypt where the request is made, see cryptWithoutWorkqueues
+}
+
+// cryptWithoutWorkqueues is the version of the crypt target that first took
+// no_read_workqueue and no_write_workqueue (Linux 5.9). Without the hand-over to a
+// kernel thread a request takes about half the time.
+var cryptWithoutWorkqueues = Version{Major: 1, Minor: 22}
+
+// target is the line of the table. The key is named, never written: the kernel
+// prints tables to whoever asks.
+func (t CryptTable) target(keyDescription string) Target {
+	options := []string{"allow_discards"}
+	if t.SectorSize != 512 { // the default, unknown as an option before Linux 4.12
+		options = append(options, fmt.Sprintf("sector_size:%d", t.SectorSize))
+	}
+	if t.NoWorkqueues {
+		options = append(options, "no_read_workqueue", "no_write_workqueue")
+	}
+	return Target{
+		Length: t.Length,
+		Type:   "crypt",
+		Params: fmt.Sprintf("%s :%d:logon:%s %d %d:%d %d %d %s", t.Cipher, t.KeySize, keyDescription,
+			t.IVOffset, unix.Major(t.Dev), unix.Minor(t.Dev), t.Offset, len(options), strings.Join(options, " ")),
+	}
+}
+
+// HasCryptWithoutWorkqueues tells whether this kernel's crypt target takes the
+// options of NoWorkqueues.
+func (c *Control) HasCryptWithoutWorkqueues() bool {
+	v, err := c.TargetVersion("crypt")
+	return err == nil && v.AtLeast(cryptWithoutWorkqueues.Major, cryptWithoutWorkqueues.Minor)
+}
+
+// LoadCrypt loads a crypt table into device name. keyDescription is the name the key
+// has in the kernel's keyring while the table is loaded ("layervault:<uuid>"); it
+// stays visible in the table. The key itself is there for the length of this call
+// only, in the keyring of the one thread that makes it: another process, or another
+// thread of this one, cannot name it. dm-crypt keeps a copy of its own.
+//
+// Where the kernel refuses NoWorkqueues, the table is loaded without.
+func (c *Control) LoadCrypt(name string, t CryptTable, keyDescription string, key []byte) error {
+	if len(key) != t.KeySize {
+		return fmt.Errorf("load crypt table of %s: key of %d bytes, cipher %s is to have %d", name, len(key), t.Cipher, t.KeySize)
+	}
+	if strings.ContainsAny(keyDescription, " \x00") || !strings.Contains(keyDescription, ":") {
+		return fmt.Errorf("%w: key description %q", ErrBadName, keyDescription) // logon keys must have a prefix
+	}
+	return withLogonKey(keyDescription, key, func() error {
+		err := c.Load(name, t.ReadOnly, t.target(keyDescription))
+		if t.NoWorkqueues && errors.Is(err, ErrTarget) {
+			t.NoWorkqueues = false
+			err = c.Load(name, t.ReadOnly, t.target(keyDescription))
+		}
+		return err
+	})
+}
+
+// withLogonKey runs f while the key lies in this thread's keyring. dm-crypt searches
+// the keyrings of the caller, hence the locked thread.
+func withLogonKey(description string, key []byte, f func() error) (err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	id, err := unix.AddKey("logon", description, key, unix.KEY_SPEC_THREAD_KEYRING)
+	if err != nil {
+		return fmt.Errorf("add key %s to the thread keyring: %w", description, err)
+	}
+	defer func() {
+		// Invalidating wipes the payload at once; unlinking alone would leave that to the
+		// keyring's garbage collector. Either is enough to make it unusable.
+		_, invalid := unix.KeyctlInt(unix.KEYCTL_INVALIDATE, id, 0, 0, 0)
+		_, unlinked := unix.KeyctlInt(unix.KEYCTL_UNLINK, id, unix.KEY_SPEC_THREAD_KEYRING, 0, 0)
+		if invalid != nil && unlinked != nil {
+			err = errors.Join(err, fmt.Errorf("drop key %s: %w", description, invalid))
+		}
+	}()
+	return f()
+}
