@@ -19,6 +19,19 @@ help: ## List the commands
 build: ## Build bin/layervault (static, without cgo)
 	@CGO_ENABLED=0 go build -trimpath -o bin/layervault ./cmd/layervault
 
+.PHONY: plugin plugin-create install uninstall
+plugin: ## Build the managed plugin in dist/plugin (with docker, or else with mmdebstrap)
+	@packaging/build-plugin
+
+plugin-create: plugin ## docker plugin create layervault from dist/plugin
+	@docker plugin create layervault dist/plugin
+
+install: ## Install on this host: KEY=tpm|versatile, DRYRUN=1 only says what it would do
+	@packaging/install.sh $(if $(DRYRUN),--dry-run) $(if $(KEY),--key $(KEY))
+
+uninstall: ## Take the plugin off this host; /persist stays
+	@packaging/uninstall.sh $(if $(DRYRUN),--dry-run)
+
 ##@ Guest
 
 .PHONY: guest guest-shell

@@ -1,0 +1,106 @@
+// Package graph is the graph driver front door: it speaks docker.graphdriver/1.0
+// over HTTP on one side and calls a [Driver] on the other. It knows no LUKS and
+// no mounts.
+//
+// The protocol has no specification but its client, moby's
+// daemon/graphdriver/proxy.go (the same in Docker 20.10 to 27): POST
+// /GraphDriver.METHOD, one JSON request, one JSON response, and two streams
+// (Diff out, ApplyDiff in). What the client does with faults decides the shape of
+// ours:
+//
+//   - A failed connection is retried for 30 seconds with the body that was left
+//     over, often none. So a request without a body is refused, never taken for
+//     a request with all fields empty.
+//   - A 200 answer's body is searched for Err, except Diff's, which is taken for a
+//     tar whatever it holds. So Diff fails with another status before its first
+//     byte and by breaking the connection after it.
+//   - A plugin counts as started when its socket accepts. So the server listens
+//     first, and requests wait for the driver (see [Server.Open]).
+package graph
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+
+	"github.com/docker/go-plugins-helpers/sdk"
+	"github.com/moby/go-archive"
+
+	"layervault/driver"
+)
+
+// Implements is the name of this door in the answer to /Plugin.Activate.
+const Implements = "GraphDriver"
+
+// Manifest is the answer to /Plugin.Activate, which dockerd asks of plugins that
+// are not managed (sockets in /run/docker/plugins) and for which the socket's
+// whole set of doors must be named at once.
+func Manifest(implements ...string) string {
+	return fmt.Sprintf(`{"Implements": ["%s"]}`, strings.Join(implements, `", "`))
+}
+
+// Driver is what this door needs from a graph driver. Each method is all or
+// nothing: when its context ends early, no trace of the call is left. Ids and
+// parents arrive as dockerd sent them, unchecked; the driver refuses bad ones.
+type Driver interface {
+	Init(ctx context.Context, opts driver.Options) error
+	Create(ctx context.Context, id, parent string, opts *driver.CreateOpts) error
+	CreateReadWrite(ctx context.Context, id, parent string, opts *driver.CreateOpts) error
+	Remove(ctx context.Context, id string) error
+	Get(ctx context.Context, id, mountLabel string) (dir string, err error)
+	Put(ctx context.Context, id string) error
+	Exists(ctx context.Context, id string) bool
+	Status(ctx context.Context) [][2]string
+	GetMetadata(ctx context.Context, id string) (map[string]string, error)
+	Cleanup(ctx context.Context) error
+	Diff(ctx context.Context, id, parent string) (io.ReadCloser, error)
+	Changes(ctx context.Context, id, parent string) ([]archive.Change, error)
+	ApplyDiff(ctx context.Context, id, parent string, diff io.Reader) (size int64, err error)
+	DiffSize(ctx context.Context, id, parent string) (size int64, err error)
+}
+
+// Server answers /GraphDriver.* requests.
+type Server struct {
+	log *slog.Logger
+
+	open sync.Once
+	// driver is read only after opened is closed.
+	driver Driver
+	opened chan struct{}
+
+	running inflight
+}
+
+// New makes a server without a driver: its requests wait until [Server.Open].
+func New(log *slog.Logger) *Server {
+	return &Server{log: log, opened: make(chan struct{}), running: inflight{idle: make(chan struct{})}}
+}
+
+// Open gives the server its driver and lets the requests that waited for it go
+// on. Only the first call counts.
+func (s *Server) Open(d Driver) {
+	s.open.Do(func() {
+		s.driver = d
+		close(s.opened)
+	})
+}
+
+// Register adds the endpoints to a handler, which may hold other doors too.
+func (s *Server) Register(h sdk.Handler) {
+	for method, call := range s.calls() {
+		h.HandleFunc("/GraphDriver."+method, s.handle(method, call))
+	}
+}
+
+// wait blocks until the driver is there or the client has gone.
+func (s *Server) wait(ctx context.Context) (Driver, error) {
+	select {
+	case <-s.opened:
+		return s.driver, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("plugin is still starting: %w", context.Cause(ctx))
+	}
+}

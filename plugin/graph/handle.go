@@ -1,0 +1,120 @@
+package graph
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+var errStopping = errors.New("plugin is stopping; repeat the command when it runs again")
+
+// handle wraps a call: POST only, wait for the driver, recover from panics, write
+// the answer, log the request.
+func (s *Server) handle(method string, call call) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !s.running.enter() {
+			encode(w, http.StatusServiceUnavailable, response{Err: errStopping.Error()})
+			return
+		}
+		defer s.running.leave()
+		start := time.Now()
+		x := &exchange{Request: r, w: w}
+		res, err := s.run(call, x)
+
+		level := slog.LevelDebug
+		if err != nil {
+			level = slog.LevelWarn
+		}
+		// No storage options, no paths: the id is enough to find the rest.
+		s.log.Log(r.Context(), level, "graph driver request", "method", method,
+			"id", x.id, "duration", time.Since(start), "error", err)
+
+		var refused refusal
+		switch {
+		case x.begun && err != nil:
+			// The client has part of a stream. ErrAbortHandler is net/http's own
+			// way to break the connection, and it does not log it.
+			panic(http.ErrAbortHandler)
+		case x.begun:
+		case errors.As(err, &refused):
+			encode(w, refused.status, response{Err: err.Error()})
+		case err != nil:
+			encode(w, http.StatusOK, response{Err: err.Error()})
+		default:
+			encode(w, http.StatusOK, res)
+		}
+	}
+}
+
+// run makes one call and turns a panic into an error: a fault in one request must
+// not take down the layers of every other container.
+func (s *Server) run(call call, x *exchange) (res response, err error) {
+	if x.Method != http.MethodPost {
+		return response{}, badRequest(errMethod)
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("panic in a graph driver request", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			res, err = response{}, refusal{http.StatusInternalServerError, fmt.Errorf("internal fault, see the plugin's log: %v", p)}
+		}
+	}()
+	d, err := s.wait(x.Context())
+	if err != nil {
+		return response{}, refusal{http.StatusServiceUnavailable, err}
+	}
+	return call(d, x)
+}
+
+// Drain refuses further requests and waits until those under way have ended, or
+// until ctx ends.
+func (s *Server) Drain(ctx context.Context) error {
+	s.running.stop()
+	select {
+	case <-s.running.idle:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("requests still under way: %w", context.Cause(ctx))
+	}
+}
+
+// inflight counts requests. A sync.WaitGroup would not do: it must not grow while
+// it is waited for.
+type inflight struct {
+	mu       sync.Mutex
+	n        int
+	stopping bool
+	idle     chan struct{} // closed when stopping and n == 0
+}
+
+func (f *inflight) enter() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stopping {
+		return false
+	}
+	f.n++
+	return true
+}
+
+func (f *inflight) leave() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.n--
+	if f.stopping && f.n == 0 {
+		close(f.idle)
+	}
+}
+
+func (f *inflight) stop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.stopping && f.n == 0 {
+		close(f.idle)
+	}
+	f.stopping = true
+}

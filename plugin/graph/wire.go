@@ -1,0 +1,144 @@
+package graph
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-plugins-helpers/sdk"
+	"github.com/moby/go-archive"
+	"github.com/moby/sys/user"
+
+	"layervault/driver"
+)
+
+// maxRequest bounds a JSON request. The largest real one is Init with ID maps:
+// the kernel takes at most 340 lines of them, some 80 bytes each, twice.
+const maxRequest = 1 << 20
+
+// Faults of a request, as opposed to faults of the driver: they are answered
+// with a status other than 200.
+var (
+	errMethod   = errors.New("only POST is answered")
+	errEmpty    = errors.New("empty request body: the connection broke before and the engine sent what was left; repeat the command")
+	errTooLarge = fmt.Errorf("request body is larger than %d bytes", maxRequest)
+	errJSON     = errors.New("request body is not one JSON object")
+	errQuery    = errors.New("query is not of the form id=ID&parent=PARENT")
+)
+
+// request is the body of every call but Init and ApplyDiff (moby
+// graphDriverRequest). Unknown fields are let pass: a later engine may add some.
+type request struct {
+	ID         string
+	Parent     string
+	MountLabel string
+	StorageOpt map[string]string
+}
+
+func (r request) createOpts() *driver.CreateOpts {
+	return &driver.CreateOpts{MountLabel: r.MountLabel, StorageOpt: r.StorageOpt}
+}
+
+// initRequest is the body of Init (moby graphDriverInitRequest). Both maps may be
+// null.
+type initRequest struct {
+	Home    string
+	Opts    []string
+	UIDMaps []idMap
+	GIDMaps []idMap
+}
+
+// idMap has the JSON keys that moby's idtools.IDMap really sends.
+type idMap struct {
+	ContainerID int64 `json:"container_id"`
+	HostID      int64 `json:"host_id"`
+	Size        int64 `json:"size"`
+}
+
+func userMaps(maps []idMap) []user.IDMap {
+	if len(maps) == 0 {
+		return nil
+	}
+	out := make([]user.IDMap, 0, len(maps))
+	for _, m := range maps {
+		out = append(out, user.IDMap{ID: m.ContainerID, ParentID: m.HostID, Count: m.Size})
+	}
+	return out
+}
+
+// response is the answer to every call but Diff (moby graphDriverResponse).
+type response struct {
+	Err          string            `json:",omitempty"`
+	Dir          string            `json:",omitempty"`
+	Exists       bool              `json:",omitempty"`
+	Status       [][2]string       `json:",omitempty"`
+	Changes      []archive.Change  `json:",omitempty"`
+	Size         int64             `json:",omitempty"`
+	Metadata     map[string]string `json:",omitempty"`
+	Capabilities *capabilities     `json:",omitempty"`
+}
+
+// capabilities tells dockerd how far it may rely on Diff.
+type capabilities struct {
+	// ReproducesExactDiffs would make dockerd take Diff's tar for push and save
+	// in place of the tar-split record it keeps. Ours holds the same files with
+	// other header bytes, so image digests would change: it stays false.
+	ReproducesExactDiffs bool
+}
+
+// decode reads one JSON object from a request body into req, which is a pointer.
+func decode(r io.Reader, req any) error {
+	// One byte more than allowed tells "too large" from "just fits".
+	body, err := io.ReadAll(io.LimitReader(r, maxRequest+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("read request body: %w", err)
+	case len(body) > maxRequest:
+		return errTooLarge
+	}
+	body = bytes.TrimSpace(body)
+	switch {
+	case len(body) == 0:
+		return errEmpty
+	case body[0] != '{': // "null" would leave every field empty
+		return errJSON
+	}
+	if err := json.Unmarshal(body, req); err != nil {
+		return fmt.Errorf("%w: %w", errJSON, err)
+	}
+	return nil
+}
+
+// applyTarget takes ApplyDiff's query apart by hand: dockerd does not escape it,
+// so net/url would change an id that holds '+' or '%'.
+func applyTarget(rawQuery string) (id, parent string, err error) {
+	rest, ok := strings.CutPrefix(rawQuery, "id=")
+	if !ok {
+		return "", "", errQuery
+	}
+	id, parent, ok = strings.Cut(rest, "&parent=")
+	if !ok || id == "" {
+		return "", "", errQuery
+	}
+	return id, parent, nil
+}
+
+// encode writes an answer, whole and at once: when the plugin stops, a connection
+// may be closed as soon as its handler has returned.
+func encode(w http.ResponseWriter, status int, res response) {
+	body, err := json.Marshal(res)
+	if err != nil { // no field of a response can fail to encode
+		status, body = http.StatusInternalServerError, []byte(`{"Err":"answer cannot be encoded"}`)
+	}
+	w.Header().Set("Content-Type", sdk.DefaultContentTypeV1_1)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	// The only error left is that the client has gone, who then learns nothing.
+	_, _ = w.Write(body)
+	_ = http.NewResponseController(w).Flush()
+}
