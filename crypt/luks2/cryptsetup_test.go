@@ -40,7 +40,7 @@ func mustCryptsetup(t *testing.T, args ...string) string {
 }
 
 // newImage gives an open, sparse file of 4 MiB.
-func newImage(t *testing.T) *os.File {
+func newImage(t testing.TB) *os.File {
 	t.Helper()
 	f, err := os.OpenFile(filepath.Join(t.TempDir(), "image.luks"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {

@@ -2,6 +2,7 @@ package luks2
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -25,12 +26,12 @@ func Read(r io.ReaderAt) (*Header, error) {
 	if err := readSome(r, buf, 0); err != nil {
 		return nil, fmt.Errorf("reading LUKS2 header: %w", err)
 	}
-	primary, errPrimary := readCopy(r, buf, 0)
+	primary, errPrimary := readCopy(r, buf, 0, nil)
 
 	var secondary *headerCopy
 	var errSecondary error
 	if primary != nil {
-		secondary, errSecondary = readCopy(r, buf, primary.bin.size)
+		secondary, errSecondary = readCopy(r, buf, primary.bin.size, primary)
 	} else {
 		secondary, errSecondary = findSecondary(r, buf)
 	}
@@ -71,7 +72,7 @@ func (h *Header) take(c *headerCopy, badSecondary, badPrimary error) {
 func findSecondary(r io.ReaderAt, buf []byte) (*headerCopy, error) {
 	var seen error
 	for _, offset := range headerSizes {
-		c, err := readCopy(r, buf, offset)
+		c, err := readCopy(r, buf, offset, nil)
 		if c != nil {
 			return c, nil
 		}
@@ -91,28 +92,29 @@ func notFound(buf []byte, primary, secondary error) error {
 		return fmt.Errorf("%w, in both copies; restore it from a backup: %w", ErrDamaged, primary)
 	case secondary != nil:
 		return fmt.Errorf("%w, in both copies; restore it from a backup: %w", ErrDamaged, secondary)
-	case hasMagic(buf, false) && buf[offVersion] == 0 && buf[offVersion+1] == 1:
+	case isLUKS1(buf):
 		return fmt.Errorf("%w: it is LUKS1", ErrNotLUKS2)
 	}
 	return ErrNotLUKS2
 }
 
 // readCopy reads and checks the copy at the given offset; buf holds the begin of the
-// file. The error wraps errNoCopy when there is no LUKS2 magic at all.
-func readCopy(r io.ReaderAt, buf []byte, offset int64) (*headerCopy, error) {
-	var head [binLen]byte
-	if err := readFrom(r, buf, head[:], offset); err != nil {
-		return nil, err
-	}
-	if !hasMagic(head[:], offset != 0) || (offset == 0 && head[offVersion] == 0 && head[offVersion+1] == 1) {
-		return nil, fmt.Errorf("%w: offset %d", errNoCopy, offset)
-	}
-	bin, err := decodeBin(head[:], offset)
+// file. twin is the other copy if that was read already: equal JSON is not parsed a
+// second time. The error wraps errNoCopy when there is no LUKS2 magic at all.
+func readCopy(r io.ReaderAt, buf []byte, offset int64, twin *headerCopy) (*headerCopy, error) {
+	head, err := readVia(r, buf, offset, binLen)
 	if err != nil {
 		return nil, err
 	}
-	raw := make([]byte, bin.size)
-	if err := readFrom(r, buf, raw, offset); err != nil {
+	if !hasMagic(head, offset != 0) || isLUKS1(head) {
+		return nil, fmt.Errorf("%w: offset %d", errNoCopy, offset)
+	}
+	bin, err := decodeBin(head, offset)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := readVia(r, buf, offset, bin.size)
+	if err != nil {
 		return nil, err
 	}
 	if err := verifyChecksum(bin.csumAlg, raw); err != nil {
@@ -122,26 +124,35 @@ func readCopy(r io.ReaderAt, buf []byte, offset int64) (*headerCopy, error) {
 	if err != nil {
 		return nil, err
 	}
+	c := &headerCopy{bin: bin}
+	copy(c.salt[:], raw[offSalt:])
+	if twin != nil && bin.size == twin.bin.size && bytes.Equal(text, twin.text) {
+		c.text, c.meta = twin.text, twin.meta
+		return c, nil
+	}
 	doc, err := decodeTree(text)
 	if err != nil {
 		return nil, err
 	}
-	meta, err := parseMetadata(doc, bin.size)
-	if err != nil {
+	if c.meta, err = parseMetadata(doc, bin.size); err != nil {
 		return nil, err
 	}
-	c := &headerCopy{bin: bin, text: text, meta: meta}
-	copy(c.salt[:], raw[offSalt:])
+	c.text = bytes.Clone(text) // so that it does not keep the whole copy in memory
 	return c, nil
 }
 
-// readFrom fills p from buf where buf reaches that far, else from the file.
-func readFrom(r io.ReaderAt, buf, p []byte, offset int64) error {
-	if end := offset + int64(len(p)); end <= int64(len(buf)) {
-		copy(p, buf[offset:end])
-		return nil
+// isLUKS1: LUKS1 has the same magic as a primary copy.
+func isLUKS1(head []byte) bool {
+	return hasMagic(head, false) && binary.BigEndian.Uint16(head[offVersion:]) == 1
+}
+
+// readVia gives n bytes of the file, out of buf where buf reaches that far.
+func readVia(r io.ReaderAt, buf []byte, offset, n int64) ([]byte, error) {
+	if end := offset + n; end <= int64(len(buf)) {
+		return buf[offset:end], nil
 	}
-	return readSome(r, p, offset)
+	p := make([]byte, n)
+	return p, readSome(r, p, offset)
 }
 
 // readSome reads p, with zeros for what lies beyond the end of the file: a short

@@ -1,0 +1,100 @@
+package luks2
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+)
+
+// Token is one token: JSON that tells a program how to get at the passphrase of some
+// key slots (such as systemd-tpm2). This package does not interpret it.
+type Token struct {
+	ID       int
+	Type     string
+	KeySlots []int
+	JSON     json.RawMessage // the whole object, with "type" and "keyslots"
+}
+
+// Tokens lists the tokens by number.
+func (h *Header) Tokens() ([]Token, error) {
+	doc, err := decodeTree(h.text)
+	if err != nil {
+		return nil, fmt.Errorf("tokens of %s: %w", h.UUID(), err)
+	}
+	out := make([]Token, 0, len(h.meta.tokens))
+	for _, id := range h.meta.tokens {
+		obj := doc["tokens"].(object)[strconv.Itoa(id)].(object)
+		text, err := encodeTree(obj)
+		if err != nil {
+			return nil, fmt.Errorf("tokens of %s: %w", h.UUID(), err)
+		}
+		t := Token{ID: id, Type: obj["type"].(string), JSON: text}
+		for _, slot := range obj["keyslots"].([]any) {
+			n, err := strconv.Atoi(slot.(string))
+			if err != nil {
+				return nil, fmt.Errorf("token %d of %s: %w", id, h.UUID(), err)
+			}
+			t.KeySlots = append(t.KeySlots, n)
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+// SetToken writes a token: a JSON object with a string "type" and an array "keyslots"
+// of existing key slots' numbers as strings. id -1 takes the first free number, else an
+// existing token of that number is replaced. It gives the number.
+//
+// Errors: ErrNoRoom, ErrStale, ErrUnsupported, or what f returned.
+func (h *Header) SetToken(f File, id int, token json.RawMessage) (int, error) {
+	obj, err := decodeTree(bytes.TrimSpace(token))
+	if err != nil {
+		return -1, fmt.Errorf("token for %s: %w", h.UUID(), err)
+	}
+	for n := 0; id < 0 && n < maxObjects; n++ {
+		if !slices.Contains(h.meta.tokens, n) {
+			id = n
+		}
+	}
+	if id < 0 || id >= maxObjects {
+		return -1, fmt.Errorf("token for %s: %w: at most %d tokens", h.UUID(), ErrNoRoom, maxObjects)
+	}
+	if err := h.change(f, func(doc object) error {
+		doc["tokens"].(object)[strconv.Itoa(id)] = obj
+		return nil
+	}); err != nil {
+		return -1, fmt.Errorf("token %d of %s: %w", id, h.UUID(), err)
+	}
+	return id, nil
+}
+
+// RemoveToken removes a token; the key slots it names stay.
+//
+// Errors: ErrNoSlot, ErrStale, ErrUnsupported, or what f returned.
+func (h *Header) RemoveToken(f File, id int) error {
+	if !slices.Contains(h.meta.tokens, id) {
+		return fmt.Errorf("removing token %d of %s: %w", id, h.UUID(), ErrNoSlot)
+	}
+	if err := h.change(f, func(doc object) error {
+		delete(doc["tokens"].(object), strconv.Itoa(id))
+		return nil
+	}); err != nil {
+		return fmt.Errorf("removing token %d of %s: %w", id, h.UUID(), err)
+	}
+	return nil
+}
+
+// SetFlags replaces the persistent activation flags.
+//
+// Errors: ErrNoRoom, ErrStale, ErrUnsupported, or what f returned.
+func (h *Header) SetFlags(f File, flags []string) error {
+	if err := h.change(f, func(doc object) error {
+		doc["config"].(object)["flags"] = toAny(flags)
+		return nil
+	}); err != nil {
+		return fmt.Errorf("setting flags of %s: %w", h.UUID(), err)
+	}
+	return nil
+}
