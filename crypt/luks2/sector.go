@@ -6,8 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-
-	"golang.org/x/crypto/xts"
 )
 
 // areaSector: key slot areas are encrypted in sectors of 512 bytes, numbered from 0
@@ -31,21 +29,12 @@ type sectorCipher interface {
 func newSectorCipher(spec string, key []byte) (sectorCipher, error) {
 	switch spec {
 	case "aes-xts-plain64", "aes-xts-plain":
-		c, err := xts.NewCipher(aes.NewCipher, key)
-		if err != nil {
-			return nil, fmt.Errorf("%s with a key of %d bytes: %w", spec, len(key), err)
-		}
-		return xtsSectors{c}, nil
+		return newXTS(key)
 	case "aes-cbc-essiv:sha256":
 		return newESSIV(key)
 	}
 	return nil, &UnsupportedError{What: fmt.Sprintf("key slot cipher %q", spec)}
 }
-
-type xtsSectors struct{ c *xts.Cipher }
-
-func (x xtsSectors) encrypt(sector []byte, number uint64) { x.c.Encrypt(sector, sector, number) }
-func (x xtsSectors) decrypt(sector []byte, number uint64) { x.c.Decrypt(sector, sector, number) }
 
 // essivSectors is CBC whose IV is the sector number encrypted with the hash of the
 // key (dm-crypt's essiv:sha256).
