@@ -1,0 +1,93 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+
+	"github.com/moby/sys/user"
+
+	"layervault/crypt"
+	"layervault/layer"
+)
+
+// Driver is the graph driver. It is safe for concurrent use: calls on one layer
+// wait for each other, calls on different layers do not.
+type Driver struct {
+	cfg   Config
+	log   *slog.Logger
+	locks layer.Locks
+
+	// starting is held while the driver is brought up, which may take as long as a
+	// TPM does. mu is only ever held for a moment.
+	starting sync.Mutex
+	mu       sync.Mutex
+	keys     KeySource    // once unlocked
+	store    *layer.Store // once opened
+	up       *session     // once Init said where
+	counts   counts
+}
+
+// session is what one Init said, parsed.
+type session struct {
+	store *layer.Store
+	home  string
+	size  int64 // of writable layers
+	idmap user.IdentityMapping
+}
+
+// New makes a driver that waits for Init.
+func New(cfg Config) *Driver {
+	if cfg.DefaultSize == 0 {
+		cfg.DefaultSize = DefaultSize
+	}
+	if cfg.Scratch == "" {
+		cfg.Scratch = defaultScratch
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Devices == nil {
+		params, log := cfg.CryptParams, cfg.Log
+		cfg.Devices = func(keys KeySource) layer.Devices { return layer.NewDevices(keys, params, log) }
+	}
+	if cfg.SweepDevices == nil {
+		cfg.SweepDevices = crypt.Sweep
+	}
+	return &Driver{cfg: cfg, log: cfg.Log}
+}
+
+// String is the driver's name.
+func (d *Driver) String() string { return Name }
+
+// Close lets go of the vault: warm images, the store's lock, the key. Mounts
+// that containers use stay.
+func (d *Driver) Close(ctx context.Context) error {
+	d.starting.Lock()
+	defer d.starting.Unlock()
+	d.mu.Lock()
+	store, keys := d.store, d.keys
+	d.store, d.keys, d.up = nil, nil, nil
+	d.mu.Unlock()
+	var errs []error
+	if store != nil {
+		errs = append(errs, store.Close(ctx))
+	}
+	if c, ok := keys.(io.Closer); ok {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Store is the layer store, once the vault is open: for other front doors and
+// for people's tools in the same process.
+func (d *Driver) Store() (*layer.Store, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.store == nil {
+		return nil, ErrNotReady
+	}
+	return d.store, nil
+}

@@ -1,0 +1,204 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/moby/sys/mountinfo"
+	"github.com/moby/sys/user"
+	"golang.org/x/sys/unix"
+
+	"layervault/layer"
+)
+
+// mergedName is the directory a layer is shown at, below <home>/<id>.
+const mergedName = "merged"
+
+func (s *session) dir(id string) string    { return filepath.Join(s.home, id) }
+func (s *session) merged(id string) string { return filepath.Join(s.home, id, mergedName) }
+
+// Get mounts a layer on its parents and returns the directory. Each Get wants a
+// Put; further Gets give the same directory. A layer that was made to be read is
+// shown read-only, any other can be written. When it fails, or ctx has ended before
+// it answers, it leaves nothing.
+func (d *Driver) Get(ctx context.Context, id, mountLabel string) (dir string, err error) {
+	s, unlock, err := d.begin(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	n, mounted, err := d.count(s, id)
+	if err != nil {
+		return "", err
+	}
+	at := s.merged(id)
+	if !mounted {
+		if n > 0 {
+			d.log.WarnContext(ctx, "a mounted layer was unmounted by somebody else; mounting it again", "layer", id, "dir", at)
+		}
+		if err := d.mount(ctx, s, id, at, mountLabel); err != nil {
+			return "", fmt.Errorf("mount layer %s: %w", id, err)
+		}
+	}
+	if ctx.Err() != nil {
+		// Nobody takes the answer, so nobody would Put.
+		err := fmt.Errorf("mount layer %s: %w", id, context.Cause(ctx))
+		if !mounted {
+			err = errors.Join(err, unmount(at))
+		}
+		return "", err
+	}
+	d.counts.set(id, n+1)
+	return at, nil
+}
+
+// Put takes one Get back; the last one unmounts. An unknown id is no error.
+func (d *Driver) Put(ctx context.Context, id string) error {
+	s, unlock, err := d.begin(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	n, mounted, err := d.count(s, id)
+	if err != nil {
+		return err
+	}
+	if n > 1 {
+		d.counts.set(id, n-1)
+		return nil
+	}
+	if mounted {
+		if err := unmount(s.merged(id)); err != nil {
+			return fmt.Errorf("unmount layer %s: %w", id, err)
+		}
+	}
+	d.counts.set(id, 0)
+	// An empty directory does no harm: the next Get uses it, Remove removes it.
+	if err := os.Remove(s.merged(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		d.log.DebugContext(ctx, "mount point stays", "layer", id, "error", err)
+	}
+	return nil
+}
+
+// begin is how every call on one layer starts: session, valid id, its lock.
+func (d *Driver) begin(ctx context.Context, id string) (*session, func(), error) {
+	if err := layer.ValidateID(id); err != nil {
+		return nil, nil, err
+	}
+	s, err := d.session(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	unlock, err := d.locks.Lock(ctx, id)
+	return s, unlock, err
+}
+
+// count says how often a layer is got, and whether it is mounted. What no
+// longer is in memory counts as one if it is mounted.
+func (d *Driver) count(s *session, id string) (n int, mounted bool, err error) {
+	mounted, err = isMounted(s.merged(id))
+	if err != nil {
+		return 0, false, err
+	}
+	n, known := d.counts.get(id)
+	if !known && mounted {
+		n = 1
+	}
+	return n, mounted, nil
+}
+
+// mount mounts a layer at a directory that it makes.
+func (d *Driver) mount(ctx context.Context, s *session, id, at, mountLabel string) (err error) {
+	r, err := s.store.Get(id)
+	if err != nil {
+		return err
+	}
+	if r.Kind == layer.Fresh {
+		// Somebody wants to see, perhaps to write, what no tar was applied to.
+		if _, err := s.store.MakeWritable(ctx, id, layer.CreateOptions{DefaultSize: s.size, IDMap: s.idmap}); err != nil {
+			return err
+		}
+	}
+	chain, err := s.imagesOf(id)
+	if err != nil {
+		return err
+	}
+	view, err := s.store.Open(ctx, chain)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		// The mount keeps the images from here on.
+		if closeErr := view.Close(context.WithoutCancel(ctx)); closeErr != nil {
+			err = errors.Join(err, closeErr, unmount(at))
+		}
+	}()
+	if err := makeMountPoint(s, id, at); err != nil {
+		return err
+	}
+	if len(chain) == 1 {
+		return bind(view.Content(0), at)
+	}
+	return overlay{view: view, images: len(chain), upper: chain[0].Kind == layer.Writable, label: mountLabel}.mount(at)
+}
+
+// imagesOf is a layer's chain without those that have no content.
+func (s *session) imagesOf(id string) ([]layer.Record, error) {
+	chain, err := s.store.Chain(id)
+	if err != nil {
+		return nil, err
+	}
+	images := make([]layer.Record, 0, len(chain))
+	for _, r := range chain {
+		if r.Kind != layer.Fresh {
+			images = append(images, r)
+		}
+	}
+	return images, nil
+}
+
+func makeMountPoint(s *session, id, at string) error {
+	_, gid := s.idmap.RootPair()
+	if err := user.MkdirAndChown(s.dir(id), homeMode, os.Getuid(), gid); err != nil {
+		return fmt.Errorf("make the layer's directory: %w", err)
+	}
+	if err := os.Mkdir(at, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make the mount point: %w", err)
+	}
+	return nil
+}
+
+// bind shows a directory at another place; on a read-only image it is read-only.
+func bind(from, at string) error {
+	if err := unix.Mount(from, at, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s to %s: %w", from, at, err)
+	}
+	return nil
+}
+
+func isMounted(at string) (bool, error) {
+	mounted, err := mountinfo.Mounted(at)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for a mount at %s: %w", at, err)
+	}
+	return mounted, nil
+}
+
+// unmount detaches whatever is mounted at a path, however many times.
+func unmount(at string) error {
+	for {
+		err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // not a mount point (any more)
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("unmount %s: %w", at, err)
+		}
+	}
+}

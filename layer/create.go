@@ -1,0 +1,218 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/moby/sys/user"
+
+	"layervault/internal/durable"
+)
+
+// CreateOptions are the choices at the making of a layer.
+type CreateOptions struct {
+	// ReadWrite makes the writable image at once.
+	ReadWrite bool
+	// SizeLimit is the size of the writable image's file system in bytes as asked
+	// for; 0 for DefaultSize. It is part of what makes a retry the same request.
+	SizeLimit int64
+	// DefaultSize is used when SizeLimit is 0.
+	DefaultSize int64
+	// IDMap gives the owner of a writable image's root.
+	IDMap user.IdentityMapping
+}
+
+// Create makes a layer on top of parent ("" for none). When it returns, the
+// layer is durable; when it fails, nothing is left. Repeating it with the same
+// arguments is no error, with others ErrExists.
+func (s *Store) Create(ctx context.Context, id, parent string, opts CreateOptions) error {
+	unlock, err := s.lockLayer(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	want := Record{
+		Version: recordVersion, ID: id, Parent: parent, Kind: Fresh, ReadWrite: opts.ReadWrite,
+		SizeLimit: opts.SizeLimit, Owner: s.process, Created: time.Now().UTC().Truncate(time.Millisecond),
+	}
+	if opts.ReadWrite {
+		want.Kind, want.Owner = Writable, ""
+	}
+	if err := want.check(id); err != nil {
+		return fmt.Errorf("create layer %s: %w", id, err)
+	}
+	if have, err := s.record(id); err == nil {
+		return have.sameRequest(want)
+	} else if !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if !s.index.add(parent, id) {
+		return fmt.Errorf("create layer %s: parent: %w: %s is being removed", id, ErrNotFound, parent)
+	}
+	if err := s.create(ctx, want, opts); err != nil {
+		s.index.drop(parent, id)
+		return err
+	}
+	return nil
+}
+
+// sameRequest tells a retry from a clash.
+func (r Record) sameRequest(want Record) error {
+	if r.Parent != want.Parent || r.SizeLimit != want.SizeLimit || r.ReadWrite != want.ReadWrite {
+		return fmt.Errorf("%w: %s, with parent %q, size limit %d and read-write %t",
+			ErrExists, r.ID, r.Parent, r.SizeLimit, r.ReadWrite)
+	}
+	return nil
+}
+
+func (s *Store) create(ctx context.Context, r Record, opts CreateOptions) (err error) {
+	if r.Parent != "" {
+		chain, err := s.Chain(r.Parent)
+		if err != nil {
+			return fmt.Errorf("create layer %s: parent: %w", r.ID, err)
+		}
+		if len(chain) == maxChain {
+			return fmt.Errorf("create layer %s: %w: its parent is %d high already", r.ID, ErrTooDeep, maxChain)
+		}
+	}
+	dir := tmpName(tmpPrefix, r.ID)
+	if err := s.root.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("create layer %s: %w", r.ID, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.discard(context.WithoutCancel(ctx), dir))
+		}
+	}()
+	if err := s.step("create", r.ID, "directory made"); err != nil {
+		return err
+	}
+	if r.Kind == Writable {
+		if err := s.makeWritable(ctx, r, dir, opts.DefaultSize, opts.IDMap); err != nil {
+			return err
+		}
+		if err := s.step("create", r.ID, "image made"); err != nil {
+			return err
+		}
+	}
+	data, err := r.encode()
+	if err != nil {
+		return fmt.Errorf("create layer %s: %w", r.ID, err)
+	}
+	if err := durable.WriteFile(s.root, dir+"/"+tmpPrefix+recordName, recordPath(dir), data, 0o600); err != nil {
+		return fmt.Errorf("create layer %s: %w", r.ID, err)
+	}
+	if err := s.step("create", r.ID, "record written"); err != nil {
+		return err
+	}
+	if err := s.root.Rename(dir, r.ID); err != nil {
+		return fmt.Errorf("create layer %s: %w", r.ID, err)
+	}
+	dir = r.ID // what to discard if the fsync fails
+	if err := durable.SyncDir(s.root, "."); err != nil {
+		return fmt.Errorf("create layer %s: %w", r.ID, err)
+	}
+	if err := s.step("create", r.ID, "renamed"); err != nil {
+		return err
+	}
+	s.keep(r)
+	return nil
+}
+
+// makeWritable makes the image of r in the directory dir.
+func (s *Store) makeWritable(ctx context.Context, r Record, dir string, defaultSize int64, idmap user.IdentityMapping) error {
+	size := r.SizeLimit
+	if size == 0 {
+		size = defaultSize
+	}
+	dev := s.device(Image{Layer: r.ID, Kind: Writable, IDMap: idmap}, dir)
+	if err := dev.Create(ctx, size); err != nil {
+		return fmt.Errorf("make the writable image of layer %s: %w", r.ID, err)
+	}
+	return nil
+}
+
+// MakeWritable gives a fresh layer its writable image. A layer that has content
+// is left as it is.
+func (s *Store) MakeWritable(ctx context.Context, id string, opts CreateOptions) (Record, error) {
+	unlock, err := s.lockLayer(ctx, id)
+	if err != nil {
+		return Record{}, err
+	}
+	defer unlock()
+	r, err := s.record(id)
+	if err != nil || r.Kind != Fresh {
+		return r, err
+	}
+	err = s.fill(ctx, r, "make writable", func(dir string) (Record, error) {
+		next := r
+		next.Kind, next.Owner = Writable, ""
+		return next, s.makeWritable(ctx, r, dir, opts.DefaultSize, opts.IDMap)
+	})
+	if err != nil {
+		return Record{}, err
+	}
+	return s.record(id)
+}
+
+// fill turns a fresh layer into one with an image: build makes it in a temporary
+// directory, it is renamed into the layer's, and writing the record makes it
+// count. The layer is locked.
+func (s *Store) fill(ctx context.Context, r Record, op string, build func(dir string) (Record, error)) (err error) {
+	// An image beside a fresh record is of an attempt that a crash ended before
+	// anybody was told of it.
+	if err := s.eraseImage(ctx, r, r.ID); err != nil {
+		return err
+	}
+	dir := tmpName(tmpPrefix, r.ID)
+	if err := s.root.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("%s %s: %w", op, r.ID, err)
+	}
+	defer func() {
+		err = errors.Join(err, s.discard(context.WithoutCancel(ctx), dir))
+	}()
+	next, err := build(dir)
+	if err != nil {
+		return err
+	}
+	if err := s.step(op, r.ID, "image made"); err != nil {
+		return err
+	}
+	if err := s.root.Rename(dir+"/"+ImageName, r.ID+"/"+ImageName); err != nil {
+		return fmt.Errorf("%s %s: %w", op, r.ID, err)
+	}
+	if err := durable.SyncDir(s.root, r.ID); err != nil {
+		return fmt.Errorf("%s %s: %w", op, r.ID, err)
+	}
+	if err := s.step(op, r.ID, "image renamed"); err != nil {
+		return err
+	}
+	return s.writeRecord(next, op)
+}
+
+// writeRecord replaces the record of a layer. The layer is locked.
+func (s *Store) writeRecord(r Record, op string) error {
+	data, err := r.encode()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", op, r.ID, err)
+	}
+	if err := durable.WriteFile(s.root, tmpName(tmpPrefix, r.ID), recordPath(r.ID), data, 0o600); err != nil {
+		return fmt.Errorf("%s %s: %w", op, r.ID, err)
+	}
+	s.keep(r)
+	return s.step(op, r.ID, "record written")
+}
+
+// eraseImage destroys the image in a directory, if there is one.
+func (s *Store) eraseImage(ctx context.Context, r Record, dir string) error {
+	if _, err := s.root.Lstat(dir + "/" + ImageName); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err := s.device(Image{Layer: r.ID, Kind: r.Kind}, dir).Remove(ctx); err != nil {
+		return fmt.Errorf("erase the image of layer %s: %w", r.ID, err)
+	}
+	return nil
+}

@@ -1,0 +1,68 @@
+package layer
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"github.com/moby/sys/user"
+
+	"layervault/crypt"
+)
+
+// keyKind is the part of the key derivation that separates layers from volumes.
+const keyKind = "layer"
+
+// ImageName is the name of the image in a layer's directory.
+const ImageName = "image.luks"
+
+// KeySource gives the LUKS2 passphrase of an image. The caller wipes it.
+type KeySource interface {
+	Passphrase(kind, id, imageUUID string) ([]byte, error)
+}
+
+// Device is an image as the store uses it.
+type Device interface {
+	crypt.DeviceAPI
+	// Hold keeps an image that is open from being closed by the kernel when its
+	// last mount goes.
+	Hold(ctx context.Context) (io.Closer, error)
+}
+
+// Image names one image for a Devices.
+type Image struct {
+	Layer string // the layer's id: part of its key
+	Path  string // of the file
+	Mnt   string // where Get mounts; "" when it is not to be mounted
+	Kind  Kind   // Writable or Sealed
+	IDMap user.IdentityMapping
+}
+
+// Devices makes the Device of an image; NewDevices in production.
+type Devices func(Image) Device
+
+// NewDevices makes devices of package crypt.
+func NewDevices(keys KeySource, params crypt.CryptParams, log *slog.Logger) Devices {
+	return func(im Image) Device {
+		return &crypt.VirtualDevice{
+			Image: crypt.RawImage{ImagePath: im.Path},
+			Name:  im.Layer,
+			Type:  im.Kind.imageType(),
+			Deviceparams: crypt.DeviceParams{
+				FsType: "ext4", Mnt: im.Mnt, UIDMaps: im.IDMap.UIDMaps, GIDMaps: im.IDMap.GIDMaps,
+			},
+			Cryptparams: params,
+			Key: func(_ context.Context, uuid string) ([]byte, error) {
+				return keys.Passphrase(keyKind, im.Layer, uuid)
+			},
+			Log: log,
+		}
+	}
+}
+
+func (k Kind) imageType() string {
+	if k == Sealed {
+		return crypt.TypeSealed
+	}
+	return crypt.TypeWritable
+}

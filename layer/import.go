@@ -1,0 +1,106 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/moby/sys/user"
+)
+
+// Import seals a fresh layer with the content of a layer tar and returns the
+// content's size. It is all or nothing, durable when it returns, and reads tar
+// to its end.
+//
+// A client that lost its connection may send the rest of a stream as if it were
+// the whole, and the rest of a tar can be a well-formed tar. So:
+//   - a layer that is sealed already answers with the size it has, whatever the
+//     body of the retry holds;
+//   - a fresh layer into which an earlier Import broke off, or which an earlier
+//     process made, is refused with ErrInterrupted: remove it and start again.
+func (s *Store) Import(ctx context.Context, id string, tar io.Reader, idmap user.IdentityMapping) (int64, error) {
+	unlock, err := s.lockLayer(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	r, err := s.record(id)
+	if err != nil {
+		return 0, err
+	}
+	switch {
+	case r.Kind == Sealed:
+		if _, err := io.Copy(io.Discard, tar); err != nil {
+			s.log.DebugContext(ctx, "rest of a repeated import", "layer", id, "error", err)
+		}
+		return r.Size, nil
+	case r.Kind == Writable:
+		return 0, fmt.Errorf("import into layer %s: %w", id, ErrNotFresh)
+	case s.isBroken(r):
+		return 0, fmt.Errorf("import into layer %s: %w: remove the layer and transfer it anew", id, ErrInterrupted)
+	}
+	in := NewTarStream(tar)
+	err = s.fill(ctx, r, "import into", func(dir string) (Record, error) {
+		next := r
+		dev := s.device(Image{Layer: id, Kind: Sealed, IDMap: idmap}, dir)
+		res, err := dev.ImportData(ctx, in)
+		// A cut-off stream explains whatever else the parser found wrong with it.
+		if endErr := in.Finish(); endErr != nil {
+			return next, fmt.Errorf("import into layer %s: %w", id, errors.Join(endErr, err))
+		}
+		if err != nil {
+			return next, fmt.Errorf("import into layer %s: %w", id, err)
+		}
+		next.Kind, next.Owner, next.Size, next.UUID = Sealed, "", res.Size, res.UUID
+		return next, nil
+	})
+	if err != nil {
+		if in.read > 0 {
+			s.markBroken(id)
+		}
+		return 0, err
+	}
+	if r, err = s.record(id); err != nil {
+		return 0, err
+	}
+	return r.Size, nil
+}
+
+// Reset turns a writable layer that nobody wrote to back into a fresh one, so
+// that it can be sealed. The caller vouches that it is empty and not mounted.
+func (s *Store) Reset(ctx context.Context, id string) error {
+	unlock, err := s.lockLayer(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, err := s.record(id)
+	if err != nil {
+		return err
+	}
+	if r.Kind != Writable {
+		return nil
+	}
+	// The record first: a crash in between leaves an image beside a fresh record,
+	// which fill erases.
+	next := r
+	next.Kind, next.Owner = Fresh, s.process
+	if err := s.writeRecord(next, "reset"); err != nil {
+		return err
+	}
+	return s.eraseImage(ctx, r, id)
+}
+
+func (s *Store) isBroken(r Record) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, broken := s.broken[r.ID]
+	return broken || r.Owner != s.process
+}
+
+func (s *Store) markBroken(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.broken[id] = struct{}{}
+}

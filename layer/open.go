@@ -1,0 +1,133 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sync/errgroup"
+
+	"layervault/crypt"
+)
+
+// openAtOnce bounds how many images one Open works on. Each is a few reads, a
+// short key derivation and ioctls that the kernel serialises in part; beyond
+// eight nothing is gained.
+const openAtOnce = 8
+
+// View is a set of open images in a private directory. In Dir the n-th image's
+// content is the symbolic link named n in base 36: two bytes at most, so that
+// 500 of them fit the one page of mount(2)'s data.
+type View struct {
+	Dir   string
+	store *Store
+	ids   []string // by position; "" for one that is not open
+}
+
+// Name is the name of the n-th image's content relative to Dir.
+func (v *View) Name(n int) string { return strconv.FormatInt(int64(n), 36) }
+
+// Content is the absolute path of the n-th image's content.
+func (v *View) Content(n int) string { return filepath.Join(v.mountPoint(n), crypt.DirDiff) }
+
+// Work is the absolute path of the n-th image's work directory; writable images
+// have one.
+func (v *View) Work(n int) string { return filepath.Join(v.mountPoint(n), crypt.DirWork) }
+
+func (v *View) mountPoint(n int) string { return filepath.Join(v.Dir, "m"+v.Name(n)) }
+
+// Open opens the images of layers, in parallel, writable ones writable. None of
+// them may be fresh. All or nothing.
+func (s *Store) Open(ctx context.Context, layers []Record) (_ *View, err error) {
+	dir, err := os.MkdirTemp(s.cfg.Scratch, "v")
+	if err != nil {
+		return nil, fmt.Errorf("open layers: %w", err)
+	}
+	v := &View{Dir: dir, store: s, ids: make([]string, len(layers))}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, v.Close(context.WithoutCancel(ctx)))
+		}
+	}()
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(openAtOnce)
+	for n, r := range layers {
+		g.Go(func() error { return v.open(ctx, n, r) })
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+func (v *View) open(ctx context.Context, n int, r Record) error {
+	if r.Kind == Fresh {
+		return fmt.Errorf("open layer %s: it has no image yet", r.ID)
+	}
+	if err := os.Mkdir(v.mountPoint(n), 0o700); err != nil {
+		return fmt.Errorf("open layer %s: %w", r.ID, err)
+	}
+	if err := os.Symlink(filepath.Join(filepath.Base(v.mountPoint(n)), crypt.DirDiff), filepath.Join(v.Dir, v.Name(n))); err != nil {
+		return fmt.Errorf("open layer %s: %w", r.ID, err)
+	}
+	// Two opens of one image at once would race for its device.
+	unlock, err := v.store.lockLayer(ctx, r.ID)
+	if err != nil {
+		return fmt.Errorf("open layer %s: %w", r.ID, err)
+	}
+	defer unlock()
+	dev := v.store.device(Image{Layer: r.ID, Kind: r.Kind, Mnt: v.mountPoint(n)}, r.ID)
+	if err := dev.Get(ctx); err != nil {
+		return fmt.Errorf("open layer %s: %w", r.ID, err)
+	}
+	v.ids[n] = r.ID
+	if r.Kind == Sealed && !v.store.warm.touch(r.ID) {
+		// Being warm is a matter of speed: failing to is not failing to open.
+		hold, err := dev.Hold(ctx)
+		if err == nil {
+			err = v.store.warm.keep(r.ID, hold)
+		}
+		if err != nil {
+			v.store.log.WarnContext(ctx, "cannot keep an image open for the next use", "layer", r.ID, "error", err)
+		}
+	}
+	return nil
+}
+
+// Close detaches the images. Whoever mounted something of them elsewhere keeps
+// it: the kernel closes an image when its last user is gone. Closing twice is no
+// error.
+func (v *View) Close(ctx context.Context) error {
+	var errs []error
+	for n, id := range v.ids {
+		if id == "" {
+			continue
+		}
+		dev := v.store.device(Image{Layer: id, Mnt: v.mountPoint(n)}, id)
+		if err := dev.Put(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("close layer %s: %w", id, err))
+			continue
+		}
+		v.ids[n] = ""
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	// One by one and never recursively: a mount that is still there after all must
+	// stop this, not be emptied.
+	for n := range v.ids {
+		errs = append(errs, removeIfThere(filepath.Join(v.Dir, v.Name(n))), removeIfThere(v.mountPoint(n)))
+	}
+	errs = append(errs, removeIfThere(v.Dir))
+	return errors.Join(errs...)
+}
+
+func removeIfThere(name string) error {
+	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("close layers: %w", err)
+	}
+	return nil
+}

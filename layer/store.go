@@ -1,0 +1,170 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"sync"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+// Names in the root directory; see the package comment.
+const (
+	lockName     = ".lock"
+	recordName   = "layer.json"
+	tmpPrefix    = ".tmp-"
+	removePrefix = tmpPrefix + "remove-"
+)
+
+// Config makes a Store.
+type Config struct {
+	// Root holds one directory per layer; it is made if absent.
+	Root string
+	// Scratch is a directory for private mounts. The store mounts a tmpfs of its
+	// own over it, so that no layer mount shows outside this mount namespace.
+	Scratch string
+	Devices Devices
+	// SweepDevices clears devices of ours that a dead process left behind;
+	// crypt.Sweep in production, nil for none.
+	SweepDevices func(context.Context) error
+	// Checkpoint, if set, is called at each step at which a crash leaves another
+	// state on disk. Its error makes the step fail.
+	Checkpoint func(op, id, step string) error
+	Log        *slog.Logger // nil for slog.Default()
+}
+
+// Store is the layer store. It is safe for concurrent use: operations on one
+// layer wait for each other, operations on different layers do not.
+type Store struct {
+	cfg     Config
+	root    *os.Root
+	lock    *os.File
+	log     *slog.Logger
+	process string // names this process in fresh records
+	locks   Locks
+	index   index
+	warm    warm
+
+	mu      sync.Mutex
+	records map[string]Record   // what was read or written; one per layer touched
+	changes uint64              // counts writes to records
+	broken  map[string]struct{} // fresh layers whose import broke off in this process
+	closed  bool
+}
+
+// Open takes ownership of the store at cfg.Root (ErrBusy when another process
+// has it), sweeps what a crash left, and readies the scratch directory. It reads
+// no record: its time is one readdir, whatever the number of layers.
+func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
+	log := cfg.Log
+	if log == nil {
+		log = slog.Default()
+	}
+	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {
+		return nil, fmt.Errorf("make the layer store: %w", err)
+	}
+	root, err := os.OpenRoot(cfg.Root)
+	if err != nil {
+		return nil, fmt.Errorf("open the layer store: %w", err)
+	}
+	s := &Store{
+		cfg: cfg, root: root, log: log, process: uuid.NewString(),
+		records: make(map[string]Record), broken: make(map[string]struct{}),
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close(context.WithoutCancel(ctx)))
+		}
+	}()
+	if s.lock, err = lockStore(root, cfg.Root); err != nil {
+		return nil, err
+	}
+	if err := prepareScratch(cfg.Scratch); err != nil {
+		return nil, err
+	}
+	if cfg.SweepDevices != nil {
+		if err := cfg.SweepDevices(ctx); err != nil {
+			return nil, fmt.Errorf("sweep leftover devices: %w", err)
+		}
+	}
+	return s, s.sweep(ctx)
+}
+
+// lockStore takes the lock that goes away with the process, however it ends.
+func lockStore(root *os.Root, name string) (*os.File, error) {
+	f, err := root.OpenFile(lockName, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the layer store: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = fmt.Errorf("%w: stop the other layervault that serves %s", ErrBusy, name)
+		}
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// Close lets go of warm images, the scratch mount and the lock. What is mounted
+// elsewhere stays mounted: it belongs to the kernel.
+func (s *Store) Close(ctx context.Context) error {
+	s.mu.Lock()
+	already := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if already {
+		return nil
+	}
+	errs := []error{s.warm.dropAll()}
+	if s.lock != nil {
+		errs = append(errs, releaseScratch(s.cfg.Scratch), s.lock.Close())
+	}
+	return errors.Join(append(errs, s.root.Close())...)
+}
+
+// lockLayer validates an id and waits for its lock.
+func (s *Store) lockLayer(ctx context.Context, id string) (unlock func(), err error) {
+	if err := ValidateID(id); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		return nil, ErrClosed
+	}
+	return s.locks.Lock(ctx, id)
+}
+
+// step reports a checkpoint.
+func (s *Store) step(op, id, step string) error {
+	if s.cfg.Checkpoint == nil {
+		return nil
+	}
+	if err := s.cfg.Checkpoint(op, id, step); err != nil {
+		return fmt.Errorf("%s layer %s: %s: %w", op, id, step, err)
+	}
+	return nil
+}
+
+// tmpName makes a name the sweep knows.
+func tmpName(prefix, id string) string { return prefix + id + "-" + uuid.NewString()[:8] }
+
+// imagePath is the absolute path of the image in a directory of the root.
+func (s *Store) imagePath(dir string) string {
+	return filepath.Join(s.cfg.Root, dir, ImageName)
+}
+
+// device makes the device of the image in a directory of the root.
+func (s *Store) device(im Image, dir string) Device {
+	im.Path = s.imagePath(dir)
+	return s.cfg.Devices(im)
+}
+
+func recordPath(dir string) string { return path.Join(dir, recordName) }

@@ -1,0 +1,57 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// sweep discards everything with a temporary name. One piece of garbage that
+// resists is reported, but does not keep the vault shut: nothing reads it.
+func (s *Store) sweep(ctx context.Context) error {
+	names, err := s.readRoot()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !strings.HasPrefix(name, tmpPrefix) {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		if err := s.discard(ctx, name); err != nil {
+			s.log.ErrorContext(ctx, "cannot sweep what an earlier run left; remove it by hand", "path", s.cfg.Root+"/"+name, "error", err)
+			continue
+		}
+		s.log.InfoContext(ctx, "swept what an earlier run left", "name", name)
+	}
+	return nil
+}
+
+// discard destroys the image in a directory, then the directory. Not there is
+// no error. A directory from outside (symbolic link, plain file) is only unlinked.
+func (s *Store) discard(ctx context.Context, name string) error {
+	fi, err := s.root.Lstat(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("discard %s: %w", name, err)
+	}
+	var errs []error
+	if fi.IsDir() {
+		// Crypto-erase first: what is unlinked but was readable stays readable.
+		if _, err := s.root.Lstat(name + "/" + ImageName); err == nil {
+			if err := s.device(Image{Kind: Sealed}, name).Remove(ctx); err != nil {
+				errs = append(errs, fmt.Errorf("erase the image in %s: %w", name, err))
+			}
+		}
+	}
+	if err := s.root.RemoveAll(name); err != nil {
+		errs = append(errs, fmt.Errorf("discard %s: %w", name, err))
+	}
+	return errors.Join(errs...)
+}
