@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"layervault/driver"
+)
+
+const (
+	dockerSocket = "/run/docker.sock"
+	// dockerTimeout bounds one question to the engine; it answers in milliseconds
+	// unless it hangs.
+	dockerTimeout = 10 * time.Second
+
+	// The engines' treatment of graph driver plugins, from moby's source: up to 26
+	// only "experimental" gates them, 27 wants an environment variable too, 28
+	// removed them.
+	gatedMajor   = 27
+	removedMajor = 28
+	gateEnv      = "DOCKERD_DEPRECATED_GRAPHDRIVER_PLUGINS"
+)
+
+// engine is what the Docker API tells of itself at GET /info.
+type engine struct {
+	Version      string `json:"ServerVersion"`     // "26.1.5+dfsg1"
+	Experimental bool   `json:"ExperimentalBuild"` // may load graph driver plugins
+	Driver       string // "overlay2", "layervault:latest"
+}
+
+// major is the first number of an engine's version; 0 for one that has none.
+func (e engine) major() int {
+	head, _, _ := strings.Cut(e.Version, ".")
+	n, err := strconv.Atoi(head)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func askDocker(ctx context.Context, socket string) (engine, error) {
+	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+	defer cancel()
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}
+	var e engine
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/info", nil)
+	if err != nil {
+		return e, err
+	}
+	res, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return e, err
+	}
+	err = json.NewDecoder(res.Body).Decode(&e)
+	if err = errors.Join(err, res.Body.Close()); err != nil {
+		return e, fmt.Errorf("answer of the engine: %w", err)
+	}
+	return e, nil
+}
+
+func checkDocker(ctx context.Context) []finding {
+	e, err := askDocker(ctx, dockerSocket)
+	if err != nil {
+		return []finding{warn("apt-get install docker.io, systemctl start docker", "no engine answers on %s: %v", dockerSocket, err)}
+	}
+	return judgeEngine(e, dockerdEnv(gateEnv) != "")
+}
+
+// judgeEngine says what an engine does with graph driver plugins.
+func judgeEngine(e engine, gateOpen bool) []finding {
+	name, _, _ := strings.Cut(e.Driver, ":")
+	switch major := e.major(); {
+	case major == 0:
+		return []finding{warn("", "engine version %q is not understood", e.Version)}
+	case major >= removedMajor:
+		return []finding{lack("stay on Docker 27 or older, or use the containerd snapshotter (docs/install.md)",
+			"Docker %s: graph driver plugins were removed in 28.0", e.Version)}
+	case name == driver.Name:
+		return []finding{ok("Docker %s runs on %s", e.Version, e.Driver)}
+	case major == gatedMajor && !gateOpen:
+		return []finding{lack("systemctl edit docker, Environment="+gateEnv+"=1",
+			"Docker %s: graph driver plugins are deprecated and want %s set", e.Version, gateEnv)}
+	}
+	var out []finding
+	if !e.Experimental {
+		out = append(out, lack(`make install sets it; by hand: "experimental": true in /etc/docker/daemon.json`,
+			"Docker %s is not experimental, and refuses graph driver plugins", e.Version))
+	}
+	return append(out, warn(`make install sets it; by hand: "storage-driver": "layervault" in /etc/docker/daemon.json`,
+		"Docker %s stores its layers with %s", e.Version, e.Driver))
+}
+
+// dockerPID reads the file that dockerd keeps its process id in.
+func dockerPID() (int, error) {
+	data, err := os.ReadFile("/run/docker.pid")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(data)))
+}
+
+// dockerdEnv is a variable of the running dockerd, "" when it cannot be read.
+func dockerdEnv(name string) string {
+	pid, err := dockerPID()
+	if err != nil {
+		return ""
+	}
+	environ, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
+	if err != nil {
+		return ""
+	}
+	for _, v := range strings.Split(string(environ), "\x00") {
+		if value, found := strings.CutPrefix(v, name+"="); found {
+			return value
+		}
+	}
+	return ""
+}

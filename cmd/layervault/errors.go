@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt"
+	"layervault/crypt/luks2"
+	"layervault/keys"
+	"layervault/layer"
+	"layervault/plugin/socket"
+)
+
+// nextStep is the command to type after an error, or "". It is the only place
+// that knows: errors say what is wrong, this says what to do.
+func nextStep(err error) string {
+	is := func(target error) bool { return errors.Is(err, target) }
+	switch {
+	case err == nil:
+		return ""
+	case isUsage(err):
+		return "layervault --help"
+	case len(keys.ChangedPCRs(err)) > 0:
+		return "if you changed the firmware or kernel yourself: layervault key recover (asks for the recovery key and seals the vault anew)"
+	case is(keys.ErrLockout):
+		return "wait until the TPM lets go, or: layervault key recover"
+	case is(keys.ErrLocked), is(keys.ErrNeedsPerson), is(keys.ErrOtherTPM):
+		return "layervault key recover"
+	case is(keys.ErrNoProvider):
+		return "docker plugin set layervault key=tpm (or key=versatile where there is no TPM); for serve: --key"
+	case is(keys.ErrUnknownProvider):
+		return "layervault serve --help lists the key providers"
+	case is(keys.ErrNoTPM):
+		return "layervault doctor; without a TPM: docker plugin set layervault key=versatile"
+	case is(keys.ErrPCRBank):
+		return "switch the SHA-256 PCR bank on in the firmware, then: layervault doctor"
+	case is(keys.ErrDamagedRing), is(keys.ErrRingLost):
+		return "restore keyring.json from a backup; nothing was changed"
+	case is(keys.ErrNewerRing):
+		return "use the newer layervault that wrote it"
+	case is(keys.ErrBadMode):
+		return "chmod 600 the key file, and make a new key if others may have read it"
+	case is(keys.ErrLastSlot):
+		return "layervault key enroll another slot first"
+	case is(keys.ErrNoRing):
+		return "the vault is made when the plugin first starts: docker plugin enable layervault"
+	case is(keys.ErrNotFound):
+		return "layervault key list"
+	case is(luks2.ErrDamaged), is(luks2.ErrNotLUKS2):
+		return "cryptsetup luksDump the image; if both headers are gone, remove the image in docker and pull it again"
+	case is(luks2.ErrNoKey):
+		return "layervault status; an image opens only with the vault it was made in and under its own name"
+	case is(layer.ErrNotFound), is(crypt.ErrNotExist):
+		return "layervault image list"
+	case is(layer.ErrBusy), is(socket.ErrInUse):
+		return "docker plugin ls; systemctl status layervault"
+	case is(crypt.ErrNoSpace), is(unix.ENOSPC), is(unix.EDQUOT):
+		return "layervault status shows the space; docker system prune frees some"
+	case is(errHost):
+		return "see the commands above, then: layervault doctor"
+	case is(fs.ErrPermission):
+		return fmt.Sprintf("run it as root (you are uid %d)", unix.Geteuid())
+	}
+	return ""
+}

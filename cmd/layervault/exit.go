@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os/exec"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt"
+	"layervault/crypt/luks2"
+	"layervault/keys"
+	"layervault/layer"
+	"layervault/plugin/socket"
+)
+
+// The exit statuses. Scripts rely on them; a new kind of failure gets a new number.
+const (
+	statusOK      = 0
+	statusFailed  = 1
+	statusUsage   = 2 // command line or setting
+	statusLocked  = 3 // no key slot opens
+	statusMissing = 4 // no such layer, slot or ring
+	statusInUse   = 5 // exists already, or another process has it
+	statusDamaged = 6 // on-disk data is broken; nothing was changed
+	statusNoSpace = 7
+	statusHost    = 8 // the host lacks something
+	statusDenied  = 9 // permissions, of the caller or of a key file
+)
+
+// errHost says that something essential is missing on this host.
+var errHost = errors.New("this host lacks something layervault needs")
+
+// statuses maps errors to exit statuses. The first row that matches counts: a
+// locked vault whose reason is a missing TPM is locked.
+var statuses = []struct {
+	status int
+	errs   []error
+}{
+	{statusUsage, []error{keys.ErrNoProvider, keys.ErrUnknownProvider, layer.ErrBadID, crypt.ErrBadParams}},
+	{statusNoSpace, []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}},
+	{statusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrWrongPIN, keys.ErrLockout, keys.ErrWrongKey, keys.ErrBadRecovery, luks2.ErrNoKey}},
+	{statusDamaged, []error{keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, layer.ErrDamaged, luks2.ErrDamaged, luks2.ErrNotLUKS2}},
+	{statusDenied, []error{keys.ErrBadMode, fs.ErrPermission}},
+	{statusHost, []error{errHost, keys.ErrNoTPM, keys.ErrOtherTPM, keys.ErrPCRBank, exec.ErrNotFound}},
+	{statusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse}},
+	{statusMissing, []error{keys.ErrNotFound, keys.ErrNoRing, keys.ErrNoKeyFile, layer.ErrNotFound, crypt.ErrNotExist, fs.ErrNotExist}},
+	{statusFailed, []error{context.Canceled}},
+}
+
+// exitStatus is the status of an error.
+func exitStatus(err error) int {
+	if err == nil {
+		return statusOK
+	}
+	if isUsage(err) {
+		return statusUsage
+	}
+	// The reasons inside a LockedError match other rows (an unknown provider, a
+	// file that is not there), so it is asked for first.
+	if errors.Is(err, keys.ErrLocked) {
+		return statusLocked
+	}
+	for _, row := range statuses {
+		for _, target := range row.errs {
+			if errors.Is(err, target) {
+				return row.status
+			}
+		}
+	}
+	return statusFailed
+}

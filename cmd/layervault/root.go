@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"layervault/persist"
+)
+
+// app is what every verb shares.
+type app struct {
+	streams
+	env func(string) string
+
+	persist string // --persist
+	json    bool   // --json
+}
+
+// layout gives the paths below --persist.
+func (a *app) layout() persist.Layout { return persist.Layout{Root: a.persist} }
+
+// usageError is a command line that makes no sense (exit status 2).
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+// usagef makes a usageError; verbs use it for what flags alone cannot check.
+func usagef(format string, args ...any) error {
+	return &usageError{fmt.Errorf(format, args...)}
+}
+
+// run executes a command line and returns the exit status.
+func run(ctx context.Context, args []string, s streams, env func(string) string) int {
+	a := &app{streams: s, env: env}
+	root := newRootCommand(a)
+	// What fails before this hook is the command line's fault: cobra runs it
+	// after flags and arguments were checked.
+	started := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err != nil && !started {
+		err = &usageError{err}
+	}
+	a.report(err)
+	return exitStatus(err)
+}
+
+func newRootCommand(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "layervault",
+		Short: "Encrypted container storage: every layer is a LUKS2 image",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+		SilenceErrors: true, // reported once, by app.report
+		SilenceUsage:  true,
+	}
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.PersistentFlags().StringVar(&a.persist, "persist", envOr(a.env, "persist", persist.DefaultRoot), "folder that holds the vault (env persist)")
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "print results, and errors, as JSON")
+	root.AddCommand(
+		newServeCommand(a),
+		newStatusCommand(a),
+		newDoctorCommand(a),
+		newImageCommand(a),
+		newVersionCommand(a),
+	)
+	return root
+}
+
+// group makes a command that only holds others: alone it prints its help, and with
+// a word that is no subcommand it fails.
+func group(use, short string, sub ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unknown command %q for %q; see \"%s --help\"", args[0], cmd.CommandPath(), cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(sub...)
+	return cmd
+}
+
+// envOr is the environment's value of a setting, or its default. The managed
+// plugin gets its settings this way (`docker plugin set layervault key=tpm`).
+func envOr(env func(string) string, name, def string) string {
+	if v := env(name); v != "" {
+		return v
+	}
+	return def
+}
+
+// isUsage says whether the command line was at fault.
+func isUsage(err error) bool {
+	var u *usageError
+	return errors.As(err, &u)
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"log/slog"
+	"strconv"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/pflag"
+
+	"layervault/crypt"
+)
+
+// settings is what a person chooses for the plugin: config.json has one
+// environment variable for each, serve a flag too.
+type settings struct {
+	key      string
+	pcrs     string
+	size     string
+	cipher   string
+	sector   string
+	loglevel string
+
+	// Filled by check.
+	sizeBytes   int64
+	sectorBytes int
+	level       slog.Level
+}
+
+// Defaults, the same in config.json. There is none for the key: an encrypted
+// store that nobody chose a key for would protect nothing.
+const (
+	defaultPCRs     = "0-4,6-14"
+	defaultSize     = "64G"
+	defaultLogLevel = "info"
+)
+
+func (s *settings) register(f *pflag.FlagSet, env func(string) string) {
+	s.registerKey(f, env)
+	f.StringVar(&s.size, "size", envOr(env, "size", defaultSize), "size of a container's layer (env size)")
+	f.StringVar(&s.cipher, "cipher", envOr(env, "cipher", ""), "cipher of new layers, as dm-crypt names it; empty for aes-xts-plain64 (env cipher)")
+	f.StringVar(&s.sector, "sector", envOr(env, "sector", "4096"), "encryption sector of new layers: 512 or 4096 (env sector)")
+	f.StringVar(&s.loglevel, "loglevel", envOr(env, "loglevel", defaultLogLevel), "debug, info, warn or error (env loglevel)")
+}
+
+// registerKey adds the flags that say how the vault opens.
+func (s *settings) registerKey(f *pflag.FlagSet, env func(string) string) {
+	f.StringVar(&s.key, "key", envOr(env, "key", ""), "key provider of the vault: tpm or versatile (env key)")
+	f.StringVar(&s.pcrs, "pcrs", envOr(env, "pcrs", defaultPCRs), "PCRs a tpm key is sealed under (env pcrs)")
+}
+
+// check reads the settings that are numbers and words. A missing key is not its
+// business: the plugin must start without one, to say so to dockerd.
+func (s *settings) check() error {
+	var err error
+	if s.sizeBytes, err = units.RAMInBytes(s.size); err != nil || s.sizeBytes <= 0 {
+		return usagef("setting size=%q: write a number with a unit, such as 64G", s.size)
+	}
+	switch s.sectorBytes, err = strconv.Atoi(s.sector); {
+	case err != nil, s.sectorBytes != 512 && s.sectorBytes != 4096:
+		return usagef("setting sector=%q: it is 512 or 4096", s.sector)
+	}
+	if err := s.level.UnmarshalText([]byte(s.loglevel)); err != nil {
+		return usagef("setting loglevel=%q: it is debug, info, warn or error", s.loglevel)
+	}
+	return nil
+}
+
+func (s *settings) crypt() crypt.CryptParams {
+	return crypt.CryptParams{Cipher: s.cipher, SectorSize: s.sectorBytes}
+}

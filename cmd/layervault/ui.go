@@ -1,0 +1,119 @@
+package main
+
+// The rules of this program's output, for whoever adds a verb:
+//
+//   - Results go to standard output and nothing else does, so they can be piped.
+//     Errors, hints and questions go to standard error.
+//   - An error is one line "layervault: what failed: why", followed by at most one
+//     line "hint: the command to type next". No usage text after a real error.
+//   - With --json the result is one JSON document on standard output, and an error is
+//     one on standard error: {"error":{"message","status","hint"}}. Field names are
+//     lower case with underscores; sizes are bytes, times RFC 3339 in UTC.
+//   - Tables are for people: columns by text/tabwriter, upper case heads, no colours,
+//     no line that needs more than 100 columns for ordinary input. Scripts use --json.
+//   - A secret is never printed to a terminal, and never without being asked for.
+//   - The exit status says what kind of failure it was; exit.go has the list.
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"text/tabwriter"
+
+	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
+)
+
+// streams are the three standard streams, files in production.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// printJSON writes a result as one indented document.
+func (s streams) printJSON(v any) error {
+	enc := json.NewEncoder(s.out)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return fmt.Errorf("write the result: %w", err)
+	}
+	return nil
+}
+
+// table prints rows below a head.
+func (s streams) table(head []string, rows [][]string) error {
+	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	for _, row := range append([][]string{head}, rows...) {
+		for i, cell := range row {
+			if i > 0 {
+				_, _ = io.WriteString(w, "\t") // kept by the tabwriter until Flush
+			}
+			_, _ = io.WriteString(w, cell)
+		}
+		_, _ = io.WriteString(w, "\n")
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("write the table: %w", err)
+	}
+	return nil
+}
+
+// printf writes to standard output.
+func (s streams) printf(format string, args ...any) error {
+	if _, err := fmt.Fprintf(s.out, format, args...); err != nil {
+		return fmt.Errorf("write the result: %w", err)
+	}
+	return nil
+}
+
+// isTerminal says whether a stream is a person's screen.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// size prints bytes for people.
+func size(n int64) string { return units.BytesSize(float64(n)) }
+
+// short is the head of a long id, as docker shows it. BuildKit's ids are shorter
+// and an init layer's end in "-init", which must stay visible.
+func short(id string) string {
+	const hexID = 64
+	switch {
+	case len(id) == hexID:
+		return id[:12]
+	case len(id) > hexID && id[hexID] == '-':
+		return id[:12] + id[hexID:]
+	}
+	return id
+}
+
+// report prints an error with its hint.
+func (a *app) report(err error) {
+	if err == nil {
+		return
+	}
+	hint := nextStep(err)
+	// Where standard error cannot be written to, nobody is left to tell.
+	if a.json {
+		type body struct {
+			Message string `json:"message"`
+			Status  int    `json:"status"`
+			Hint    string `json:"hint,omitempty"`
+		}
+		enc := json.NewEncoder(a.err)
+		enc.SetEscapeHTML(false)
+		_ = enc.Encode(map[string]body{"error": {err.Error(), exitStatus(err), hint}})
+		return
+	}
+	_, _ = fmt.Fprintf(a.err, "layervault: %v\n", err)
+	if hint != "" {
+		_, _ = fmt.Fprintf(a.err, "hint: %s\n", hint)
+	}
+}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"layervault/driver"
+	"layervault/keys"
+	"layervault/keys/unlock"
+	"layervault/persist"
+)
+
+// keyConfig says where the vault's key comes from.
+func (a *app) keyConfig(s settings, log *slog.Logger) unlock.Config {
+	return unlock.Config{Tier: a.layout().Tier(persist.Vault), Provider: s.key, PCRs: s.pcrs, Log: log}
+}
+
+// vault is an open vault: the tier key and what docker info tells of its slots.
+type vault struct {
+	*keys.TierKey
+	slots []string
+}
+
+var _ driver.SlotLister = vault{}
+
+// SlotSummaries implements driver.SlotLister.
+func (v vault) SlotSummaries() []string { return v.slots }
+
+// openVault unlocks the vault, or makes it when there is none.
+func (a *app) openVault(ctx context.Context, s settings, log *slog.Logger) (driver.KeySource, error) {
+	cfg := a.keyConfig(s, log)
+	key, ring, err := unlock.OpenOrCreate(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	providers, err := cfg.Providers()
+	if err != nil {
+		return nil, err
+	}
+	v := vault{TierKey: key}
+	for _, slot := range ring.Summary(providers...) {
+		v.slots = append(v.slots, slotLine(slot))
+	}
+	return v, nil
+}
+
+// slotLine describes a slot in one line, without its state.
+func slotLine(s keys.SlotState) string {
+	line := s.ID + " " + s.Provider
+	if s.PCRs != "" {
+		line += " PCRs " + s.PCRs
+	}
+	if s.Software {
+		line += " (software only)"
+	}
+	if s.Label != "" {
+		line += fmt.Sprintf(" %q", s.Label)
+	}
+	return line
+}
