@@ -1,0 +1,98 @@
+package ext4
+
+import (
+	"context"
+	"io"
+)
+
+// aheadSize and aheadBuffers say how far reading goes ahead of unpacking: 2 MiB, many
+// entries of small files, so that the two keep a processor each busy.
+const (
+	aheadSize    = 512 << 10
+	aheadBuffers = 4
+)
+
+// aheadReader reads from a goroutine of its own.
+type aheadReader struct {
+	count int64 // bytes handed out
+	ctx   context.Context
+	buf   []byte // the piece being handed out
+	rest  []byte // what is left of it
+	err   error
+	full  chan piece
+	free  chan []byte
+	quit  chan struct{}
+	done  chan struct{}
+}
+
+type piece struct {
+	data []byte
+	err  error
+}
+
+func readAhead(ctx context.Context, r io.Reader) *aheadReader {
+	a := &aheadReader{
+		ctx:  ctx,
+		full: make(chan piece, aheadBuffers),
+		free: make(chan []byte, aheadBuffers),
+		quit: make(chan struct{}),
+		done: make(chan struct{}),
+	}
+	for range aheadBuffers {
+		a.free <- make([]byte, aheadSize)
+	}
+	go func() {
+		defer close(a.done)
+		for {
+			select {
+			case <-a.quit:
+				return
+			case buf := <-a.free:
+				n, err := fill(r, buf)
+				a.full <- piece{buf[:n], err}
+				if err != nil {
+					return
+				}
+			}
+		}
+	}()
+	return a
+}
+
+// stop ends the goroutine. It waits for the one read that may be under way.
+func (a *aheadReader) stop() {
+	close(a.quit)
+	<-a.done
+}
+
+func (a *aheadReader) Read(p []byte) (int, error) {
+	for len(a.rest) == 0 {
+		if a.err != nil {
+			return 0, a.err
+		}
+		select {
+		case <-a.ctx.Done():
+			return 0, a.ctx.Err()
+		case next := <-a.full:
+			if a.buf != nil {
+				a.free <- a.buf[:aheadSize]
+			}
+			a.buf, a.rest, a.err = next.data, next.data, next.err
+		}
+	}
+	n := copy(p, a.rest)
+	a.rest = a.rest[n:]
+	a.count += int64(n)
+	return n, nil
+}
+
+// fill reads until buf is full. Unlike io.ReadFull it keeps the reader's own error: a
+// body that was cut off says io.ErrUnexpectedEOF, one that ended says io.EOF.
+func fill(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var k int
+		k, err = r.Read(buf[n:])
+		n += k
+	}
+	return n, err
+}

@@ -1,0 +1,97 @@
+package ext4
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/moby/sys/user"
+
+	"layervault/crypt/ext4/image"
+)
+
+// MaxTarSize bounds the file system that FromTar writes, in bytes.
+const MaxTarSize = image.MaxSize
+
+// TarOptions of FromTar.
+type TarOptions struct {
+	// Dir is the directory at the root of the file system that receives the content.
+	Dir     string
+	Label   string       // of the file system, at most 16 bytes
+	UIDMaps []user.IDMap // container to host, nil for none
+	GIDMaps []user.IDMap
+}
+
+// TarResult says what FromTar wrote.
+type TarResult struct {
+	// ContentSize sums the files' sizes: each file once however many names it has,
+	// symbolic links by the length of their target, directories not at all.
+	ContentSize int64
+	Size        int64 // bytes of dst that the file system takes
+}
+
+// FromTar writes an image layer's tar as a read-only ext4 file system to dst, below
+// the directory o.Dir. It reads r to its end, padding after the archive included,
+// and does not sync dst. dst is written in whole pages from page aligned memory, from
+// several goroutines, none of which is left when FromTar returns.
+//
+// Whiteouts become overlayfs's; see layer for what else is done to the entries. A
+// stream that ends before the archive does is io.ErrUnexpectedEOF.
+func FromTar(ctx context.Context, r io.Reader, dst io.WriterAt, o TarOptions) (result TarResult, err error) {
+	now := time.Now()
+	w := image.New(ctx, dst, image.Options{Label: o.Label, Now: now})
+	defer w.Abort()
+	l, err := newLayer(w, o, now)
+	if err != nil {
+		return TarResult{}, err
+	}
+	ahead := readAhead(ctx, r)
+	defer ahead.stop()
+	if err := l.read(ahead); err != nil {
+		return TarResult{}, err
+	}
+	result.ContentSize = w.ContentSize()
+	result.Size, err = w.Close()
+	return result, err
+}
+
+// tarBlock is the unit of a tar in bytes.
+const tarBlock = 512
+
+// read takes the archive apart.
+func (l *layer) read(r *aheadReader) error {
+	tr := tar.NewReader(r)
+	last := "" // for errors: where in the archive we are
+	for {
+		// The next header, or the mark of the end, begins on the next block.
+		boundary := (r.count + tarBlock - 1) / tarBlock * tarBlock
+		h, err := tr.Next()
+		switch {
+		case err == io.EOF && r.count == 0:
+			return ErrEmptyTar
+		case err == io.EOF && r.count < boundary+tarBlock:
+			// Package tar takes a stream that ends between two entries for complete. The end is
+			// marked by blocks of zeros.
+			return fmt.Errorf("tar ends after %q without its end mark: %w", last, io.ErrUnexpectedEOF)
+		case err == io.EOF:
+			// Padding: whoever sends it waits until it is read.
+			_, err := io.Copy(io.Discard, r)
+			return err
+		case errors.Is(err, tar.ErrHeader):
+			return fmt.Errorf("tar entry after %q: %w: %w", last, ErrBadTar, err)
+		case err != nil:
+			return fmt.Errorf("tar entry after %q: %w", last, err)
+		}
+		if err := l.add(h, tr); err != nil {
+			return fmt.Errorf("tar entry %q: %w", h.Name, err)
+		}
+		// What add did not read is skipped here, so that count is at the entry's end.
+		if _, err := io.Copy(io.Discard, tr); err != nil {
+			return fmt.Errorf("tar entry %q: %w", h.Name, err)
+		}
+		last = h.Name
+	}
+}

@@ -1,0 +1,72 @@
+package ext4
+
+import (
+	"archive/tar"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"layervault/crypt/ext4/image"
+)
+
+// meta is what an entry says of owner, mode, times and extended attributes.
+func (l *layer) meta(h *tar.Header) (image.Meta, error) {
+	uid, gid, err := l.owner(h.Uid, h.Gid)
+	if err != nil {
+		return image.Meta{}, err
+	}
+	access := h.AccessTime
+	if access.Before(h.ModTime) {
+		access = h.ModTime
+	}
+	return image.Meta{
+		Mode:   uint16(h.Mode & 0o7777),
+		UID:    uid,
+		GID:    gid,
+		Atime:  bound(access),
+		Mtime:  bound(h.ModTime),
+		Ctime:  l.now,
+		Xattrs: xattrs(h),
+	}, nil
+}
+
+// owner maps IDs of the container to IDs of the host.
+func (l *layer) owner(uid, gid int) (uint32, uint32, error) {
+	hostUID, hostGID, err := l.ids.ToHost(uid, gid)
+	if err != nil {
+		return 0, 0, fmt.Errorf("%w: %w", ErrUnmappedID, err)
+	}
+	for _, id := range []int{hostUID, hostGID} {
+		// The highest value means "unchanged" to the kernel and can own nothing.
+		if int64(id) < 0 || int64(id) >= math.MaxUint32 {
+			return 0, 0, fmt.Errorf("%w: %d is no ID", ErrUnmappedID, id)
+		}
+	}
+	return uint32(hostUID), uint32(hostGID), nil
+}
+
+// bound does what docker does: times before 1970 become 1970.
+func bound(t time.Time) time.Time {
+	if t.Unix() < 0 {
+		return time.Unix(0, 0)
+	}
+	return t
+}
+
+// xattrs are those of the entry that an image may bring. Names that ext4 has no
+// namespace for are left out, as by tar without its --xattrs-include.
+func xattrs(h *tar.Header) map[string][]byte {
+	var found map[string][]byte
+	for key, value := range h.PAXRecords {
+		name, ok := strings.CutPrefix(key, paxXattr)
+		if !ok || strings.HasPrefix(name, overlayPrefix) || !image.HasXattrNamespace(name) {
+			continue
+		}
+		if found == nil {
+			found = map[string][]byte{}
+		}
+		found[name] = []byte(value)
+	}
+	return found
+}
