@@ -1,0 +1,91 @@
+//go:build guest
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+const (
+	kills = 20
+	// longestLife is how long the plugin lives at most between two kills: long
+	// enough for a container to start or a layer to be written, so that kills hit
+	// every stage of both.
+	longestLife = 4 * time.Second
+)
+
+// The plugin is killed twenty times while containers run, images are loaded and
+// images are built. dockerd must go on, what was committed must read back byte
+// for byte, and nothing may stay behind.
+func TestPluginKilledUnderLoad(t *testing.T) {
+	if !encrypted() {
+		return // overlay2 is no process
+	}
+	sh(t, `oddtree | docker import - kill-odd:1 >/dev/null; layeredimage kill-deep:1 12 > "$1"; docker load -qi "$1" >/dev/null`, t.TempDir()+"/deep.tar")
+	before := map[string]string{"busybox": "", "kill-odd:1": "", "kill-deep:1": ""}
+	for image := range before {
+		before[image] = treeOf(t, image)
+	}
+
+	ctx, stopLoad := context.WithCancel(t.Context())
+	var load sync.WaitGroup
+	var good, bad atomic.Int64
+	for name, script := range map[string]string{
+		"run":   `docker run --rm --name "kill-run-$1" --network none kill-deep:1 /none 2>/dev/null || docker run --rm --network none busybox sh -c 'dd if=/dev/zero of=/x bs=64k count=16 2>/dev/null; sync'`,
+		"load":  `layeredimage "kill-load:$1" 3 | docker load -q; docker rmi "kill-load:$1"`,
+		"build": `printf 'FROM busybox\nRUN echo %s > /n\nRUN rm /bin/vi\n' "$1" | DOCKER_BUILDKIT=0 docker build -q --network none -t "kill-build:$1" -`,
+	} {
+		load.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				_, err := run(ctx, "bash", "-c", script, name, fmt.Sprint(i))
+				if err == nil {
+					good.Add(1)
+				} else if ctx.Err() == nil {
+					bad.Add(1)
+				}
+			}
+		})
+	}
+	for i := range kills {
+		select { // a moment of the plugin's life that nobody chose
+		case <-time.After(time.Duration(rand.Int64N(int64(longestLife)))):
+		case <-t.Context().Done():
+			t.Fatal(t.Context().Err())
+		}
+		if err := killPlugin(t.Context()); err != nil {
+			t.Errorf("kill %d: %v", i+1, err)
+			break
+		}
+	}
+	stopLoad()
+	load.Wait()
+	t.Logf("%d kills, %d calls of the load went through, %d failed", kills, good.Load(), bad.Load())
+
+	// dockerd goes on: a container starts without anybody's help
+	if out := docker(t, "run", "--rm", "--network", "none", "busybox", "echo", "alive"); !strings.Contains(out, "alive") {
+		t.Errorf("a container after the kills printed %q", out)
+	}
+	for image, want := range before {
+		sameTree(t, image, treeOf(t, image), want)
+	}
+	// images that were built in between are whole or not there
+	for _, image := range strings.Fields(docker(t, "images", "--format", "{{.Repository}}:{{.Tag}}")) {
+		if strings.HasPrefix(image, "kill-build:") {
+			if n := docker(t, "run", "--rm", "--network", "none", image, "cat", "/n"); "kill-build:"+n != image {
+				t.Errorf("%s holds %q", image, n)
+			}
+			break // one of many: each costs a container
+		}
+	}
+	sh(t, `docker ps -aq | xargs -r docker rm -f >/dev/null
+		docker images --format '{{.Repository}}:{{.Tag}}' | grep '^kill-' | xargs -r docker rmi -f >/dev/null
+		docker image prune -f >/dev/null`)
+	noLeaks(t)
+}
