@@ -1,0 +1,185 @@
+package keys
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// The errors a caller can tell apart with errors.Is. Types that carry more
+// (LockedError, PCRMismatch, Lockout, BadRecovery) answer to them too.
+var (
+	// ErrLocked: no slot of the ring opened. The error is a *LockedError that
+	// tells why for each slot.
+	ErrLocked = errors.New("the tier is locked")
+	// ErrNoRing: there is no key ring. Restore it, or create one in an empty tier.
+	ErrNoRing = errors.New("no key ring")
+	// ErrRingLost: there is no key ring but there are images that need it. A new
+	// ring could not open them; restore keyring.json from a backup.
+	ErrRingLost = errors.New("the key ring is missing")
+	// ErrDamagedRing: both copies of the ring are damaged; neither was touched.
+	ErrDamagedRing = errors.New("both copies of the key ring are damaged")
+	// ErrNewerRing: the ring is sound but a newer layervault wrote it.
+	ErrNewerRing = errors.New("the key ring was written by a newer layervault")
+	// ErrRingExists: Create found a ring.
+	ErrRingExists = errors.New("a key ring exists already")
+	// ErrNoProvider: no key provider was named. There is no default and no empty key.
+	ErrNoProvider = errors.New("no key provider is set")
+	// ErrUnknownProvider: the named provider is none that this build knows.
+	ErrUnknownProvider = errors.New("unknown key provider")
+	// ErrLastSlot: removing this slot would leave no way (or no recovery) in.
+	ErrLastSlot = errors.New("this is the last such slot")
+	// ErrNotFound: the ring has no such slot.
+	ErrNotFound = errors.New("no such key slot")
+	// ErrBusy: another process holds the ring's lock.
+	ErrBusy = errors.New("the key ring is in use")
+	// ErrNoTPM: there is no TPM at the given path, or it does not answer.
+	ErrNoTPM = errors.New("no TPM")
+	// ErrOtherTPM: the slot was sealed by another TPM, or this one was cleared.
+	ErrOtherTPM = errors.New("sealed by another TPM")
+	// ErrPCRBank: the PCR bank is absent or holds no measurements.
+	ErrPCRBank = errors.New("the PCR bank cannot be trusted")
+	// ErrLockout: the TPM refuses authorisation for some time; see Lockout.
+	ErrLockout = errors.New("the TPM is in lockout")
+	// ErrWrongPIN: the TPM refused the PIN.
+	ErrWrongPIN = errors.New("wrong PIN")
+	// ErrNeedsPerson: the slot opens only with something a person must give.
+	ErrNeedsPerson = errors.New("needs a person")
+	// ErrBadMode: others may read or own the key file.
+	ErrBadMode = errors.New("key file is not private")
+	// ErrBadKeyFile: the key file has the wrong length or kind.
+	ErrBadKeyFile = errors.New("not a key file")
+	// ErrNoKeyFile: the key file is not there.
+	ErrNoKeyFile = errors.New("no key file")
+	// ErrWrongKey: the wrap does not open with this key, or it was moved here from
+	// another ring or slot.
+	ErrWrongKey = errors.New("the key does not fit this slot")
+	// ErrBadRecovery: the recovery key is mistyped or is not the one of this slot.
+	ErrBadRecovery = errors.New("recovery key refused")
+	// ErrDamagedSlot: the ring is sound but this slot's blob makes no sense.
+	ErrDamagedSlot = errors.New("damaged key slot")
+	// ErrClosed: the tier key was used after Close.
+	ErrClosed = errors.New("the tier key is closed")
+)
+
+// SlotError says why one slot did not open.
+type SlotError struct {
+	Slot Slot
+	Err  error
+}
+
+func (e *SlotError) Error() string { return fmt.Sprintf("slot %s: %v", e.Slot.Title(), e.Err) }
+func (e *SlotError) Unwrap() error { return e.Err }
+
+// LockedError is ErrLocked with the reason of every slot.
+type LockedError struct {
+	Ring  string // path of keyring.json
+	Slots []*SlotError
+}
+
+func (e *LockedError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%v: no slot of %s opens", ErrLocked, e.Ring)
+	for _, s := range e.Slots {
+		b.WriteString("; ")
+		b.WriteString(s.Error())
+	}
+	b.WriteString(`; unlock with "layervault key recover"`)
+	return b.String()
+}
+
+// Is makes the error match ErrLocked.
+func (e *LockedError) Is(target error) bool { return target == ErrLocked }
+
+// Unwrap gives the slots' errors, so errors.As finds a PCRMismatch in them.
+func (e *LockedError) Unwrap() []error {
+	errs := make([]error, len(e.Slots))
+	for i, s := range e.Slots {
+		errs[i] = s
+	}
+	return errs
+}
+
+// PCRMismatch is one PCR whose value is no longer the one at sealing time.
+type PCRMismatch struct {
+	Index int    `json:"pcr"`
+	Bank  string `json:"bank"` // "sha256"
+	Old   string `json:"old"`  // lower case hex, at sealing time
+	New   string `json:"new"`  // lower case hex, now
+}
+
+func (e *PCRMismatch) Error() string {
+	return fmt.Sprintf("PCR %d (%s) was %s and is %s", e.Index, e.Bank, e.Old, e.New)
+}
+
+// PCRChanges is the error of a slot whose PCRs changed, one entry for each.
+type PCRChanges struct{ Changed []*PCRMismatch }
+
+func (e *PCRChanges) Error() string {
+	parts := make([]string, len(e.Changed))
+	for i, c := range e.Changed {
+		parts[i] = c.Error()
+	}
+	return strings.Join(parts, ", ")
+}
+
+// Unwrap gives the single PCRs.
+func (e *PCRChanges) Unwrap() []error {
+	errs := make([]error, len(e.Changed))
+	for i, c := range e.Changed {
+		errs[i] = c
+	}
+	return errs
+}
+
+// ChangedPCRs collects every PCRMismatch in the tree of err, in order.
+func ChangedPCRs(err error) []*PCRMismatch {
+	var out []*PCRMismatch
+	var walk func(error)
+	walk = func(err error) {
+		if m, ok := err.(*PCRMismatch); ok {
+			out = append(out, m)
+			return
+		}
+		switch u := err.(type) {
+		case interface{ Unwrap() error }:
+			walk(u.Unwrap())
+		case interface{ Unwrap() []error }:
+			for _, e := range u.Unwrap() {
+				walk(e)
+			}
+		}
+	}
+	walk(err)
+	return out
+}
+
+// Lockout is ErrLockout with what the TPM says of it (TPM 2.0 part 1, section
+// 19.8 "Dictionary attack protection").
+type Lockout struct {
+	Failures    int           // failed authorisations counted now
+	MaxFailures int           // lockout begins at this count
+	Recovery    time.Duration // one failure is forgotten after this long without a new one
+}
+
+func (e *Lockout) Error() string {
+	return fmt.Sprintf("%v after %d of %d failures; one is forgotten every %s (or reset it with tpm2_dictionarylockout -c)",
+		ErrLockout, e.Failures, e.MaxFailures, e.Recovery)
+}
+
+// Is makes the error match ErrLockout.
+func (e *Lockout) Is(target error) bool { return target == ErrLockout }
+
+// BadRecovery is ErrBadRecovery with what is wrong: Groups names the mistyped
+// groups, counted from 1; empty Groups with a well-formed key means that it is
+// the key of another ring or slot.
+type BadRecovery struct {
+	Groups []int
+	Reason string
+}
+
+func (e *BadRecovery) Error() string { return fmt.Sprintf("%v: %s", ErrBadRecovery, e.Reason) }
+
+// Is makes the error match ErrBadRecovery.
+func (e *BadRecovery) Is(target error) bool { return target == ErrBadRecovery }

@@ -1,0 +1,149 @@
+package keys
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// ringVersion is the version of keyring.json that this package writes. A change
+// that an older reader would get wrong needs a new one; a frozen ring of each
+// version stays under testdata.
+const ringVersion = 1
+
+// maxRingBytes bounds what is read as a ring. A slot takes 1 to 2 KiB, so this is
+// room for hundreds of slots, and a runaway file cannot fill the memory.
+const maxRingBytes = 1 << 20
+
+// ringFile is keyring.json:
+//
+//	{"version": 1, "checksum": "sha256:<hex>", "ring": {...}}
+//
+// The checksum is taken over "ring" with insignificant white space removed, so a
+// file that was cut short or bit-flipped is found, and one that was re-indented is not.
+type ringFile struct {
+	Version  int             `json:"version"`
+	Checksum string          `json:"checksum"`
+	Ring     json.RawMessage `json:"ring"`
+}
+
+// ringBody is what a ring says.
+type ringBody struct {
+	ID         string    `json:"id"`         // UUID; every wrap is bound to it
+	Generation uint64    `json:"generation"` // counts writes; the backup copy follows
+	Created    time.Time `json:"created"`
+	Check      string    `json:"check"` // TierKey.checkValue
+	Slots      []Slot    `json:"slots"`
+}
+
+// Slot is one way to the tier key.
+type Slot struct {
+	ID       string          `json:"id"` // 8 hex digits, random
+	Provider string          `json:"provider"`
+	Label    string          `json:"label,omitempty"`
+	Created  time.Time       `json:"created"` // of the slot or its last re-seal, UTC
+	Blob     json.RawMessage `json:"blob"`    // the provider's own JSON
+}
+
+// Title names the slot in messages.
+func (s Slot) Title() string {
+	if s.Label == "" {
+		return fmt.Sprintf("%s (%s)", s.ID, s.Provider)
+	}
+	return fmt.Sprintf("%s (%s %q)", s.ID, s.Provider, s.Label)
+}
+
+// clone copies the slots, so that a caller cannot change the ring through them.
+func (r ringBody) clone() ringBody {
+	slots := make([]Slot, len(r.Slots))
+	for i, s := range r.Slots {
+		s.Blob = bytes.Clone(s.Blob)
+		slots[i] = s
+	}
+	r.Slots = slots
+	return r
+}
+
+func encodeRing(body ringBody) ([]byte, error) {
+	ring, err := json.Marshal(body)
+	if err != nil {
+		return nil, fmt.Errorf("encode key ring: %w", err)
+	}
+	data, err := json.MarshalIndent(ringFile{Version: ringVersion, Checksum: checksum(ring), Ring: ring}, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode key ring: %w", err)
+	}
+	return append(data, '\n'), nil
+}
+
+func checksum(compact []byte) string {
+	sum := sha256.Sum256(compact)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// errDamagedCopy marks a single copy of the ring that cannot be used.
+var errDamagedCopy = errors.New("damaged copy")
+
+// decodeRing reads one copy. It returns errDamagedCopy for anything broken and
+// ErrNewerRing for a sound ring of a later version.
+func decodeRing(data []byte) (ringBody, error) {
+	var body ringBody
+	var file ringFile
+	if err := json.Unmarshal(data, &file); err != nil {
+		return body, fmt.Errorf("%w: %w", errDamagedCopy, err)
+	}
+	if file.Version > ringVersion {
+		return body, fmt.Errorf("%w: version %d, this one reads up to %d", ErrNewerRing, file.Version, ringVersion)
+	}
+	if file.Version < 1 {
+		return body, fmt.Errorf("%w: version %d", errDamagedCopy, file.Version)
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, file.Ring); err != nil {
+		return body, fmt.Errorf("%w: %w", errDamagedCopy, err)
+	}
+	if got := checksum(compact.Bytes()); got != file.Checksum {
+		return body, fmt.Errorf("%w: checksum does not match", errDamagedCopy)
+	}
+	dec := json.NewDecoder(&compact)
+	// The checksum holds, so an unknown field is not damage: a later version
+	// added it, and rewriting the ring here would drop it.
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&body); err != nil {
+		return ringBody{}, fmt.Errorf("%w: %w", ErrNewerRing, err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return ringBody{}, fmt.Errorf("%w: more than one value", errDamagedCopy)
+	}
+	if err := body.validate(); err != nil {
+		return ringBody{}, fmt.Errorf("%w: %w", errDamagedCopy, err)
+	}
+	return body, nil
+}
+
+func (r ringBody) validate() error {
+	if _, err := uuid.Parse(r.ID); err != nil {
+		return fmt.Errorf("ring id: %w", err)
+	}
+	if raw, err := hex.DecodeString(r.Check); err != nil || len(raw) != 16 {
+		return errors.New("check value is not 16 bytes of hex")
+	}
+	seen := map[string]bool{}
+	for _, s := range r.Slots {
+		if s.ID == "" || s.Provider == "" || len(s.Blob) == 0 {
+			return errors.New("a slot lacks its id, provider or blob")
+		}
+		if seen[s.ID] {
+			return fmt.Errorf("slot %s occurs twice", s.ID)
+		}
+		seen[s.ID] = true
+	}
+	return nil
+}

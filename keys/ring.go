@@ -1,0 +1,226 @@
+package keys
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Ring is the key ring of one tier. It is safe for concurrent use, and several
+// processes may use one file: writers take a lock and begin from what is on disk.
+type Ring struct {
+	store store
+
+	mu   sync.Mutex
+	body ringBody
+}
+
+// FileName is the ring's name in the folder of its tier.
+const FileName = "keyring.json"
+
+// Load reads the ring at path. One damaged copy is mended from the other, with a
+// warning to log. Errors: ErrNoRing, ErrDamagedRing, ErrNewerRing.
+func Load(ctx context.Context, path string, log *slog.Logger) (*Ring, error) {
+	r := &Ring{store: store{path: path, log: orDiscard(log)}}
+	body, needsRepair, err := r.store.read()
+	if err != nil {
+		return nil, err
+	}
+	r.body = body
+	if needsRepair {
+		// The ring can be used either way (the disk may be read-only or full).
+		if err := r.change(ctx, nil); err != nil {
+			r.store.log.Warn("cannot mend the second copy of the key ring", "ring", path, "err", err)
+		} else {
+			r.store.log.Warn("mended the copies of the key ring", "ring", path)
+		}
+	}
+	return r, nil
+}
+
+// Create makes a ring at path with a new random tier key and p's slot as the first.
+// The folder is made (0700) when it is missing. It refuses with ErrRingExists, and
+// with ErrRingLost when the folder already holds layers or volumes, which a new key
+// could not open. p must not be nil: ErrNoProvider.
+func Create(ctx context.Context, path string, p Provider, label string, log *slog.Logger) (*Ring, *TierKey, error) {
+	if p == nil {
+		return nil, nil, ErrNoProvider
+	}
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("create key ring: %w", err)
+	}
+	r := &Ring{store: store{path: path, log: orDiscard(log)}}
+	unlock, err := r.store.lock(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unlock()
+	switch _, _, err := r.store.read(); {
+	case err == nil:
+		return nil, nil, fmt.Errorf("%w at %s", ErrRingExists, path)
+	case !errors.Is(err, ErrNoRing):
+		return nil, nil, err
+	}
+	if err := RefuseIfUsed(dir); err != nil {
+		return nil, nil, err
+	}
+	key, err := newTierKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := r.fill(ctx, key, p, label); err != nil {
+		return nil, nil, errors.Join(err, key.Close())
+	}
+	r.store.sweep()
+	if err := r.store.write(r.body); err != nil {
+		return nil, nil, errors.Join(err, key.Close())
+	}
+	return r, key, nil
+}
+
+func (r *Ring) fill(ctx context.Context, key *TierKey, p Provider, label string) error {
+	r.body = ringBody{ID: uuid.NewString(), Generation: 1, Created: now()}
+	var err error
+	if r.body.Check, err = key.checkValue(r.body.ID); err != nil {
+		return err
+	}
+	slot, err := newSlot(ctx, r.body, key, p, label)
+	if err != nil {
+		return err
+	}
+	r.body.Slots = []Slot{slot}
+	return nil
+}
+
+// RefuseIfUsed returns ErrRingLost when the tier's folder holds images, which must
+// have been made under a ring that is no longer there. Temporaries (".tmp-*") are
+// leftovers of a crash and do not count.
+func RefuseIfUsed(tier string) error {
+	for _, sub := range []string{"layers", "volumes"} {
+		entries, err := os.ReadDir(filepath.Join(tier, sub))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("create key ring: %w", err)
+		}
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), ".") {
+				return fmt.Errorf("%w: %s holds images (%s and others) that only its key opens; restore %s from a backup, or move them away to begin anew",
+					ErrRingLost, filepath.Join(tier, sub), e.Name(), filepath.Join(tier, FileName))
+			}
+		}
+	}
+	return nil
+}
+
+// newSlot wraps key with p.
+func newSlot(ctx context.Context, body ringBody, key *TierKey, p Provider, label string) (Slot, error) {
+	s := Slot{ID: newSlotID(body.Slots), Provider: p.Name(), Label: label, Created: now()}
+	err := key.use(func(k []byte) (err error) {
+		s.Blob, err = p.Wrap(ctx, body.binding(s), k)
+		return err
+	})
+	if err != nil {
+		return Slot{}, fmt.Errorf("make a %s key slot: %w", p.Name(), err)
+	}
+	return s, nil
+}
+
+func (r ringBody) binding(s Slot) Binding {
+	return Binding{RingID: r.ID, SlotID: s.ID, Provider: s.Provider}
+}
+
+// newSlotID is 8 random hex digits: short enough to type, and unique in the ring.
+func newSlotID(slots []Slot) string {
+	for {
+		var raw [4]byte
+		_, _ = rand.Read(raw[:]) // never fails, see newTierKey
+		id := hex.EncodeToString(raw[:])
+		if indexOf(slots, id) < 0 {
+			return id
+		}
+	}
+}
+
+func indexOf(slots []Slot, id string) int {
+	for i, s := range slots {
+		if s.ID == id {
+			return i
+		}
+	}
+	return -1
+}
+
+// Path is the path of keyring.json.
+func (r *Ring) Path() string { return r.store.path }
+
+// ID is the ring's UUID.
+func (r *Ring) ID() string { return r.snapshot().ID }
+
+// Slots returns the slots in the ring's order.
+func (r *Ring) Slots() []Slot { return r.snapshot().Slots }
+
+// Slot finds one slot by its id. Error: ErrNotFound.
+func (r *Ring) Slot(id string) (Slot, error) {
+	slots := r.Slots()
+	if i := indexOf(slots, id); i >= 0 {
+		return slots[i], nil
+	}
+	return Slot{}, fmt.Errorf("%w: %q in %s; see \"layervault key list\"", ErrNotFound, id, r.store.path)
+}
+
+func (r *Ring) snapshot() ringBody {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.body.clone()
+}
+
+// change runs fn on the newest ring under the writers' lock and writes the result.
+// A nil fn rewrites both copies as they are.
+func (r *Ring) change(ctx context.Context, fn func(*ringBody) error) error {
+	unlock, err := r.store.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	body, _, err := r.store.read()
+	if err != nil {
+		return err
+	}
+	if id := r.ID(); body.ID != id {
+		return fmt.Errorf("%w: %s was replaced by another ring (%s, was %s)", ErrBusy, r.store.path, body.ID, id)
+	}
+	if fn != nil {
+		if err := fn(&body); err != nil {
+			return err
+		}
+		body.Generation++
+	}
+	r.store.sweep()
+	if err := r.store.write(body); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.body = body
+	r.mu.Unlock()
+	return nil
+}
+
+func now() time.Time { return time.Now().UTC().Truncate(time.Second) }
+
+func orDiscard(log *slog.Logger) *slog.Logger {
+	if log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return log
+}

@@ -1,0 +1,42 @@
+package keys
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// secret is memory of its own pages: locked (never swapped), left out of core
+// dumps, wiped in a forked child. The garbage collector neither moves nor copies it.
+type secret struct{ page []byte }
+
+// newSecret maps room for n bytes. It fails when the memory cannot be locked:
+// a key that may be swapped out in the clear is not acceptable.
+func newSecret(n int) (*secret, error) {
+	page, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, fmt.Errorf("map memory for a key: %w", err)
+	}
+	if err := unix.Mlock(page); err != nil {
+		_ = unix.Munmap(page)
+		return nil, fmt.Errorf("lock memory for a key (raise RLIMIT_MEMLOCK or grant CAP_IPC_LOCK): %w", err)
+	}
+	for _, advice := range []int{unix.MADV_DONTDUMP, unix.MADV_WIPEONFORK} {
+		if err := unix.Madvise(page, advice); err != nil {
+			_ = unix.Munmap(page)
+			return nil, fmt.Errorf("keep a key out of dumps and forks: %w", err)
+		}
+	}
+	return &secret{page: page}, nil
+}
+
+// destroy wipes and unmaps. It may be called twice.
+func (s *secret) destroy() error {
+	if s.page == nil {
+		return nil
+	}
+	clear(s.page)
+	err := unix.Munmap(s.page) // also unlocks
+	s.page = nil
+	return err
+}

@@ -1,0 +1,94 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// slotTimeout bounds one try of one slot. A TPM answers in about a second; the
+// slowest known chips take ten to make a primary key.
+const slotTimeout = 60 * time.Second
+
+// SlotState is a slot for people and for --json: no secret in it.
+type SlotState struct {
+	ID       string         `json:"id"`
+	Provider string         `json:"provider"`
+	Label    string         `json:"label,omitempty"`
+	Created  time.Time      `json:"created"`
+	PCRs     string         `json:"pcrs,omitempty"`
+	Software bool           `json:"software_only"`
+	Detail   string         `json:"detail,omitempty"`
+	State    State          `json:"state"`
+	Reason   string         `json:"reason,omitempty"`
+	Changed  []*PCRMismatch `json:"changed_pcrs,omitempty"`
+}
+
+// State says whether a slot opens now.
+type State string
+
+// The states of a slot.
+const (
+	StateUnknown State = "not tried" // Summary does not try
+	StateOpens   State = "opens"
+	StatePerson  State = "needs a person"
+	StateFails   State = "fails"
+)
+
+// Summary describes the slots without trying them: cheap, no hardware.
+func (r *Ring) Summary(providers ...Provider) []SlotState {
+	slots := r.Slots()
+	out := make([]SlotState, len(slots))
+	for i, s := range slots {
+		out[i] = describe(s, providers)
+	}
+	return out
+}
+
+// Probe describes the slots and tries each that needs no person.
+func (r *Ring) Probe(ctx context.Context, providers ...Provider) []SlotState {
+	body := r.snapshot()
+	out := make([]SlotState, len(body.Slots))
+	for i, s := range body.Slots {
+		out[i] = describe(s, providers)
+		p := providerFor(s, providers)
+		if p == nil || out[i].State != StateUnknown {
+			continue
+		}
+		key, err := body.open(ctx, s, p)
+		switch {
+		case err == nil:
+			out[i].State = StateOpens
+			_ = key.Close()
+		case errors.Is(err, ErrNeedsPerson):
+			out[i].State = StatePerson
+		default:
+			out[i].State, out[i].Reason, out[i].Changed = StateFails, err.Error(), ChangedPCRs(err)
+		}
+	}
+	return out
+}
+
+func describe(s Slot, providers []Provider) SlotState {
+	st := SlotState{ID: s.ID, Provider: s.Provider, Label: s.Label, Created: s.Created, State: StateUnknown}
+	p := providerFor(s, providers)
+	if p == nil {
+		st.State, st.Reason = StateFails, "this layervault does not know the provider"
+		return st
+	}
+	d := p.Describe(s.Blob)
+	st.PCRs, st.Software, st.Detail = d.PCRs, d.Software, d.Detail
+	if d.Person {
+		st.State = StatePerson
+	}
+	return st
+}
+
+func providerFor(s Slot, providers []Provider) Provider {
+	for _, p := range providers {
+		if p.Name() == s.Provider {
+			return p
+		}
+	}
+	return nil
+}

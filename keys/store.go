@@ -1,0 +1,143 @@
+package keys
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+)
+
+// store is the ring on disk: path, path.bak and path.lock.
+type store struct {
+	path string
+	log  *slog.Logger
+}
+
+func (s store) backup() string { return s.path + ".bak" }
+
+// read returns the ring, from the first copy if it is sound, else from the second.
+// needsRepair says that the other copy should be rewritten. Nothing is changed.
+func (s store) read() (body ringBody, needsRepair bool, err error) {
+	main, mainErr := readCopy(s.path)
+	back, backErr := readCopy(s.backup())
+	switch {
+	case mainErr == nil && backErr == nil:
+		// The first copy is written first, so it is the newer one; or a person
+		// restored it. A backup of another ring is not ours to overwrite.
+		return main, main.ID == back.ID && main.Generation != back.Generation, nil
+	case errors.Is(mainErr, ErrNewerRing):
+		return ringBody{}, false, fmt.Errorf("%s: %w; install that version", s.path, mainErr)
+	case mainErr == nil:
+		return main, !errors.Is(backErr, ErrNewerRing), nil
+	case errors.Is(backErr, ErrNewerRing):
+		return ringBody{}, false, fmt.Errorf("%s: %w; install that version", s.backup(), backErr)
+	case backErr == nil:
+		s.log.Warn("key ring is unusable, reading its backup", "ring", s.path, "reason", mainErr, "backup", s.backup())
+		return back, true, nil
+	case errors.Is(mainErr, fs.ErrNotExist) && errors.Is(backErr, fs.ErrNotExist):
+		return ringBody{}, false, fmt.Errorf("%w at %s", ErrNoRing, s.path)
+	case errors.Is(mainErr, errDamagedCopy) || errors.Is(backErr, errDamagedCopy):
+		return ringBody{}, false, fmt.Errorf("%w: %s: %w; %s: %w; restore %s from a backup",
+			ErrDamagedRing, s.path, mainErr, s.backup(), backErr, s.path)
+	default:
+		return ringBody{}, false, fmt.Errorf("read key ring: %w", mainErr)
+	}
+}
+
+func readCopy(path string) (ringBody, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return ringBody{}, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxRingBytes+1))
+	if err != nil {
+		return ringBody{}, fmt.Errorf("read %s: %w", path, err)
+	}
+	if len(data) > maxRingBytes {
+		return ringBody{}, fmt.Errorf("%w: longer than %d bytes", errDamagedCopy, maxRingBytes)
+	}
+	return decodeRing(data)
+}
+
+// write makes both copies durable, the first one first. The caller holds the lock.
+func (s store) write(body ringBody) error {
+	data, err := encodeRing(body)
+	if err != nil {
+		return err
+	}
+	if _, err := decodeRing(data); err != nil { // never write what we could not read
+		return fmt.Errorf("refuse to write key ring: %w", err)
+	}
+	if back, err := readCopy(s.backup()); err == nil && back.ID != body.ID {
+		// Somebody put another ring in place; its backup may be the last of its kind.
+		aside := s.path + "." + back.ID + ".bak"
+		s.log.Warn("keeping the backup of another key ring", "as", aside)
+		if err := os.Rename(s.backup(), aside); err != nil {
+			return fmt.Errorf("keep the backup of another key ring: %w", err)
+		}
+	}
+	for _, path := range []string{s.path, s.backup()} {
+		if err := writeDurable(path, data); err != nil {
+			return fmt.Errorf("write key ring: %w", err)
+		}
+	}
+	return nil
+}
+
+// writeDurable replaces path by data, or leaves it as it was: temporary file,
+// fsync, read back and compare, rename, fsync of the folder.
+func writeDurable(path string, data []byte) (err error) {
+	dir := filepath.Dir(path)
+	tmp, err := os.CreateTemp(dir, ".tmp-"+filepath.Base(path)+"-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, tmp.Close())
+		if err != nil {
+			_ = os.Remove(tmp.Name())
+		}
+	}()
+	if _, err := tmp.Write(data); err != nil {
+		return err
+	}
+	if err := tmp.Sync(); err != nil {
+		return err
+	}
+	back := make([]byte, len(data))
+	if _, err := tmp.ReadAt(back, 0); err != nil {
+		return fmt.Errorf("verify %s: %w", tmp.Name(), err)
+	}
+	if !bytes.Equal(back, data) {
+		return fmt.Errorf("verify %s: reads back differently", tmp.Name())
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// sweep removes temporary files that a crash left. The caller holds the lock, so
+// no writer is using them.
+func (s store) sweep() {
+	left, _ := filepath.Glob(filepath.Join(filepath.Dir(s.path), ".tmp-"+filepath.Base(s.path)+"*"))
+	for _, path := range left {
+		if err := os.Remove(path); err != nil {
+			s.log.Warn("cannot remove a leftover of the key ring", "path", path, "err", err)
+		}
+	}
+}

@@ -1,0 +1,117 @@
+package keys
+
+import (
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+)
+
+// KeySize is the length of a tier key and of every key that wraps it, in bytes.
+const KeySize = 32
+
+// TierKey is the key of one tier, held in locked memory. It is safe for
+// concurrent use. Close it when the last image has been opened.
+type TierKey struct {
+	mu  sync.RWMutex
+	mem *secret
+}
+
+// newTierKey makes a random key.
+func newTierKey() (*TierKey, error) {
+	mem, err := newSecret(KeySize)
+	if err != nil {
+		return nil, err
+	}
+	// rand.Read never fails since Go 1.24: it ends the program instead.
+	_, _ = rand.Read(mem.page)
+	return &TierKey{mem: mem}, nil
+}
+
+// tierKeyFrom moves key into locked memory and wipes key.
+func tierKeyFrom(key []byte) (*TierKey, error) {
+	defer clear(key)
+	if len(key) != KeySize {
+		return nil, fmt.Errorf("%w: the tier key has %d bytes, not %d", ErrDamagedSlot, len(key), KeySize)
+	}
+	mem, err := newSecret(KeySize)
+	if err != nil {
+		return nil, err
+	}
+	copy(mem.page, key)
+	return &TierKey{mem: mem}, nil
+}
+
+// Passphrase derives the LUKS2 passphrase of one image: 32 bytes of
+// HKDF-SHA256(tier key, info "layervault/1/<kind>/<id>/<imageUUID>") as 64
+// lower case hex digits, which stock cryptsetup takes with --key-file as it is.
+// Another kind, id or UUID gives another passphrase, so two images swapped on the
+// disk both fail to open. The parts must not be empty and must hold no "/". The
+// caller wipes the result.
+func (k *TierKey) Passphrase(kind, id, imageUUID string) ([]byte, error) {
+	for _, part := range []string{kind, id, imageUUID} {
+		if part == "" || strings.Contains(part, "/") {
+			return nil, fmt.Errorf("derive an image passphrase: %q is no usable kind, id or UUID", part)
+		}
+	}
+	raw, err := k.derive("layervault/1/" + kind + "/" + id + "/" + imageUUID)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(raw)
+	return hex.AppendEncode(make([]byte, 0, 2*KeySize), raw), nil
+}
+
+// checkValue proves that an unwrapped key is the ring's: 16 bytes of HKDF output,
+// from which the key does not follow.
+func (k *TierKey) checkValue(ringID string) (string, error) {
+	raw, err := k.derive("layervault/1/check/" + ringID)
+	if err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(raw[:16]), nil
+}
+
+func (k *TierKey) derive(info string) ([]byte, error) {
+	var out []byte
+	err := k.use(func(key []byte) (err error) {
+		out, err = hkdf.Key(sha256.New, key, nil, info, KeySize)
+		return err
+	})
+	return out, err
+}
+
+// use lends the key bytes to fn, which must not keep them.
+func (k *TierKey) use(fn func(key []byte) error) error {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if k.mem == nil {
+		return ErrClosed
+	}
+	return fn(k.mem.page)
+}
+
+// Close wipes the key. It may be called twice.
+func (k *TierKey) Close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.mem == nil {
+		return nil
+	}
+	err := k.mem.destroy()
+	k.mem = nil
+	if err != nil {
+		return errors.Join(errors.New("wipe the tier key"), err)
+	}
+	return nil
+}
+
+// String keeps the key out of anything that prints it.
+func (k *TierKey) String() string { return "tier key (hidden)" }
+
+// GoString keeps the key out of %#v.
+func (k *TierKey) GoString() string { return k.String() }

@@ -1,0 +1,98 @@
+// Package swtpmtest runs an emulated TPM 2.0 (swtpm) for a test.
+package swtpmtest
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
+)
+
+// startTimeout bounds the wait for the emulator's socket; it takes some 50 ms.
+const startTimeout = 20 * time.Second
+
+// TPM is a running emulator.
+type TPM struct {
+	Socket string // what tpm.Config.Path takes
+	tb     testing.TB
+}
+
+// Start runs a fresh TPM that ends with the test. Its PCRs are zero, as on a machine
+// that measures nothing; see Boot.
+func Start(tb testing.TB) *TPM {
+	tb.Helper()
+	// A unix socket's path has at most 107 bytes, and tb.TempDir may be longer.
+	dir, err := os.MkdirTemp("", "swtpm")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "cmd")
+	var out bytes.Buffer
+	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+dir,
+		"--server", "type=unixio,path="+socket, "--ctrl", "type=unixio,path="+filepath.Join(dir, "ctrl"),
+		"--flags", "not-need-init,startup-clear")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		tb.Fatalf("start swtpm (apt install swtpm): %v", err)
+	}
+	tb.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if tb.Failed() && out.Len() > 0 {
+			tb.Logf("swtpm: %s", out.String())
+		}
+	})
+	for deadline := time.Now().Add(startTimeout); ; time.Sleep(5 * time.Millisecond) {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			_ = conn.Close()
+			return &TPM{Socket: socket, tb: tb}
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("swtpm does not listen: %v: %s", err, out.String())
+		}
+	}
+}
+
+// Boot extends PCRs 0 to 9 as a firmware that measures would, and returns t.
+func (t *TPM) Boot() *TPM {
+	t.tb.Helper()
+	for i := range 10 {
+		t.Extend(i, "boot")
+	}
+	return t
+}
+
+// Extend extends one PCR of every bank with a hash of what.
+func (t *TPM) Extend(pcr int, what string) {
+	t.tb.Helper()
+	t.Do(func(chip transport.TPM) error {
+		_, err := tpm2.PCREvent{
+			PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
+			EventData: tpm2.TPM2BEvent{Buffer: []byte(what)},
+		}.Execute(chip)
+		return err
+	})
+}
+
+// Do runs commands on the TPM.
+func (t *TPM) Do(fn func(chip transport.TPM) error) {
+	t.tb.Helper()
+	chip, err := linuxudstpm.Open(t.Socket)
+	if err != nil {
+		t.tb.Fatal(err)
+	}
+	err = fn(chip)
+	_ = chip.Close()
+	if err != nil {
+		t.tb.Fatal(err)
+	}
+}

@@ -1,0 +1,131 @@
+package tpm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"layervault/keys"
+)
+
+// Unwrap implements keys.Provider. Errors worth telling apart: keys.ErrNoTPM,
+// keys.ErrOtherTPM, *keys.PCRChanges, *keys.Lockout, keys.ErrWrongPIN,
+// keys.ErrNeedsPerson, keys.ErrDamagedSlot.
+func (p *Provider) Unwrap(ctx context.Context, binding keys.Binding, raw json.RawMessage) ([]byte, error) {
+	b, err := parseBlob(raw)
+	if err != nil {
+		return nil, err
+	}
+	var auth []byte
+	if b.PIN != nil {
+		if auth, err = b.PIN.authValue(ctx, p.cfg.PIN); err != nil {
+			return nil, err
+		}
+		defer clear(auth)
+	}
+	d, err := open(ctx, p.cfg.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	srk, err := d.findRoot(b.SRK)
+	if err != nil {
+		return nil, err
+	}
+	defer d.releaseRoot(srk)
+	kek, err := d.unseal(srk, b, auth)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(kek)
+	return keys.UnwrapKey(kek, binding, b.Key)
+}
+
+// unseal loads the object and gives its data; the caller wipes it.
+func (d *device) unseal(srk *root, b *blob, auth []byte) ([]byte, error) {
+	public, err := tpm2.Unmarshal[tpm2.TPM2BPublic](b.Public)
+	if err != nil {
+		return nil, fmt.Errorf("%w: public area: %w", keys.ErrDamagedSlot, err)
+	}
+	private, err := tpm2.Unmarshal[tpm2.TPM2BPrivate](b.Secret)
+	if err != nil {
+		return nil, fmt.Errorf("%w: private area: %w", keys.ErrDamagedSlot, err)
+	}
+	loaded, err := tpm2.Load{ParentHandle: srk.authorised(), InPrivate: *private, InPublic: *public}.Execute(d)
+	if errors.Is(err, tpm2.TPMRCIntegrity) {
+		return nil, fmt.Errorf("%w: the TPM refuses the sealed object: %w", keys.ErrDamagedSlot, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load the sealed key: %w", d.explain(err))
+	}
+	defer d.flush(loaded.ObjectHandle)
+
+	protect := []tpm2.AuthOption{tpm2.Auth(auth), tpm2.Salted(srk.handle, srk.public), tpm2.AESEncryption(128, tpm2.EncryptOut)}
+	session := tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, protect...)
+	if len(b.Digest) != 0 {
+		session = tpm2.Policy(tpm2.TPMAlgSHA256, nonceSize, satisfy(b.selection(), b.PIN != nil, b.Digest), protect...)
+	}
+	rsp, err := tpm2.Unseal{
+		ItemHandle: tpm2.AuthHandle{Handle: loaded.ObjectHandle, Name: loaded.Name, Auth: session},
+	}.Execute(d)
+	if err != nil {
+		// A session that was begun and not used up would stay in the TPM.
+		if h := session.Handle(); h != tpm2.TPMRHNull {
+			d.flush(h)
+		}
+		return nil, d.diagnose(b, err)
+	}
+	return rsp.OutData.Buffer, nil
+}
+
+// diagnose says why unsealing failed. It never replaces the failure by one of its own.
+func (d *device) diagnose(b *blob, failure error) error {
+	var policy *errPolicy
+	switch {
+	case errors.Is(failure, tpm2.TPMRCAuthFail) || errors.Is(failure, tpm2.TPMRCBadAuth):
+		return fmt.Errorf("%w (a wrong one counts towards the TPM's lockout)", keys.ErrWrongPIN)
+	case errors.As(failure, &policy) || errors.Is(failure, tpm2.TPMRCPolicyFail) ||
+		errors.Is(failure, tpm2.TPMRCPCRChanged) || errors.Is(failure, tpm2.TPMRCValue):
+		if values, err := d.readPCRs(b.selection()); err == nil {
+			if diff := changed(b.selection(), b.Values, values); len(diff) > 0 {
+				return &keys.PCRChanges{Changed: diff}
+			}
+		}
+	}
+	return fmt.Errorf("unseal the key: %w", d.explain(failure))
+}
+
+// explain turns a lockout into keys.Lockout with the TPM's own numbers.
+func (d *device) explain(err error) error {
+	if !errors.Is(err, tpm2.TPMRCLockout) {
+		return err
+	}
+	lockout := &keys.Lockout{}
+	rsp, capErr := tpm2.GetCapability{
+		Capability:    tpm2.TPMCapTPMProperties,
+		Property:      uint32(tpm2.TPMPTLockoutCounter),
+		PropertyCount: 4, // counter, maximum, interval, recovery follow each other
+	}.Execute(d)
+	if capErr != nil {
+		return lockout
+	}
+	props, capErr := rsp.CapabilityData.Data.TPMProperties()
+	if capErr != nil {
+		return lockout
+	}
+	for _, p := range props.TPMProperty {
+		switch p.Property {
+		case tpm2.TPMPTLockoutCounter:
+			lockout.Failures = int(p.Value)
+		case tpm2.TPMPTMaxAuthFail:
+			lockout.MaxFailures = int(p.Value)
+		case tpm2.TPMPTLockoutInterval:
+			lockout.Recovery = time.Duration(p.Value) * time.Second
+		}
+	}
+	return lockout
+}

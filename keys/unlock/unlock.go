@@ -1,0 +1,160 @@
+// Package unlock opens the key ring of one tier from settings: it knows every
+// provider, so that neither the plugin nor the command line has to.
+package unlock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+
+	"layervault/keys"
+	"layervault/keys/recovery"
+	"layervault/keys/tpm"
+	"layervault/keys/versatile"
+)
+
+// Config is what settings say about one tier's keys.
+type Config struct {
+	Tier string // folder of the tier, absolute: /persist/vault
+	// Provider is what a new ring's first slot is made with, "tpm" or "versatile".
+	// Empty is fine while there is a ring, and keys.ErrNoProvider when there is none.
+	Provider string
+	PCRs     string // tpm.ParsePCRs; "" = tpm.DefaultPCRs
+	TPM      string // device or socket; "" = tpm.DefaultPath
+	KeyFile  string // of versatile; "" = versatile.key beside the tier's folder
+	// AllowZeroPCRs accepts a TPM bank into which nothing was measured.
+	AllowZeroPCRs bool
+	// Recovery is what a person typed, nil for nothing. The caller wipes it.
+	Recovery []byte
+	// PIN and NewPIN: see tpm.Config.
+	PIN, NewPIN func(ctx context.Context) ([]byte, error)
+	Log         *slog.Logger
+}
+
+// RingPath is the path of the tier's keyring.json.
+func (c Config) RingPath() string { return filepath.Join(c.Tier, keys.FileName) }
+
+// KeyFilePath is the path of the software key file.
+func (c Config) KeyFilePath() string {
+	if c.KeyFile != "" {
+		return c.KeyFile
+	}
+	return filepath.Join(filepath.Dir(c.Tier), versatile.FileName)
+}
+
+// Providers makes every provider, those that need no person first. It touches no
+// hardware. Errors: PCRs that make no sense, a key file inside the tier.
+func (c Config) Providers() ([]keys.Provider, error) {
+	chip, err := c.tpm()
+	if err != nil {
+		return nil, err
+	}
+	file, err := c.versatile()
+	if err != nil {
+		return nil, err
+	}
+	return []keys.Provider{chip, file, recovery.Typed(c.Recovery)}, nil
+}
+
+// ForNewSlot makes the named provider for a first or another slot. Recovery slots are
+// made with recovery.New. Errors: keys.ErrNoProvider, keys.ErrUnknownProvider.
+func (c Config) ForNewSlot(name string) (keys.Provider, error) {
+	switch name {
+	case tpm.Name:
+		return c.tpm()
+	case versatile.Name:
+		return c.versatile()
+	case "":
+		return nil, fmt.Errorf("%w: set key=tpm or key=versatile (there is no default, so that nothing is encrypted with a key you did not choose)",
+			keys.ErrNoProvider)
+	default:
+		return nil, fmt.Errorf("%w %q; known are tpm and versatile", keys.ErrUnknownProvider, name)
+	}
+}
+
+func (c Config) tpm() (keys.Provider, error) {
+	pcrs := c.PCRs
+	if pcrs == "" {
+		pcrs = tpm.DefaultPCRs
+	}
+	sel, err := tpm.ParsePCRs(pcrs)
+	if err != nil {
+		return nil, err
+	}
+	return tpm.New(tpm.Config{Path: c.TPM, PCRs: sel, AllowZeroPCRs: c.AllowZeroPCRs, PIN: c.PIN, NewPIN: c.NewPIN}), nil
+}
+
+func (c Config) versatile() (keys.Provider, error) {
+	path := c.KeyFilePath()
+	rel, err := filepath.Rel(c.Tier, path)
+	if err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+		return nil, fmt.Errorf("%w: %s lies inside the tier %s that it opens; choose another place", keys.ErrBadKeyFile, path, c.Tier)
+	}
+	return versatile.New(path), nil
+}
+
+// Load reads the tier's ring.
+func (c Config) Load(ctx context.Context) (*keys.Ring, error) {
+	return keys.Load(ctx, c.RingPath(), c.Log)
+}
+
+// Open unlocks the tier by any slot that opens. Errors: keys.ErrNoRing,
+// keys.ErrDamagedRing, keys.ErrLocked (with every slot's reason).
+func Open(ctx context.Context, c Config) (*keys.TierKey, *keys.Ring, keys.Slot, error) {
+	ring, err := c.Load(ctx)
+	if err != nil {
+		return nil, nil, keys.Slot{}, err
+	}
+	providers, err := c.Providers()
+	if err != nil {
+		return nil, ring, keys.Slot{}, err
+	}
+	key, slot, err := ring.Unlock(ctx, providers...)
+	return key, ring, slot, err
+}
+
+// OpenOrCreate unlocks the tier as Open does, or, when it has no ring and holds no
+// images, makes a ring with the configured provider. The caller closes the key. The
+// ring is returned with the error too when it could be read, for its slots' sake.
+func OpenOrCreate(ctx context.Context, c Config) (*keys.TierKey, *keys.Ring, error) {
+	key, ring, slot, err := Open(ctx, c)
+	if errors.Is(err, keys.ErrNoRing) {
+		return c.create(ctx)
+	}
+	if err != nil {
+		return nil, ring, err
+	}
+	if c.Log != nil {
+		c.Log.Info("tier unlocked", "tier", c.Tier, "slot", slot.ID, "provider", slot.Provider)
+		if c.Provider != "" && c.Provider != slot.Provider {
+			c.Log.Warn("tier was not unlocked by the configured provider; see \"layervault key list\"",
+				"tier", c.Tier, "configured", c.Provider, "used", slot.Provider)
+		}
+	}
+	return key, ring, nil
+}
+
+func (c Config) create(ctx context.Context) (*keys.TierKey, *keys.Ring, error) {
+	if err := keys.RefuseIfUsed(c.Tier); err != nil {
+		return nil, nil, err
+	}
+	p, err := c.ForNewSlot(c.Provider)
+	if err != nil {
+		return nil, nil, fmt.Errorf("no key ring at %s and %w", c.RingPath(), err)
+	}
+	ring, key, err := keys.Create(ctx, c.RingPath(), p, "", c.Log)
+	if errors.Is(err, keys.ErrRingExists) {
+		// Another process was faster.
+		key, ring, _, err = Open(ctx, c)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.Log != nil {
+		c.Log.Info("made a key ring; print a recovery key with \"layervault key enroll recovery\"", "ring", ring.Path(), "provider", p.Name())
+	}
+	return key, ring, nil
+}

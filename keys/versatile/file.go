@@ -1,0 +1,95 @@
+package versatile
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/keys"
+)
+
+// readKeyFile returns the key; the caller wipes it. The checks are made on the open
+// file, so nothing can be put in its place between check and use, and a symbolic link
+// is not followed.
+func readKeyFile(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w at %s; restore it from a backup or use another key slot", keys.ErrNoKeyFile, path)
+	}
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("%w: %s is a symbolic link", keys.ErrBadKeyFile, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open key file: %w", err)
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, fmt.Errorf("examine key file %s: %w", path, err)
+	}
+	switch me := os.Geteuid(); {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return nil, fmt.Errorf("%w: %s is no regular file", keys.ErrBadKeyFile, path)
+	case int(st.Uid) != me:
+		return nil, fmt.Errorf("%w: %s belongs to user %d, not to %d; chown it, and take it for known if that user is not trusted",
+			keys.ErrBadMode, path, st.Uid, me)
+	case st.Mode&0o077 != 0:
+		return nil, fmt.Errorf("%w: %s has mode %04o; chmod 0600 it, and take it for known if others are on this machine",
+			keys.ErrBadMode, path, st.Mode&0o7777)
+	case st.Size != keys.KeySize:
+		return nil, fmt.Errorf("%w: %s has %d bytes, a key file has %d", keys.ErrBadKeyFile, path, st.Size, keys.KeySize)
+	}
+	key := make([]byte, keys.KeySize)
+	if _, err := io.ReadFull(f, key); err != nil {
+		clear(key)
+		return nil, fmt.Errorf("read key file %s: %w", path, err)
+	}
+	return key, nil
+}
+
+// createKeyFile makes a random key file. It is complete and durable before it has its
+// name, and an existing file is never replaced.
+func createKeyFile(path string) (_ []byte, err error) {
+	dir := filepath.Dir(path)
+	tmp, err := os.CreateTemp(dir, ".tmp-"+filepath.Base(path)+"-*") // O_EXCL, mode 0600
+	if err != nil {
+		return nil, fmt.Errorf("create key file: %w", err)
+	}
+	defer func() { err = errors.Join(err, tmp.Close(), os.Remove(tmp.Name())) }()
+
+	key := make([]byte, keys.KeySize)
+	_, _ = rand.Read(key) // never fails since Go 1.24
+	if _, err := tmp.Write(key); err != nil {
+		return nil, fmt.Errorf("write key file: %w", err)
+	}
+	if err := tmp.Sync(); err != nil {
+		return nil, fmt.Errorf("write key file: %w", err)
+	}
+	if err := os.Link(tmp.Name(), path); err != nil { // fails when path exists
+		return nil, fmt.Errorf("create key file: %w", err)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("create key file: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return nil, fmt.Errorf("create key file: %w", err)
+	}
+	back, err := readKeyFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(back, key) {
+		return nil, fmt.Errorf("%w: %s reads back differently", keys.ErrBadKeyFile, path)
+	}
+	clear(back)
+	return key, nil
+}
