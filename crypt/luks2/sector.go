@@ -32,6 +32,10 @@ func newSectorCipher(spec string, key []byte) (sectorCipher, error) {
 		return newXTS(key)
 	case "aes-cbc-essiv:sha256":
 		return newESSIV(key)
+	case "xchacha12,aes-adiantum-plain64":
+		return newAdiantum(key, 12)
+	case "xchacha20,aes-adiantum-plain64":
+		return newAdiantum(key, 20)
 	}
 	return nil, &UnsupportedError{What: fmt.Sprintf("key slot cipher %q", spec)}
 }
@@ -43,7 +47,7 @@ type essivSectors struct{ data, iv cipher.Block }
 func newESSIV(key []byte) (sectorCipher, error) {
 	data, err := aes.NewCipher(key)
 	if err != nil {
-		return nil, err
+		return nil, &UnsupportedError{What: fmt.Sprintf("aes-cbc with a key of %d bytes", len(key))}
 	}
 	salt := sha256.Sum256(key)
 	defer clear(salt[:])
