@@ -15,6 +15,8 @@ const (
 // aheadReader reads from a goroutine of its own.
 type aheadReader struct {
 	count int64 // bytes handed out
+	zeros int64 // how many of them, from the last call of mark on, were zeros without a gap
+	from  int64 // where that counts from
 	ctx   context.Context
 	buf   []byte // the piece being handed out
 	rest  []byte // what is left of it
@@ -82,8 +84,27 @@ func (a *aheadReader) Read(p []byte) (int, error) {
 	}
 	n := copy(p, a.rest)
 	a.rest = a.rest[n:]
+	a.countZeros(p[:n])
 	a.count += int64(n)
 	return n, nil
+}
+
+// mark starts to count zeros at an offset that is not read yet.
+func (a *aheadReader) mark(offset int64) { a.from, a.zeros = offset, 0 }
+
+// countZeros goes on counting as long as there is nothing but zeros since the mark.
+func (a *aheadReader) countZeros(b []byte) {
+	if skip := a.from - a.count; skip > 0 {
+		b = b[min(skip, int64(len(b))):]
+	} else if a.zeros != a.count-a.from {
+		return // something else was seen
+	}
+	for _, c := range b {
+		if c != 0 {
+			return
+		}
+		a.zeros++
+	}
 }
 
 // fill reads until buf is full. Unlike io.ReadFull it keeps the reader's own error: a

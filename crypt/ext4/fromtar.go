@@ -67,12 +67,12 @@ func (l *layer) read(r *aheadReader) error {
 	last := "" // for errors: where in the archive we are
 	for {
 		// The next header, or the mark of the end, begins on the next block.
-		boundary := (r.count + tarBlock - 1) / tarBlock * tarBlock
+		r.mark((r.count + tarBlock - 1) / tarBlock * tarBlock)
 		h, err := tr.Next()
 		switch {
 		case err == io.EOF && r.count == 0:
 			return ErrEmptyTar
-		case err == io.EOF && r.count < boundary+tarBlock:
+		case err == io.EOF && r.zeros < tarBlock:
 			// Package tar takes a stream that ends between two entries for complete. The end is
 			// marked by blocks of zeros.
 			return fmt.Errorf("tar ends after %q without its end mark: %w", last, io.ErrUnexpectedEOF)

@@ -20,7 +20,7 @@ func (w *Writer) begin(parent *Inode, name string, mode uint16, m Meta) (*Inode,
 
 // xattrs writes the attributes that do not fit into the inode and notes their block.
 func (w *Writer) xattrs(record []byte, m Meta) error {
-	block, err := placeXattrs(record, m.Xattrs)
+	block, err := placeXattrs(record, m.Xattrs, m.Mode)
 	if err != nil || block == nil {
 		return err
 	}

@@ -62,7 +62,7 @@ func splitXattr(name string) (index uint8, rest string) {
 
 // placeXattrs puts what fits into the inode record and returns the block that holds
 // the rest, nil where there is none.
-func placeXattrs(record []byte, attrs map[string][]byte) (block []byte, err error) {
+func placeXattrs(record []byte, attrs map[string][]byte, mode uint16) (block []byte, err error) {
 	if len(attrs) == 0 {
 		return nil, nil
 	}
@@ -75,7 +75,7 @@ func placeXattrs(record []byte, attrs map[string][]byte) (block []byte, err erro
 			return nil, fmt.Errorf("%w: name %q", ErrXattr, name)
 		}
 		if x.index == xattrACLAccess || x.index == xattrACLDefault {
-			if x.value, err = diskACL(x.value); err != nil {
+			if x.value, err = diskACL(x.value, x.index, mode); err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
 		}
@@ -146,21 +146,45 @@ func hashXattr(x xattr) uint32 {
 }
 
 // diskACL turns a POSIX ACL from the form of getxattr (version 2, 8 bytes an entry)
-// into that of ext4 (version 1, an id only where there is one).
-func diskACL(v []byte) ([]byte, error) {
+// into that of ext4 (version 1, an id only where there is one). An access ACL repeats
+// the file's permissions; where they differ the permissions count, as after a chmod.
+func diskACL(v []byte, index uint8, mode uint16) ([]byte, error) {
 	const (
 		versionXattr = 2
 		versionDisk  = 1
-		tagUser      = 0x02
-		tagGroup     = 0x08
+
+		tagOwner = 0x01
+		tagUser  = 0x02
+		tagOwned = 0x04 // the file's group
+		tagGroup = 0x08
+		tagMask  = 0x10
+		tagOther = 0x20
 	)
 	if len(v) < 4 || (len(v)-4)%8 != 0 || le.Uint32(v) != versionXattr {
 		return nil, fmt.Errorf("%w: not an access control list", ErrXattr)
 	}
+	groupTag := uint16(tagOwned)
+	for e := v[4:]; len(e) > 0; e = e[8:] {
+		if le.Uint16(e) == tagMask {
+			groupTag = tagMask
+		}
+	}
 	out := le.AppendUint32(nil, versionDisk)
 	for e := v[4:]; len(e) > 0; e = e[8:] {
-		out = append(out, e[:4]...) // tag, permissions
-		if tag := le.Uint16(e); tag == tagUser || tag == tagGroup {
+		tag, perm := le.Uint16(e), le.Uint16(e[2:])&7
+		if index == xattrACLAccess {
+			switch tag {
+			case tagOwner:
+				perm = mode >> 6 & 7
+			case groupTag:
+				perm = mode >> 3 & 7
+			case tagOther:
+				perm = mode & 7
+			}
+		}
+		out = le.AppendUint16(out, tag)
+		out = le.AppendUint16(out, perm)
+		if tag == tagUser || tag == tagGroup {
 			out = append(out, e[4:8]...)
 		}
 	}
