@@ -1,0 +1,168 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/moby/go-archive"
+	"github.com/moby/go-archive/chrootarchive"
+	"golang.org/x/sys/unix"
+)
+
+// smallFiles is the tree of many small files: source trees and language
+// packages look like it.
+const smallFiles = 40000
+
+// smallTree is a layer tar of smallFiles files of 100 to 1,500 bytes, 40 in a directory.
+func smallTree() ([]byte, error) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	r := rand.New(rand.NewPCG(1, 1))
+	body := make([]byte, 1500)
+	for i := range smallFiles {
+		if i%40 == 0 {
+			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: fmt.Sprintf("d%04d/", i/40), Mode: 0o755, ModTime: time.Unix(1, 0)}); err != nil {
+				return nil, err
+			}
+		}
+		n := 100 + r.IntN(1400)
+		for j := range body[:n] {
+			body[j] = byte(r.Uint32())
+		}
+		h := tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("d%04d/f%02d", i/40, i%40), Mode: 0o644, Size: int64(n), ModTime: time.Unix(1, 0)}
+		if err := w.WriteHeader(&h); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(body[:n]); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// applyPair compares ApplyDiff of one tar, driver against driver.
+func (b *bench) applyPair(ctx context.Context, name string, layer []byte, goal float64) error {
+	dir := filepath.Join(b.plainRoot, "apply")
+	var ours, other []float64
+	for i := range b.repeats {
+		id := fmt.Sprintf("bench-%s-%d", name, i)
+		if err := b.settle(); err != nil {
+			return err
+		}
+		t, err := timed(func() error {
+			if err := b.plugin.apply(ctx, id, "", bytes.NewReader(layer)); err != nil {
+				return err
+			}
+			return syncDisk(b.persist)
+		})
+		if err != nil {
+			return fmt.Errorf("ApplyDiff of %s: %w", name, err)
+		}
+		ours = append(ours, t)
+		if err := b.plugin.remove(ctx, id); err != nil {
+			return err
+		}
+
+		if err := b.settle(); err != nil {
+			return err
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if t, err = timed(func() error { return overlayApply(dir, layer, b.persist) }); err != nil {
+			return fmt.Errorf("plain unpack of %s: %w", name, err)
+		}
+		other = append(other, t)
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	b.add(pair("ApplyDiff, "+name, "s", "overlay2 (untar+sync)", ours, other, goal, false))
+	return nil
+}
+
+// overlayApply does what overlay2's ApplyDiff does, and then makes it durable.
+func overlayApply(dir string, layer []byte, disk string) error {
+	opts := &archive.TarOptions{WhiteoutFormat: archive.OverlayWhiteoutFormat}
+	if err := chrootarchive.UntarUncompressed(bytes.NewReader(layer), dir, opts); err != nil {
+		return err
+	}
+	var size int64
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			size += info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return syncDisk(disk)
+}
+
+// loadPair compares docker load of an image, engine against engine.
+func (b *bench) loadPair(ctx context.Context, name, tag, file string) error {
+	var ours, other []float64
+	for range b.repeats {
+		for _, e := range []struct {
+			host string
+			into *[]float64
+		}{{b.mainHost, &ours}, {b.plainHost, &other}} {
+			if err := b.settle(); err != nil {
+				return err
+			}
+			t, err := timed(func() error {
+				if _, err := dockerOn(ctx, e.host, "load", "-q", "-i", file); err != nil {
+					return err
+				}
+				return syncDisk(b.persist)
+			})
+			if err != nil {
+				return err
+			}
+			*e.into = append(*e.into, t)
+			if _, err := dockerOn(ctx, e.host, "rmi", tag); err != nil {
+				return err
+			}
+		}
+	}
+	b.add(pair("docker load, "+name, "s", "overlay2 (+sync)", ours, other, 0, false))
+	return nil
+}
+
+// syncDisk makes everything on the file system of path durable.
+func syncDisk(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
+}
+
+// settle gives each measurement the same start: nothing dirty, nothing cached.
+func (b *bench) settle() error {
+	unix.Sync()
+	return os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0o200)
+}
+
+// timed is how long f took, in seconds.
+func timed(f func() error) (float64, error) {
+	start := time.Now()
+	err := f()
+	return round3(time.Since(start).Seconds()), err
+}

@@ -1,0 +1,18 @@
+// Command bench measures layervault against docker's plain overlay2 in one run on
+// one machine, and prints a table and (with -json) a file. It runs as root where
+// dockerd has layervault as its storage driver: make bench runs it in the guest.
+//
+// What is compared with what:
+//
+//   - ApplyDiff: a tar in memory goes to the plugin's socket as dockerd sends it,
+//     against chrootarchive.UntarUncompressed into a directory plus the walk that
+//     overlay2's ApplyDiff does for its size. Both end with a syncfs of the disk, since ours
+//     answers when the layer is durable and overlay2 does not.
+//   - docker load: the same through the engines, syncfs included.
+//   - docker run: docker run --rm of the Debian image, from the client's start to its end.
+//   - files: fio in a container, against fio on the very file system (mounted a
+//     second time) of that container's layer, so on the same dm-crypt device.
+//
+// Each pair is measured A B A B and the medians are compared: on an emulated or a
+// shared machine single times mean little, ratios within a run do.
+package main

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// bench is one run.
+type bench struct {
+	mainHost, plainHost string // DOCKER_HOST of the two engines
+	persist, plainRoot  string // the disk, and a folder on it for plain trees
+	plugin              *plugin
+	repeats, runs       int
+	fioSeconds          string
+	rows                []row
+}
+
+// result is the JSON file.
+type result struct {
+	Date     time.Time `json:"date"`
+	Machine  machine   `json:"machine"`
+	Versions versions  `json:"versions"`
+	Method   string    `json:"method"`
+	Rows     []row     `json:"rows"`
+}
+
+func main() {
+	b := &bench{mainHost: "unix:///var/run/docker.sock", persist: "/persist"}
+	var jsonFile, only string
+	flag.StringVar(&b.plainHost, "plain", "unix:///run/bench-plain/docker.sock", "socket of the engine on overlay2")
+	flag.StringVar(&b.plainRoot, "plain-root", "/persist/bench-plain", "folder for plain trees, on the same disk")
+	flag.IntVar(&b.repeats, "repeats", 3, "how often each pair is measured")
+	flag.IntVar(&b.runs, "runs", 7, "how often docker run is measured")
+	flag.StringVar(&b.fioSeconds, "fio-seconds", "4", "how long each fio job runs")
+	flag.StringVar(&jsonFile, "json", "", "write the result to this file too")
+	flag.StringVar(&only, "only", "", "measure only these, by the first word of their names: apply,load,run,files,disk,memory,start")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := b.main(ctx, only, jsonFile); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func (b *bench) main(ctx context.Context, only, jsonFile string) error {
+	id, err := dockerOn(ctx, b.mainHost, "plugin", "inspect", "--format", "{{.Id}}", "layervault")
+	if err != nil {
+		return err
+	}
+	b.plugin = newPlugin("/run/docker/plugins/" + id + "/layervault.sock")
+	debian, err := os.ReadFile("/usr/share/layervault-guest/debian.tar")
+	if err != nil {
+		return err
+	}
+	small, err := smallTree()
+	if err != nil {
+		return err
+	}
+	image := filepath.Join(os.TempDir(), "bench-debian.tar")
+	defer os.Remove(image)
+
+	for _, step := range []struct {
+		name string
+		f    func() error
+	}{
+		{"run", func() error { return b.runPair(ctx) }},
+		{"apply", func() error { return b.applyPair(ctx, "Debian root", debian, 0.75) }},
+		{"apply", func() error { return b.applyPair(ctx, "40,000 small files", small, 0.40) }},
+		{"load", func() error {
+			if _, err := dockerOn(ctx, b.plainHost, "import", "/usr/share/layervault-guest/debian.tar", "bench-load"); err != nil {
+				return err
+			}
+			if _, err := dockerOn(ctx, b.plainHost, "save", "-o", image, "bench-load"); err != nil {
+				return err
+			}
+			if _, err := dockerOn(ctx, b.plainHost, "rmi", "bench-load"); err != nil {
+				return err
+			}
+			return b.loadPair(ctx, "Debian root", "bench-load", image)
+		}},
+		{"files", func() error { return b.filePairs(ctx) }},
+		{"disk", func() error {
+			return b.diskCost(ctx, map[string][]byte{"Debian root": debian, "40,000 small files": small})
+		}},
+		{"start", func() error { return b.startup(ctx) }},
+		{"memory", func() error { return b.memory(ctx) }},
+	} {
+		if only != "" && !strings.Contains(","+only+",", ","+step.name+",") {
+			continue
+		}
+		if err := step.f(); err != nil {
+			// What was measured is still worth having.
+			return fmt.Errorf("%s: %w", step.name, joinPrint(err, b.rows))
+		}
+	}
+	if err := printTable(os.Stdout, b.rows); err != nil {
+		return err
+	}
+	if jsonFile == "" {
+		return nil
+	}
+	r := result{Date: time.Now().UTC().Truncate(time.Second), Method: "pairs A B A B, medians; see tests/bench/doc.go", Rows: b.rows}
+	if r.Machine, r.Versions, err = describe(ctx, b.mainHost); err != nil {
+		return err
+	}
+	raw, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(jsonFile, append(raw, '\n'), 0o644)
+}
+
+// add keeps rows and says them as they come: a run takes many minutes.
+func (b *bench) add(rows ...row) {
+	for _, r := range rows {
+		fmt.Fprintf(os.Stderr, "bench: %s: %.4g %s (compared: %.4g, ratio %.3g)\n", r.Name, r.OursMedian, r.Unit, r.OtherMedian, r.Ratio)
+	}
+	b.rows = append(b.rows, rows...)
+}
+
+func joinPrint(err error, rows []row) error {
+	if printErr := printTable(os.Stdout, rows); printErr != nil {
+		return printErr
+	}
+	return err
+}
