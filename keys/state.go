@@ -69,6 +69,19 @@ func (r *Ring) Probe(ctx context.Context, providers ...Provider) []SlotState {
 	return out
 }
 
+// Try opens one slot with p and says why it does not.
+func (r *Ring) Try(ctx context.Context, id string, p Provider) error {
+	slot, err := r.Slot(id)
+	if err != nil {
+		return err
+	}
+	key, err := r.snapshot().open(ctx, slot, p)
+	if err != nil {
+		return err
+	}
+	return key.Close()
+}
+
 func describe(s Slot, providers []Provider) SlotState {
 	st := SlotState{ID: s.ID, Provider: s.Provider, Label: s.Label, Created: s.Created, State: StateUnknown}
 	p := providerFor(s, providers)

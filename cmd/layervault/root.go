@@ -70,7 +70,9 @@ func newRootCommand(a *app) *cobra.Command {
 		newServeCommand(a),
 		newStatusCommand(a),
 		newDoctorCommand(a),
+		newKeyCommand(a),
 		newImageCommand(a),
+		newKeyCommand(a),
 		newVersionCommand(a),
 	)
 	return root

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"layervault/keys"
+	"layervault/keys/recovery"
+	"layervault/keys/tpm"
+	"layervault/keys/unlock"
+	"layervault/persist"
+)
+
+func newKeyCommand(a *app) *cobra.Command {
+	return group("key", "Look after the slots that open the vault",
+		newKeyListCommand(a),
+		newKeyEnrollCommand(a),
+		newKeyRemoveCommand(a),
+		newKeyRecoverCommand(a),
+		newKeyResealCommand(a),
+	)
+}
+
+// keyFlags are what the key verbs share.
+type keyFlags struct {
+	tier     string
+	tpm      string
+	keyFile  string
+	recovery string // file with the recovery key, "-" for standard input
+	pin      string // file with the TPM slot's PIN
+	zeroPCRs bool
+}
+
+func (k *keyFlags) register(f *pflag.FlagSet, env func(string) string) {
+	f.StringVar(&k.tier, "tier", string(persist.Vault), "tier: vault or unsealed-vault")
+	f.StringVar(&k.tpm, "tpm", envOr(env, "tpm", tpm.DefaultPath), "TPM device, or the unix socket of an emulator (env tpm)")
+	f.StringVar(&k.keyFile, "key-file", "", "key file of versatile slots (default versatile.key beside the tier)")
+	f.BoolVar(&k.zeroPCRs, "allow-zero-pcrs", false, "seal even where the firmware measured nothing; such a slot opens whatever boots")
+}
+
+// registerUnlock adds the ways for a person to unlock.
+func (k *keyFlags) registerUnlock(f *pflag.FlagSet) {
+	f.StringVar(&k.recovery, "recovery-key-file", "", "unlock with the recovery key or passphrase in this file, - for standard input")
+	f.StringVar(&k.pin, "pin-file", "", "the PIN of a TPM slot is in this file")
+}
+
+// config turns the flags into settings of the key ring.
+func (a *app) tierConfig(k keyFlags) (unlock.Config, error) {
+	t := persist.Tier(k.tier)
+	if t != persist.Vault && t != persist.Unsealed {
+		return unlock.Config{}, usagef("--tier %q: %s and %s have keys", k.tier, persist.Vault, persist.Unsealed)
+	}
+	cfg := unlock.Config{
+		Tier:          a.layout().Tier(t),
+		TPM:           k.tpm,
+		KeyFile:       k.keyFile,
+		AllowZeroPCRs: k.zeroPCRs,
+		Log:           a.ringLog(),
+	}
+	if k.pin != "" {
+		cfg.PIN = func(context.Context) ([]byte, error) { return readSecretFile(a.in, k.pin) }
+	}
+	return cfg, nil
+}
+
+// unlockTier opens the tier with the slots that need no person, or with what the
+// flags name. The caller closes the key.
+func (a *app) unlockTier(ctx context.Context, cfg unlock.Config, k keyFlags) (*keys.TierKey, *keys.Ring, error) {
+	if k.recovery != "" {
+		typed, err := readSecretFile(a.in, k.recovery)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer clear(typed)
+		cfg.Recovery = typed
+	}
+	key, ring, _, err := unlock.Open(ctx, cfg)
+	return key, ring, err
+}
+
+// findSlot finds the slot whose id begins with name.
+func findSlot(ring *keys.Ring, name string) (keys.Slot, error) {
+	var found []keys.Slot
+	for _, s := range ring.Slots() {
+		if name != "" && strings.HasPrefix(s.ID, name) {
+			found = append(found, s)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return ring.Slot(name) // makes the error
+	case 1:
+		return found[0], nil
+	default:
+		return keys.Slot{}, usagef("more than one slot begins with %q: %s and %s", name, found[0].ID, found[1].ID)
+	}
+}
+
+// ringView is key list --json, and what the other verbs print of a slot.
+type ringView struct {
+	Ring  string           `json:"ring"`
+	ID    string           `json:"id"`
+	Slots []keys.SlotState `json:"slots"`
+}
+
+func newKeyListCommand(a *app) *cobra.Command {
+	var k keyFlags
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the key slots and try each that needs no person",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := a.tierConfig(k)
+			if err != nil {
+				return err
+			}
+			ring, err := cfg.Load(cmd.Context())
+			if err != nil {
+				return err
+			}
+			providers, err := cfg.Providers()
+			if err != nil {
+				return err
+			}
+			view := ringView{Ring: ring.Path(), ID: ring.ID(), Slots: ring.Probe(cmd.Context(), providers...)}
+			if a.json {
+				return a.printJSON(view)
+			}
+			return a.printSlots(view.Slots)
+		},
+	}
+	k.register(cmd.Flags(), a.env)
+	return cmd
+}
+
+func (a *app) printSlots(slots []keys.SlotState) error {
+	rows := make([][]string, 0, len(slots))
+	for _, s := range slots {
+		rows = append(rows, []string{s.ID, s.Provider, orDash(s.Label), s.Created.Format("2006-01-02"), orDash(s.PCRs), string(s.State), orDash(s.Detail)})
+	}
+	if err := a.table([]string{"SLOT", "PROVIDER", "LABEL", "CREATED", "PCRS", "STATE", "DETAIL"}, rows); err != nil {
+		return err
+	}
+	for _, s := range slots {
+		if s.Reason != "" {
+			if err := a.printf("slot %s: %s\n", s.ID, s.Reason); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func newKeyRemoveCommand(a *app) *cobra.Command {
+	var k keyFlags
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "remove SLOT",
+		Short: "Remove a key slot",
+		Long: `Remove a key slot. SLOT is its id or the beginning of one.
+
+The last slot, and the last recovery slot, are only removed with --force. Without any
+slot nothing opens the tier again: its data is gone.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := a.tierConfig(k)
+			if err != nil {
+				return err
+			}
+			ring, err := cfg.Load(cmd.Context())
+			if err != nil {
+				return err
+			}
+			slot, err := findSlot(ring, args[0])
+			if err != nil {
+				return err
+			}
+			if err := ring.Remove(cmd.Context(), slot.ID, force); err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(map[string]string{"removed": slot.ID})
+			}
+			return a.printf("removed slot %s\n", slot.Title())
+		},
+	}
+	k.register(cmd.Flags(), a.env)
+	cmd.Flags().BoolVar(&force, "force", false, "remove even the last slot, or the last recovery slot")
+	return cmd
+}
+
+// slotView describes one slot after a change.
+func slotView(ring *keys.Ring, cfg unlock.Config, id string) (keys.SlotState, error) {
+	providers, err := cfg.Providers()
+	if err != nil {
+		return keys.SlotState{}, err
+	}
+	for _, s := range ring.Summary(providers...) {
+		if s.ID == id {
+			return s, nil
+		}
+	}
+	_, err = ring.Slot(id)
+	return keys.SlotState{}, err
+}
+
+// sameProvider makes what seals a slot anew as it was sealed before.
+func sameProvider(cfg unlock.Config, slot keys.Slot) (keys.Provider, error) {
+	switch slot.Provider {
+	case recovery.Name:
+		return nil, usagef("slot %s is a recovery slot: enroll a new one and remove this", slot.Title())
+	case tpm.Name:
+		sel, pin, err := tpm.SelectionOf(slot.Blob)
+		if err != nil {
+			break // a damaged slot says nothing: the defaults of a new one
+		}
+		if cfg.PCRs == "" {
+			cfg.PCRs = sel.String()
+		}
+		if pin && cfg.PIN == nil {
+			return nil, usagef("slot %s wants a PIN: give it with --pin-file", slot.Title())
+		}
+		if pin {
+			cfg.NewPIN = cfg.PIN
+		}
+	}
+	return cfg.ForNewSlot(slot.Provider)
+}

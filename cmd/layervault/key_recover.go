@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"layervault/keys"
+	"layervault/keys/recovery"
+	"layervault/keys/tpm"
+	"layervault/keys/unlock"
+)
+
+// resealed is one slot in key recover --json and key reseal --json.
+type resealed struct {
+	Slot     string              `json:"slot"`
+	Provider string              `json:"provider"`
+	Changed  []*keys.PCRMismatch `json:"changed_pcrs,omitempty"` // why it did not open
+	Reason   string              `json:"reason,omitempty"`       // why it did not open
+	Sealed   bool                `json:"sealed"`
+	Error    string              `json:"error,omitempty"` // why it was not sealed
+}
+
+func newKeyRecoverCommand(a *app) *cobra.Command {
+	var k keyFlags
+	cmd := &cobra.Command{
+		Use:   "recover",
+		Short: "Unlock with the recovery key and seal the TPM slots to the present PCRs",
+		Long: `Unlock with the recovery key and seal anew each TPM slot that no longer opens, to the
+present values of its PCRs. It names the PCRs that changed, with old and new value: make
+sure that you know why before you trust the machine again.
+
+The key is asked for on the terminal, or read with --recovery-key-file.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.recoverTier(cmd.Context(), k)
+		},
+	}
+	k.register(cmd.Flags(), a.env)
+	k.registerUnlock(cmd.Flags())
+	return cmd
+}
+
+func (a *app) recoverTier(ctx context.Context, k keyFlags) (err error) {
+	cfg, err := a.tierConfig(k)
+	if err != nil {
+		return err
+	}
+	ring, err := cfg.Load(ctx)
+	if err != nil {
+		return err
+	}
+	var typed []byte
+	if k.recovery != "" {
+		typed, err = readSecretFile(a.in, k.recovery)
+	} else {
+		typed, err = a.askSecret(ctx, "recovery key or passphrase")
+	}
+	if err != nil {
+		return err
+	}
+	defer clear(typed)
+	key, _, err := ring.Unlock(ctx, recovery.Typed(typed))
+	if err != nil {
+		return recoveryFault(err)
+	}
+	defer func() { err = errors.Join(err, key.Close()) }()
+
+	var done []resealed
+	var failures []error
+	for _, slot := range ring.Slots() {
+		if slot.Provider != tpm.Name {
+			continue
+		}
+		r, err := a.mendSlot(ctx, cfg, ring, key, slot)
+		done = append(done, r)
+		failures = append(failures, err)
+	}
+	if err := a.printResealed(done, "the vault opens; nothing had to be sealed anew\n"); err != nil {
+		return err
+	}
+	return errors.Join(failures...)
+}
+
+// recoveryFault leaves out of a locked ring's reasons the slots that recover does not
+// try, so that a typing mistake is what the person reads.
+func recoveryFault(err error) error {
+	var bad *keys.BadRecovery
+	if errors.As(err, &bad) {
+		return bad
+	}
+	return err
+}
+
+// mendSlot tries a TPM slot and seals it anew when it does not open.
+func (a *app) mendSlot(ctx context.Context, cfg unlock.Config, ring *keys.Ring, key *keys.TierKey, slot keys.Slot) (resealed, error) {
+	r := resealed{Slot: slot.ID, Provider: slot.Provider}
+	p, err := sameProvider(cfg, slot)
+	if err != nil {
+		r.Error = err.Error()
+		return r, err
+	}
+	why := ring.Try(ctx, slot.ID, p)
+	if why == nil {
+		return r, nil
+	}
+	r.Changed, r.Reason = keys.ChangedPCRs(why), why.Error()
+	if _, err := ring.Reseal(ctx, key, slot.ID, p); err != nil {
+		r.Error = err.Error()
+		return r, err
+	}
+	r.Sealed = true
+	return r, nil
+}
+
+func (a *app) printResealed(done []resealed, nothing string) error {
+	if a.json {
+		return a.printJSON(map[string]any{"slots": append([]resealed{}, done...)})
+	}
+	touched := false
+	for _, r := range done {
+		if r.Reason == "" && !r.Sealed && r.Error == "" {
+			continue
+		}
+		touched = true
+		for _, c := range r.Changed {
+			if err := a.printf("slot %s: PCR %d (%s) changed\n  old %s\n  new %s\n", r.Slot, c.Index, c.Bank, c.Old, c.New); err != nil {
+				return err
+			}
+		}
+		if len(r.Changed) == 0 && r.Reason != "" {
+			if err := a.printf("slot %s: %s\n", r.Slot, r.Reason); err != nil {
+				return err
+			}
+		}
+		word := "sealed anew"
+		if !r.Sealed {
+			word = "NOT sealed: " + r.Error
+		}
+		if err := a.printf("slot %s: %s\n", r.Slot, word); err != nil {
+			return err
+		}
+	}
+	if !touched {
+		return a.printf("%s", nothing)
+	}
+	return nil
+}
+
+func newKeyResealCommand(a *app) *cobra.Command {
+	var k keyFlags
+	var pcrs string
+	cmd := &cobra.Command{
+		Use:   "reseal [SLOT...]",
+		Short: "Seal slots anew, to the present PCRs or to others",
+		Long: `Seal the named slots anew (all TPM slots without a name), to the present values of
+their PCRs, or of those in --pcrs. The tier must open, by any slot or with
+--recovery-key-file. Images are not touched.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.reseal(cmd.Context(), k, pcrs, args)
+		},
+	}
+	k.register(cmd.Flags(), a.env)
+	k.registerUnlock(cmd.Flags())
+	cmd.Flags().StringVar(&pcrs, "pcrs", "", "seal to these PCRs instead: 0-4,6-14, sha384:7, none")
+	return cmd
+}
+
+func (a *app) reseal(ctx context.Context, k keyFlags, pcrs string, names []string) (err error) {
+	cfg, err := a.tierConfig(k)
+	if err != nil {
+		return err
+	}
+	if pcrs != "" {
+		if _, err := tpm.ParsePCRs(pcrs); err != nil {
+			return &usageError{err}
+		}
+	}
+	key, ring, err := a.unlockTier(ctx, cfg, k)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, key.Close()) }()
+	var slots []keys.Slot
+	for _, name := range names {
+		slot, err := findSlot(ring, name)
+		if err != nil {
+			return err
+		}
+		slots = append(slots, slot)
+	}
+	if len(names) == 0 {
+		for _, s := range ring.Slots() {
+			if s.Provider == tpm.Name {
+				slots = append(slots, s)
+			}
+		}
+	}
+	cfg.PCRs = pcrs
+	var done []resealed
+	for _, slot := range slots {
+		p, err := sameProvider(cfg, slot)
+		if err != nil {
+			return err
+		}
+		if _, err := ring.Reseal(ctx, key, slot.ID, p); err != nil {
+			return err
+		}
+		done = append(done, resealed{Slot: slot.ID, Provider: slot.Provider, Sealed: true})
+	}
+	return a.printResealed(done, "there is no TPM slot to seal anew\n")
+}

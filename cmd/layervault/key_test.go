@@ -1,0 +1,40 @@
+package main
+
+import (
+	"strconv"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"layervault/keys/tpm/swtpmtest"
+)
+
+// TestKeyScripts runs testdata/key: each script has two emulated TPMs that measured a
+// boot, $TPM and $TPM2, and the command "extend PCR" for the first.
+func TestKeyScripts(t *testing.T) {
+	type chip struct{}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/key",
+		Setup: func(env *testscript.Env) error {
+			for _, name := range []string{"key", "pcrs", "persist", "tpm"} {
+				env.Setenv(name, "")
+			}
+			first := swtpmtest.Start(env.T().(testing.TB)).Boot()
+			env.Values[chip{}] = first
+			env.Setenv("TPM", first.Socket)
+			env.Setenv("TPM2", swtpmtest.Start(env.T().(testing.TB)).Boot().Socket)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": exits,
+			"extend": func(ts *testscript.TestScript, neg bool, args []string) {
+				if neg || len(args) != 1 {
+					ts.Fatalf("usage: extend PCR")
+				}
+				pcr, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				ts.Value(chip{}).(*swtpmtest.TPM).Extend(pcr, "changed")
+			},
+		},
+	})
+}
