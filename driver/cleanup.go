@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -71,6 +72,36 @@ func (d *Driver) cleanupLayer(ctx context.Context, s *session, id string) error 
 	d.counts.set(id, 0)
 	if err := os.Remove(at); err != nil && !errors.Is(err, os.ErrNotExist) {
 		d.log.DebugContext(ctx, "mount point stays", "layer", id, "error", err)
+	}
+	return nil
+}
+
+// sweepHome clears what the removal of a layer left when it was cut short: its
+// mount and its directory. Directories of layers that exist are not touched, and
+// nothing is deleted that is not an empty directory.
+func (d *Driver) sweepHome(ctx context.Context, s *session) error {
+	entries, err := os.ReadDir(s.home)
+	if err != nil {
+		return fmt.Errorf("read the home directory: %w", err)
+	}
+	ids, err := s.store.IDs()
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		id := e.Name()
+		if _, exists := slices.BinarySearch(ids, id); exists || layer.ValidateID(id) != nil || !e.IsDir() {
+			continue
+		}
+		err := unmount(s.merged(id))
+		for _, dir := range []string{s.merged(id), s.dir(id)} {
+			if rmErr := os.Remove(dir); err == nil && rmErr != nil && !errors.Is(rmErr, os.ErrNotExist) {
+				err = rmErr
+			}
+		}
+		if err != nil {
+			d.log.WarnContext(ctx, "cannot sweep what a removed layer left", "dir", s.dir(id), "error", err)
+		}
 	}
 	return nil
 }

@@ -15,7 +15,7 @@
 //	        <home>/<id>/merged, mounted  counts as one Get; Put unmounts it
 //	Put     <home>/<id>/merged, empty    the same as above
 //	Remove  mount gone, layer there      dockerd removes again
-//	        layer gone, <home>/<id>      dockerd removes again
+//	        layer gone, <home>/<id>      dockerd removes again; swept by Init too
 //
 // What a crash leaves of a layer itself is told in package layer.
 package driver

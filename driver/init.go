@@ -105,8 +105,14 @@ func (d *Driver) start(ctx context.Context, opts Options) error {
 		return err
 	}
 	d.mu.Lock()
+	up := &session{store: d.store, home: opts.Home, size: size, idmap: idmap}
+	d.mu.Unlock()
+	if err := d.sweepHome(ctx, up); err != nil {
+		return err
+	}
+	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.up = &session{store: d.store, home: opts.Home, size: size, idmap: idmap}
+	d.up = up
 	// This dockerd knows of no Get of ours; what it finds mounted counts as one.
 	d.counts.reset()
 	return nil

@@ -1,0 +1,172 @@
+// Package layertest lets the layer store and the graph driver be tested where
+// the kernel has no device-mapper: its images are as real as package crypt's, LUKS2
+// header included, but their ext4 is not encrypted. Never use it for data.
+package layertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/moby/go-archive"
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt"
+	"layervault/crypt/luks2"
+	"layervault/layer"
+)
+
+// sealedSize is the length of a sealed image's file system: sparse, and more than
+// any test puts into one.
+const sealedSize = 512 << 20
+
+// passphrase is on every header; nothing is encrypted with it.
+var passphrase = []byte("layertest")
+
+// Devices makes devices without encryption.
+func Devices(im layer.Image) layer.Device { return plain{im} }
+
+type plain struct{ im layer.Image }
+
+func (p plain) Create(ctx context.Context, size int64) error {
+	_, err := p.make(ctx, size, nil)
+	return err
+}
+
+func (p plain) ImportData(ctx context.Context, diffTar io.Reader) (crypt.ImportResult, error) {
+	return p.make(ctx, sealedSize, diffTar)
+}
+
+func (p plain) make(ctx context.Context, size int64, diffTar io.Reader) (res crypt.ImportResult, err error) {
+	if _, err := os.Lstat(p.im.Path); err == nil {
+		return res, fmt.Errorf("%s: %w", p.im.Path, crypt.ErrExists)
+	}
+	dir, err := os.MkdirTemp("", "layertest")
+	if err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	content := filepath.Join(dir, crypt.DirDiff)
+	if err := errors.Join(os.Mkdir(content, 0o755), os.Mkdir(filepath.Join(dir, crypt.DirWork), 0o700)); err != nil {
+		return res, err
+	}
+	uid, gid := p.im.IDMap.RootPair()
+	if err := os.Chown(content, uid, gid); err != nil {
+		return res, err
+	}
+	if diffTar != nil {
+		opts := &archive.TarOptions{IDMap: p.im.IDMap, WhiteoutFormat: archive.OverlayWhiteoutFormat}
+		if err := archive.Unpack(diffTar, content, opts); err != nil {
+			return res, err
+		}
+		if _, err := io.Copy(io.Discard, diffTar); err != nil {
+			return res, err
+		}
+		if res.Size, err = sizeOf(content); err != nil {
+			return res, err
+		}
+	}
+	tmp := filepath.Join(filepath.Dir(p.im.Path), "."+filepath.Base(p.im.Path)+".tmp-layertest")
+	defer func() {
+		if rmErr := os.Remove(tmp); rmErr != nil && !errors.Is(rmErr, os.ErrNotExist) {
+			err = errors.Join(err, rmErr)
+		}
+	}()
+	if res.UUID, err = format(tmp, size); err != nil {
+		return res, err
+	}
+	offset := strconv.Itoa(luks2.DefaultDataOffset)
+	if err := run(ctx, "mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-m", "0", "-b", "4096", "-d", dir, "-E",
+		"offset="+offset+",root_owner=0:0", tmp, strconv.FormatInt(size>>10, 10)+"k"); err != nil {
+		return res, err
+	}
+	res.Bytes = luks2.DefaultDataOffset + size
+	return res, os.Rename(tmp, p.im.Path)
+}
+
+// format writes a LUKS2 header and makes room for size bytes.
+func format(name string, size int64) (uuid string, err error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	h, key, err := luks2.Format(f, luks2.Params{}, luks2.RandomKeyKDF(), passphrase)
+	if err != nil {
+		return "", err
+	}
+	clear(key)
+	return h.UUID(), f.Truncate(luks2.DefaultDataOffset + size)
+}
+
+func (p plain) Get(ctx context.Context) error {
+	if _, err := os.Stat(p.im.Path); err != nil {
+		return fmt.Errorf("%s: %w", p.im.Path, crypt.ErrNotExist)
+	}
+	mode := "rw"
+	if p.im.Kind == layer.Sealed {
+		mode = "ro"
+	}
+	return run(ctx, "mount", "-t", "ext4", "-o", mode+",loop,offset="+strconv.Itoa(luks2.DefaultDataOffset), p.im.Path, p.im.Mnt)
+}
+
+func (p plain) Put(context.Context) error {
+	mounted, err := mountinfo.Mounted(p.im.Mnt)
+	if err != nil || !mounted {
+		return err
+	}
+	return unix.Unmount(p.im.Mnt, unix.MNT_DETACH)
+}
+
+func (p plain) Remove(context.Context) error {
+	f, err := os.OpenFile(p.im.Path, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = errors.Join(luks2.Erase(f), f.Close())
+	if errors.Is(err, luks2.ErrNotLUKS2) {
+		err = nil // a file that a test, or a crash, left
+	}
+	return errors.Join(err, os.Remove(p.im.Path))
+}
+
+func (p plain) Hold(context.Context) (io.Closer, error) { return os.Open(p.im.Path) }
+
+func run(ctx context.Context, name string, args ...string) error {
+	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// sizeOf counts as crypt.ImportResult.Size says.
+func sizeOf(dir string) (size int64, err error) {
+	seen := make(map[uint64]bool)
+	err = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		fi, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if ino := fi.Sys().(*syscall.Stat_t).Ino; !seen[ino] {
+			seen[ino] = true
+			size += fi.Size()
+		}
+		return nil
+	})
+	return size, err
+}
