@@ -1,0 +1,231 @@
+package crypt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt/dm"
+	"layervault/crypt/loop"
+	"layervault/crypt/luks2"
+)
+
+// DeviceName is the device-mapper name of an image's device.
+func DeviceName(uuid string) string { return devicePrefix + uuid }
+
+const devicePrefix = "layervault-"
+
+// deviceUUID follows cryptsetup's convention, so that its tools, and udev's rules,
+// know the device.
+func deviceUUID(uuid string) string {
+	return "CRYPT-LUKS2-" + strings.ReplaceAll(uuid, "-", "") + "-" + DeviceName(uuid)
+}
+
+const sector = 512
+
+// chain is what attach builds on: a file, and what its header says.
+type chain struct {
+	file     *os.File // opened for writing unless readOnly
+	uuid     string
+	segment  luks2.Segment
+	size     int64 // of the data, in bytes
+	readOnly bool
+}
+
+// chainOf measures an image.
+func chainOf(f *os.File, h *luks2.Header, readOnly bool) (chain, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return chain{}, err
+	}
+	s := h.Segment()
+	size := s.Size
+	if size == 0 {
+		size = info.Size() - s.Offset
+	}
+	unit := int64(max(s.SectorSize, sector))
+	size = size / unit * unit
+	if size <= 0 || s.Offset+size > info.Size() {
+		return chain{}, fmt.Errorf("image %s: %w: file of %d bytes, data at %d", f.Name(), luks2.ErrDamaged, info.Size(), s.Offset)
+	}
+	return chain{file: f, uuid: h.UUID(), segment: s, size: size, readOnly: readOnly}, nil
+}
+
+// attach builds loop device and dm-crypt device over a file and returns the open node
+// of the latter. Both live as long as the node, or whatever opened it since, is open.
+//
+// A crash leaves: before the table is resumed and the node open, a device without
+// users (Sweep removes it; the loop device goes with it); after that, nothing.
+func attach(ctx context.Context, c chain, key []byte) (node *os.File, err error) {
+	control, err := dm.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = control.Close() }()
+	lo, err := loop.Attach(ctx, c.file, loop.Options{ReadOnly: c.readOnly, DirectIO: true, BlockSize: c.segment.SectorSize})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = lo.Close() }() // the table holds it from then on
+	name := DeviceName(c.uuid)
+	if _, err := control.Create(name, deviceUUID(c.uuid)); err != nil {
+		if errors.Is(err, dm.ErrExists) {
+			// The caller holds the image's lock, so nobody is about to open that device: it is
+			// going, or was left by a process that was killed before it opened it. The latter is
+			// removed here; the former goes when its last user closes it.
+			_ = control.Remove(name, true)
+		}
+		return nil, err
+	}
+	defer func() {
+		// On success too: removal waits for the last user, which is the node.
+		if removeErr := control.Remove(name, true); removeErr != nil && !errors.Is(removeErr, dm.ErrNotExist) {
+			if node != nil {
+				_ = node.Close()
+				node = nil
+			}
+			err = errors.Join(err, removeErr)
+		}
+	}()
+	table := dm.CryptTable{
+		Cipher:       c.segment.Cipher,
+		KeySize:      len(key),
+		IVOffset:     c.segment.IVTweak,
+		Dev:          lo.Dev,
+		Offset:       uint64(c.segment.Offset / sector),
+		Length:       uint64(c.size / sector),
+		SectorSize:   c.segment.SectorSize,
+		ReadOnly:     c.readOnly,
+		NoWorkqueues: control.HasCryptWithoutWorkqueues(),
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := control.LoadCrypt(name, table, "layervault:"+c.uuid, key); err != nil {
+		return nil, err
+	}
+	if err := control.Resume(name); err != nil {
+		return nil, err
+	}
+	info, err := control.Info(name)
+	if err != nil {
+		return nil, err
+	}
+	return openNode(info.Dev, c.readOnly)
+}
+
+// live opens the device of an image that is open already. It returns nil where there
+// is none.
+func live(uuid string, readOnly bool) (*os.File, error) {
+	control, err := dm.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = control.Close() }()
+	info, err := control.InfoByUUID(deviceUUID(uuid))
+	if errors.Is(err, dm.ErrNotExist) || err == nil && !info.Active {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	node, err := openNode(info.Dev, readOnly)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
+		return nil, nil // it went while we came
+	}
+	if err != nil {
+		return nil, err
+	}
+	// Between the question and the opening the number may have been given to another
+	// device. Now that it is open it stays.
+	now, err := control.InfoByUUID(deviceUUID(uuid))
+	if err != nil || now.Dev != info.Dev {
+		_ = node.Close()
+		if err == nil || errors.Is(err, dm.ErrNotExist) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	return node, nil
+}
+
+// openNode opens /dev/dm-N; where /dev is no devtmpfs the node is made.
+func openNode(dev uint64, readOnly bool) (*os.File, error) {
+	path, mode := dm.NodePath(dev), os.O_RDWR
+	if readOnly {
+		mode = os.O_RDONLY
+	}
+	f, err := os.OpenFile(path, mode, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := unix.Mknod(path, unix.S_IFBLK|0o600, int(dev)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, fmt.Errorf("make %s: %w", path, os.NewSyscallError("mknod", err))
+		}
+		f, err = os.OpenFile(path, mode, 0)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK || uint64(st.Rdev) != dev { //nolint:unconvert // 32 bit has another type
+		_ = f.Close()
+		return nil, fmt.Errorf("%s is not device %d:%d: remove it", path, unix.Major(dev), unix.Minor(dev))
+	}
+	return f, nil
+}
+
+// Opening races with the end of the last use: until the kernel has taken a device
+// down, its name is taken but it cannot be opened any more. That lasts for
+// milliseconds, except where something like udev's blkid has it open just then.
+const (
+	retryFirst = time.Millisecond
+	retryMost  = 100 * time.Millisecond
+	retryFor   = 20 * time.Second
+)
+
+// retry calls f until it no longer reports that a device is going.
+func retry(ctx context.Context, f func() error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, retryFor, ErrInUse)
+	defer cancel()
+	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
+		err := f()
+		if !errors.Is(err, dm.ErrExists) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// closeDevice closes the only node of a device and waits until the device is gone.
+func closeDevice(ctx context.Context, node *os.File, uuid string) error {
+	if err := node.Close(); err != nil {
+		return err
+	}
+	control, err := dm.Open()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = control.Close() }()
+	return retry(ctx, func() error {
+		err := control.Remove(DeviceName(uuid), false)
+		switch {
+		case errors.Is(err, dm.ErrNotExist):
+			return nil
+		case errors.Is(err, dm.ErrBusy):
+			return fmt.Errorf("%w: %w", dm.ErrExists, err)
+		}
+		return err
+	})
+}

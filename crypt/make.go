@@ -1,0 +1,253 @@
+package crypt
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+	"github.com/moby/sys/user"
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt/ext4"
+	"layervault/crypt/luks2"
+)
+
+// subsystem is written into every header: blkid shows it.
+const subsystem = "layervault"
+
+// labelSize is what a file system's label holds, in bytes.
+const labelSize = 16
+
+// Create makes a writable image: a sparse file of the header and size bytes of data,
+// with an ext4 file system that has DirDiff and DirWork. Very little of it is on disk.
+func (d *VirtualDevice) Create(ctx context.Context, size int64) error {
+	if size < ext4.MinSize {
+		return fmt.Errorf("%w: size of %d bytes, at least %d", ErrBadParams, size, ext4.MinSize)
+	}
+	size = size / ext4.BlockSize * ext4.BlockSize
+	uid, gid := user.IdentityMapping{UIDMaps: d.Deviceparams.UIDMaps, GIDMaps: d.Deviceparams.GIDMaps}.RootPair()
+	_, err := d.make(ctx, size, func(node *os.File) (int64, error) {
+		return size, ext4.Mkfs(ctx, node.Name(), ext4.MkfsOptions{Label: d.fsLabel(), Dirs: []ext4.Dir{
+			{Name: DirDiff, Mode: 0o755, UID: uid, GID: gid},
+			{Name: DirWork, Mode: 0o700, UID: uid, GID: gid},
+		}})
+	})
+	return err
+}
+
+// ImportData makes a sealed image from a layer's tar, which it reads to its end. The
+// image file is as long as its content needs.
+func (d *VirtualDevice) ImportData(ctx context.Context, diffTar io.Reader) (ImportResult, error) {
+	var result ImportResult
+	var err error
+	result.UUID, err = d.make(ctx, ext4.MaxTarSize, func(node *os.File) (int64, error) {
+		done, err := fill(ctx, node, diffTar, ext4.TarOptions{
+			Dir: DirDiff, Label: d.fsLabel(), UIDMaps: d.Deviceparams.UIDMaps, GIDMaps: d.Deviceparams.GIDMaps,
+		})
+		result.Size = done.ContentSize
+		return done.Size, err
+	})
+	if err != nil {
+		return ImportResult{}, err
+	}
+	info, err := os.Stat(d.path())
+	if err != nil {
+		return ImportResult{}, err
+	}
+	result.Bytes = info.Size()
+	return result, nil
+}
+
+// fill writes the file system past the page cache: its blocks are encrypted by the
+// goroutines that write them, all processors at once, and are not kept twice.
+func fill(ctx context.Context, node *os.File, diffTar io.Reader, o ext4.TarOptions) (ext4.TarResult, error) {
+	direct, err := os.OpenFile(node.Name(), os.O_WRONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		direct = node
+	} else {
+		defer func() { _ = direct.Close() }()
+	}
+	return ext4.FromTar(ctx, diffTar, direct, o)
+}
+
+func (d *VirtualDevice) fsLabel() string { return d.Name[:min(len(d.Name), labelSize)] }
+
+// make makes an image. write fills the open device and says how many bytes of it are
+// the file system.
+//
+// What a crash leaves, by step:
+//
+//	file under a temporary name, formatted     that file, SweepDir removes it
+//	device attached, file system written       that file, and for moments the device, see attach
+//	cut to its size, synced, found to open     that file
+//	renamed                                    the image, or the temporary file: one of them
+//	directory synced                           the image
+func (d *VirtualDevice) make(ctx context.Context, size int64, write func(node *os.File) (int64, error)) (id string, err error) {
+	if err := d.check(); err != nil {
+		return "", err
+	}
+	if _, err := os.Lstat(d.path()); err == nil {
+		return "", fmt.Errorf("%s: %w", d.path(), ErrExists)
+	}
+	temp := &VirtualDevice{Type: d.Type, Key: d.Key, Log: d.Log, Name: d.Name, Cryptparams: d.Cryptparams}
+	file, err := os.CreateTemp(filepath.Dir(d.path()), tempPrefix(d.path())+"*")
+	if err != nil {
+		return "", d.explain(err)
+	}
+	temp.Image.ImagePath = file.Name()
+	defer func() {
+		_ = file.Close()
+		if err != nil {
+			err = errors.Join(d.explain(err), ignoreMissing(os.Remove(temp.path())))
+		}
+	}()
+	unlock, err := temp.lock(ctx) // SweepDir leaves locked files alone
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+
+	id = uuid.NewString()
+	passphrase, err := d.passphrase(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	defer clear(passphrase)
+	h, key, err := temp.format(file, id, passphrase, size)
+	if err != nil {
+		return "", err
+	}
+	defer clear(key)
+	if err := temp.fillDevice(ctx, file, h, key, write); err != nil {
+		return "", fmt.Errorf("make image %s: %w", d.path(), err)
+	}
+	if err := file.Sync(); err != nil {
+		return "", err
+	}
+	if err := temp.prove(id, passphrase, key); err != nil {
+		return "", fmt.Errorf("new image %s does not open: %w", d.path(), err)
+	}
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	if err := renameNew(temp.path(), d.path()); err != nil {
+		return "", err
+	}
+	return id, syncDir(filepath.Dir(d.path()))
+}
+
+// format makes the file a LUKS2 image that has room for size bytes.
+func (d *VirtualDevice) format(f *os.File, id string, passphrase []byte, size int64) (*luks2.Header, []byte, error) {
+	h, key, err := luks2.Format(f, luks2.Params{
+		UUID:       id,
+		Label:      d.Name[:min(len(d.Name), 47)], // what the header holds
+		Subsystem:  subsystem,
+		Cipher:     d.Cryptparams.Cipher,
+		KeySize:    d.Cryptparams.KeySize,
+		SectorSize: d.Cryptparams.SectorSize,
+		Flags:      []string{luks2.FlagAllowDiscards, luks2.FlagNoReadWorkqueue, luks2.FlagNoWriteWorkqueue},
+	}, luks2.RandomKeyKDF(), passphrase)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := f.Truncate(h.Segment().Offset + size); err != nil {
+		clear(key)
+		return nil, nil, err
+	}
+	return h, key, nil
+}
+
+// fillDevice opens the image, lets write fill it, makes that durable, closes it and
+// cuts the file to the size of the file system.
+func (d *VirtualDevice) fillDevice(ctx context.Context, f *os.File, h *luks2.Header, key []byte, write func(node *os.File) (int64, error)) (err error) {
+	c, err := chainOf(f, h, false)
+	if err != nil {
+		return err
+	}
+	node, err := attach(ctx, c, key)
+	if err != nil {
+		return err
+	}
+	used, err := write(node)
+	if err == nil {
+		err = node.Sync()
+	}
+	// Closed in any case, even where ctx is done: nothing is to be left.
+	if closeErr := closeDevice(context.WithoutCancel(ctx), node, c.uuid); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return err
+	}
+	return f.Truncate(c.segment.Offset + used)
+}
+
+// prove reads the header back and opens it.
+func (d *VirtualDevice) prove(id string, passphrase, key []byte) error {
+	f, err := d.open(os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	h, err := luks2.Read(f)
+	if err != nil {
+		return err
+	}
+	if h.NeedsRepair() {
+		return h.Damage()
+	}
+	if h.UUID() != id {
+		return fmt.Errorf("%w: UUID %s, want %s", luks2.ErrDamaged, h.UUID(), id)
+	}
+	got, _, err := h.Unlock(f, passphrase)
+	if err != nil {
+		return err
+	}
+	defer clear(got)
+	if subtle.ConstantTimeCompare(got, key) != 1 {
+		return fmt.Errorf("%w: another volume key", luks2.ErrDamaged)
+	}
+	return nil
+}
+
+// renameNew renames without replacing: an image that appeared meanwhile stays.
+func renameNew(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	switch {
+	case errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("%s: %w", to, ErrExists)
+	case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS):
+		// A file system without RENAME_NOREPLACE: link refuses to replace too.
+		if err := os.Link(from, to); errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("%s: %w", to, ErrExists)
+		} else if err != nil {
+			return err
+		}
+		return os.Remove(from)
+	case err != nil:
+		return fmt.Errorf("rename %s: %w", from, err)
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	return f.Sync()
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

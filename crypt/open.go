@@ -1,0 +1,164 @@
+package crypt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt/ext4"
+	"layervault/crypt/luks2"
+)
+
+// Get opens the image and mounts it at Deviceparams.Mnt, over whatever is mounted
+// there. A sealed image is mounted read-only. Where the image is open already, its
+// device is used again and no key is asked for.
+//
+// Nothing but the mount keeps the image open afterwards: when it is gone, and with it
+// every overlay that uses it, the kernel takes down dm-crypt and loop device.
+func (d *VirtualDevice) Get(ctx context.Context) error {
+	return d.use(ctx, func(node *os.File) error {
+		flags, data := uintptr(0), "discard,noinit_itable"
+		if d.Type == TypeSealed {
+			flags, data = unix.MS_RDONLY, ""
+		}
+		if err := unix.Mount(node.Name(), d.Deviceparams.Mnt, "ext4", flags, data); err != nil {
+			return fmt.Errorf("mount image %s at %s: %w", d.path(), d.Deviceparams.Mnt, err)
+		}
+		return node.Close()
+	})
+}
+
+// Hold opens the image without mounting it. Until the result is closed, Get finds it
+// open.
+func (d *VirtualDevice) Hold(ctx context.Context) (io.Closer, error) {
+	var held *os.File
+	err := d.use(ctx, func(node *os.File) error {
+		held = node
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return held, nil
+}
+
+// Put detaches the mount at Deviceparams.Mnt. Where nothing is mounted there, that is
+// what was wanted.
+func (d *VirtualDevice) Put(context.Context) error {
+	err := unix.Unmount(d.Deviceparams.Mnt, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return fmt.Errorf("unmount %s: %w", d.Deviceparams.Mnt, err)
+}
+
+// use calls f with the open node of the image's device; f closes it, unless it fails.
+// The image is locked meanwhile, so that a file system that is being checked is not
+// mounted by someone else.
+func (d *VirtualDevice) use(ctx context.Context, f func(node *os.File) error) error {
+	if err := d.check(); err != nil {
+		return err
+	}
+	readOnly := d.Type == TypeSealed
+	mode := os.O_RDWR
+	if readOnly {
+		mode = os.O_RDONLY
+	}
+	file, err := d.open(mode)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	h, err := d.lockedHeader(ctx, file)
+	if err != nil {
+		return err
+	}
+	node, err := d.openLive(ctx, h.UUID(), readOnly, f)
+	if node || err != nil {
+		return err
+	}
+	// Keys may come from far away: no lock is held while we wait for one.
+	key, err := d.unlock(ctx, file, h)
+	if err != nil {
+		return err
+	}
+	defer clear(key)
+	c, err := chainOf(file, h, readOnly)
+	if err != nil {
+		return err
+	}
+	return retry(ctx, func() error {
+		// Someone else may have been faster.
+		if done, err := d.openLive(ctx, h.UUID(), readOnly, f); done || err != nil {
+			return err
+		}
+		unlock, err := d.lock(ctx)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		node, err := attach(ctx, c, key)
+		if err != nil {
+			return fmt.Errorf("open image %s: %w", d.path(), err)
+		}
+		if err := d.fresh(ctx, node, c.size); err == nil {
+			err = f(node)
+		}
+		if err != nil {
+			_ = node.Close()
+		}
+		return err
+	})
+}
+
+// lockedHeader reads, and where it must be repairs, the header while nobody else does.
+func (d *VirtualDevice) lockedHeader(ctx context.Context, f *os.File) (*luks2.Header, error) {
+	unlock, err := d.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return d.header(f)
+}
+
+// openLive calls f with the device of an open image and reports whether there was one.
+func (d *VirtualDevice) openLive(ctx context.Context, uuid string, readOnly bool, f func(node *os.File) error) (bool, error) {
+	unlock, err := d.lock(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	node, err := live(uuid, readOnly)
+	if node == nil || err != nil {
+		return false, err
+	}
+	if err := f(node); err != nil {
+		_ = node.Close()
+		return true, err
+	}
+	return true, nil
+}
+
+// fresh looks at the file system of a device that was opened just now, before anyone
+// mounts it.
+func (d *VirtualDevice) fresh(ctx context.Context, node *os.File, size int64) error {
+	s, err := ext4.ReadSuper(node)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", d.path(), err)
+	}
+	if s.Size > size {
+		return fmt.Errorf("image %s: %w: its file was cut off, %d bytes of %d are left", d.path(), luks2.ErrDamaged, size, s.Size)
+	}
+	if d.Type == TypeSealed || s.Clean {
+		return nil
+	}
+	ran, err := ext4.Check(ctx, node.Name())
+	if ran {
+		d.log().Info("checked the file system after an unclean stop", "error", err)
+	}
+	return err
+}

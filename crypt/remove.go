@@ -1,0 +1,104 @@
+package crypt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt/dm"
+	"layervault/crypt/luks2"
+)
+
+// Remove destroys the image: first its key slots, so that no copy of its blocks opens
+// any more, then the file. What is mounted stays readable until it is unmounted. It
+// may be called again after a crash; an image that is not there is removed already.
+func (d *VirtualDevice) Remove(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return remove(d.path())
+}
+
+func remove(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	defer func() { _ = f.Close() }()
+	// What never was an image, or not yet, has no keys to destroy.
+	if err := luks2.Erase(f); err != nil && !errors.Is(err, luks2.ErrNotLUKS2) {
+		return fmt.Errorf("erase the keys of %s: %w", path, err)
+	}
+	if err := ignoreMissing(os.Remove(path)); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func tempPrefix(path string) string { return "." + filepath.Base(path) + ".tmp-" }
+
+// SweepDir removes the temporary files of images whose making was interrupted, in one
+// directory. Those that are being made just now stay.
+func SweepDir(ctx context.Context, dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		if !e.Type().IsRegular() || !strings.HasPrefix(e.Name(), ".") || !strings.Contains(e.Name(), ".tmp-") {
+			continue
+		}
+		errs = append(errs, sweepFile(filepath.Join(dir, e.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+func sweepFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	defer func() { _ = f.Close() }()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return nil
+	}
+	return remove(path)
+}
+
+// Sweep removes the devices that a process left behind when it was killed between
+// making one and opening it. Devices that are in use go when they no longer are.
+// It is for start-up: an image that another process is opening at this moment fails
+// to open there.
+func Sweep(ctx context.Context) error {
+	control, err := dm.Open()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = control.Close() }()
+	names, err := control.List()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, n := range names {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		if !strings.HasPrefix(n.Name, devicePrefix) {
+			continue
+		}
+		if err := control.Remove(n.Name, true); err != nil && !errors.Is(err, dm.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
