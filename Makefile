@@ -40,3 +40,12 @@ guest: build $(if $(GUEST_BARE),,plugin) ## Boot a virtual machine with dockerd 
 
 guest-shell: build $(if $(GUEST_BARE),,plugin) ## The same with a login
 	@tests/guest/run --shell
+
+##@ Show and measure
+
+.PHONY: demo bench
+demo: ## Show it: containers on encrypted layers, and the search of the raw disk for what they wrote
+	@tests/demo/demo
+
+bench: build plugin ## Measure against plain overlay2, table and docs/benchmarks/DATE.json (ONLY=apply,run,... measures a part)
+	@ONLY='$(ONLY)' tests/bench/bench

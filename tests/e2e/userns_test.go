@@ -1,0 +1,32 @@
+//go:build guest
+
+package e2e
+
+import (
+	"strings"
+	"testing"
+)
+
+// With --userns-remap root in a container is nobody on the host: dockerd keeps a
+// data-root of its own for it, and the driver gives files to the mapped owners.
+func TestUsernsRemap(t *testing.T) {
+	restart(t, "--userns-remap=default")
+	defer restart(t)
+	contains(t, "docker info", docker(t, "info", "--format", "{{.SecurityOptions}} {{.Driver}}"), "name=userns", driver())
+	sh(t, `docker import "$1" remapped:1 >/dev/null`, busyboxTar)
+	if got := docker(t, "run", "--rm", "--network", "none", "remapped:1", "sh", "-c",
+		`id -u; stat -c '%u:%g' / /bin/busybox; echo x > /mine; chown 12:34 /mine; stat -c '%u:%g' /mine; head -1 /proc/self/uid_map`); strings.Join(strings.Fields(got), " ") !=
+		"0 0:0 0:0 12:34 0 500000 65536" {
+		t.Errorf("in a remapped container:\n%s", got)
+	}
+	sh(t, `printf 'FROM remapped:1\nRUN echo built > /built && chown 7:8 /built && rm /bin/vi\n' | DOCKER_BUILDKIT=0 docker build -q --network none -t remapped:2 - >/dev/null`)
+	if got := docker(t, "run", "--rm", "--network", "none", "remapped:2", "sh", "-c", `stat -c '%u:%g' /built; test -e /bin/vi || echo gone`); got != "7:8\ngone" {
+		t.Errorf("in a remapped container of a built image:\n%s", got)
+	}
+	// the layers hold the same files as elsewhere: an image goes out and comes back
+	sh(t, `id=$(docker image inspect -f '{{.Id}}' remapped:2); docker save -o "$1/r.tar" remapped:2; docker rmi remapped:2 >/dev/null
+		docker load -qi "$1/r.tar"; test "$(docker image inspect -f '{{.Id}}' remapped:2)" = "$id"
+		docker run --rm --network none remapped:2 stat -c '%u:%g' /built | grep -qx 7:8
+		docker rmi remapped:2 remapped:1 >/dev/null`, t.TempDir())
+	noLeaks(t)
+}
