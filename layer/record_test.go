@@ -1,0 +1,131 @@
+package layer_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"layervault/layer"
+)
+
+// frozen are records as earlier versions wrote them, never to be edited: a
+// layer.json that was once written must be readable for ever.
+var frozen = map[string]layer.Record{
+	"v1-fresh.json": {
+		Version: 1, ID: "f0", Parent: "b0", Kind: layer.Fresh, Owner: "6a2f3c1e-0b64-4f0e-9a53-0d8b8b7a1c11",
+		Created: time.Date(2026, 11, 21, 21, 0, 0, 123e6, time.UTC),
+	},
+	"v1-writable.json": {
+		Version: 1, ID: "w0-init", Parent: "s0", Kind: layer.Writable, ReadWrite: true, SizeLimit: 20 << 30,
+		Created: time.Date(2026, 11, 21, 21, 0, 0, 0, time.UTC),
+	},
+	"v1-sealed.json": {
+		Version: 1, ID: "s0", Kind: layer.Sealed, Size: 4242, UUID: "0b7c5a3e-7f0e-4c3a-9f43-3f0f6f5e2d10",
+		Created: time.Date(2026, 11, 21, 21, 0, 0, 0, time.UTC),
+	},
+}
+
+func TestFrozenRecords(t *testing.T) {
+	for name, want := range frozen {
+		data, err := os.ReadFile(filepath.Join("testdata/records", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := layer.DecodeRecord(want.ID, data)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s: %s", name, d)
+		}
+		again, err := got.Encode()
+		if err != nil || string(again) != string(data) {
+			t.Errorf("%s is written back as\n%s(%v)", name, again, err)
+		}
+	}
+}
+
+func TestDamagedRecords(t *testing.T) {
+	good, err := os.ReadFile("testdata/records/v1-sealed.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string]string{
+		"empty":          "",
+		"cut short":      string(good[:len(good)/2]),
+		"not JSON":       "layer",
+		"trailing":       string(good) + "{}",
+		"other id":       strings.Replace(string(good), `"s0"`, `"s1"`, 1),
+		"newer":          strings.Replace(string(good), `"version": 1`, `"version": 2`, 1),
+		"version 0":      strings.Replace(string(good), `"version": 1`, `"version": 0`, 1),
+		"unknown kind":   strings.Replace(string(good), `"sealed"`, `"melted"`, 1),
+		"unknown field":  strings.Replace(string(good), `"kind"`, `"more": 1, "kind"`, 1),
+		"negative size":  strings.Replace(string(good), `4242`, `-1`, 1),
+		"no UUID":        strings.Replace(string(good), `"uuid"`, `"owner"`, 1),
+		"own parent":     strings.Replace(string(good), `"kind"`, `"parent": "s0", "kind"`, 1),
+		"bad parent":     strings.Replace(string(good), `"kind"`, `"parent": "../x", "kind"`, 1),
+		"writable+size":  strings.Replace(string(good), `"sealed"`, `"writable"`, 1),
+		"number as id":   strings.Replace(string(good), `"s0"`, `0`, 1),
+		"array":          "[" + string(good) + "]",
+		"null":           "null",
+		"wrong time":     strings.Replace(string(good), "2026-11", "never", 1),
+		"huge size":      strings.Replace(string(good), `4242`, `99999999999999999999`, 1),
+		"zero bytes":     string(make([]byte, 100)),
+		"duplicate kind": strings.Replace(string(good), `"kind": "sealed"`, `"kind": "sealed", "kind": "x"`, 1),
+	} {
+		if r, err := layer.DecodeRecord("s0", []byte(data)); !errors.Is(err, layer.ErrDamaged) {
+			t.Errorf("%s: %+v, error %v", name, r, err)
+		}
+	}
+}
+
+// FuzzRecord wants no input to crash the reader, and what it takes to be written
+// back to the same meaning.
+func FuzzRecord(f *testing.F) {
+	for name := range frozen {
+		data, err := os.ReadFile(filepath.Join("testdata/records", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(frozen[name].ID, data)
+	}
+	f.Add("x", []byte(`{"version":1,"id":"x","kind":"fresh","created":"0001-01-01T00:00:00Z"}`))
+	f.Fuzz(func(t *testing.T, id string, data []byte) {
+		r, err := layer.DecodeRecord(id, data)
+		if err != nil {
+			if !errors.Is(err, layer.ErrDamaged) {
+				t.Errorf("untyped error %v", err)
+			}
+			return
+		}
+		out, err := r.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := layer.DecodeRecord(id, out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(r, again); d != "" {
+			t.Error(d)
+		}
+	})
+}
+
+func TestValidateID(t *testing.T) {
+	for id, ok := range map[string]bool{
+		"a": true, strings.Repeat("0123456789abcdef", 4): true, strings.Repeat("a", 64) + "-init": true,
+		"jx2x0jmbgk4ir8c3jzevlmd2d": true, "A.b_c-1": true, strings.Repeat("x", 128): true, "a..b": true,
+		"": false, ".": false, "..": false, ".tmp-x": false, "a/b": false, "a\\b": false, "a\x00": false, "a\nb": false,
+		"\x1b[31m": false, "a b": false, "ü": false, "a:b": false, strings.Repeat("x", 129): false,
+	} {
+		if err := layer.ValidateID(id); (err == nil) != ok || err != nil && !errors.Is(err, layer.ErrBadID) {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+}
