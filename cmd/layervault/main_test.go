@@ -1,11 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
@@ -40,6 +46,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits,
+			"post":  post,
 		},
 	})
 }
@@ -61,4 +68,32 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("exit status %d, want %d", got, want)
 	}
+}
+
+// post asks a plugin: post SOCKET METHOD BODY. The answer becomes stdout. It waits
+// for the socket, which a plugin that was just started may not have made yet.
+func post(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: post SOCKET METHOD BODY")
+	}
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			for {
+				conn, err := new(net.Dialer).DialContext(ctx, "unix", args[0])
+				if err == nil || ctx.Err() != nil {
+					return conn, err
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(10 * time.Millisecond):
+				}
+			}
+		},
+	}, Timeout: time.Minute}
+	res, err := client.Post("http://plugin/"+args[1], "", strings.NewReader(args[2]))
+	ts.Check(err)
+	defer res.Body.Close()
+	_, err = io.Copy(ts.Stdout(), res.Body)
+	ts.Check(err)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"runtime/debug"
 	"time"
 
@@ -59,7 +58,7 @@ how "docker plugin set layervault key=tpm" arrives. The first start makes the va
 // vault: dockerd takes a plugin for dead that does not accept within seconds, and a
 // TPM or a sweep after a crash may take longer.
 func (a *app) serve(ctx context.Context, path string, s settings) error {
-	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: s.level}))
+	log := newLog(a.out, a.err, s.level)
 	if err := harden(); err != nil {
 		return err
 	}
@@ -99,7 +98,7 @@ func (a *app) serve(ctx context.Context, path string, s settings) error {
 		return front.Drain(drain)
 	})
 	<-started
-	log.Info("layervault stops", "error", err)
+	log.Info("layervault stops")
 	return errors.Join(err, d.Close(context.WithoutCancel(ctx)))
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"sync"
@@ -26,13 +25,13 @@ func (s *Server) handle(method string, call call) http.HandlerFunc {
 		x := &exchange{Request: r, w: w}
 		res, err := s.run(call, x)
 
-		level := slog.LevelDebug
-		if err != nil {
-			level = slog.LevelWarn
-		}
 		// No storage options, no paths: the id is enough to find the rest.
-		s.log.Log(r.Context(), level, "graph driver request", "method", method,
-			"id", x.id, "duration", time.Since(start), "error", err)
+		log := s.log.With("method", method, "id", x.id, "duration", time.Since(start))
+		if err != nil {
+			log.Warn("graph driver request failed", "error", err)
+		} else {
+			log.Debug("graph driver request")
+		}
 
 		var refused refusal
 		switch {

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+)
+
+// newLog makes the plugin's log. What needs somebody's attention goes to standard
+// error and the rest to standard output, because dockerd takes each line of the
+// former for an error of its own. There are no times: dockerd and journald add
+// theirs.
+func newLog(out, err io.Writer, level slog.Level) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey && len(groups) == 0 {
+			return slog.Attr{}
+		}
+		return a
+	}}
+	return slog.New(split{out: slog.NewTextHandler(out, opts), err: slog.NewTextHandler(err, opts)})
+}
+
+// split sends warnings and errors to one handler and the rest to another.
+type split struct{ out, err slog.Handler }
+
+func (s split) pick(level slog.Level) slog.Handler {
+	if level >= slog.LevelWarn {
+		return s.err
+	}
+	return s.out
+}
+
+// Enabled implements slog.Handler.
+func (s split) Enabled(ctx context.Context, level slog.Level) bool {
+	return s.pick(level).Enabled(ctx, level)
+}
+
+// Handle implements slog.Handler.
+func (s split) Handle(ctx context.Context, r slog.Record) error {
+	return s.pick(r.Level).Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (s split) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return split{s.out.WithAttrs(attrs), s.err.WithAttrs(attrs)}
+}
+
+// WithGroup implements slog.Handler.
+func (s split) WithGroup(name string) slog.Handler {
+	return split{s.out.WithGroup(name), s.err.WithGroup(name)}
+}
