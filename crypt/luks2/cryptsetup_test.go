@@ -130,4 +130,5 @@ func TestErase(t *testing.T) {
 	if _, err := cryptsetup(t, "open", "--test-passphrase", f.Name()); err == nil {
 		t.Fatal("cryptsetup opens an erased image")
 	}
+	mustCryptsetup(t, "luksDump", f.Name()) // still well-formed
 }

@@ -35,6 +35,8 @@ func Erase(f File) error {
 }
 
 func (h *Header) erase(f File) error {
+	// A slot that only the older of two differing copies lists was overwritten before
+	// the newer copy was written, so the newest header names all that is left.
 	for _, k := range h.meta.slots {
 		if err := wipe(f, k.areaOffset, k.areaSize); err != nil {
 			return err

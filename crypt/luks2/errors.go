@@ -17,6 +17,10 @@ var (
 	// ErrNoKey: the passphrase opens none of the key slots.
 	ErrNoKey = errors.New("no key slot opens with this key")
 
+	// ErrEmptyKey: a new key slot must not open with an empty passphrase, which is
+	// what a key source that silently failed would give.
+	ErrEmptyKey = errors.New("passphrase is empty")
+
 	// ErrWrongVolumeKey: the volume key handed to AddSlot is not this image's.
 	ErrWrongVolumeKey = errors.New("volume key does not belong to this image")
 

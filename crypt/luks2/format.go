@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/google/uuid"
 )
@@ -100,8 +101,8 @@ func (p Params) withDefaults() (Params, error) {
 		return p, fmt.Errorf("%w: data offset %d leaves no space for a key slot", ErrNoRoom, p.DataOffset)
 	}
 	for _, s := range []string{p.Label, p.Subsystem} {
-		if len(s) >= labelLen {
-			return p, fmt.Errorf("label %q is longer than %d bytes", s, labelLen-1)
+		if len(s) >= labelLen || strings.ContainsRune(s, 0) {
+			return p, fmt.Errorf("label %q is longer than %d bytes or has a NUL in it", s, labelLen-1)
 		}
 	}
 	return p, nil
@@ -120,11 +121,13 @@ func (p Params) keyslotsSize() int64 {
 // The key slot is written first, then both header copies; one Sync ends it. Until
 // Format returns, what a power cut leaves is undefined: format a file under a
 // temporary name, prove that it opens, then rename it.
+//
+// Errors: ErrUnsupported, ErrNoRoom, ErrTooCostly, ErrEmptyKey, or what f returned.
 func Format(f File, p Params, kdf KDF, passphrase []byte) (h *Header, volumeKey []byte, err error) {
 	if p, err = p.withDefaults(); err != nil {
 		return nil, nil, fmt.Errorf("formatting: %w", err)
 	}
-	if err := kdf.checkNew(); err != nil {
+	if err := kdf.checkNew(passphrase); err != nil {
 		return nil, nil, fmt.Errorf("formatting: %w", err)
 	}
 	volumeKey = make([]byte, p.KeySize)

@@ -48,7 +48,7 @@ func TestKernelAgreesOnTheCipher(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
-		mustCryptsetup(t, append([]string{"reencrypt", f.Name()}, quick...)...)
+		mustCryptsetup(t, append([]string{"reencrypt", "--force-offline-reencrypt", f.Name()}, quick...)...)
 		newKey, _, err := mustRead(t, f).Unlock(f, secret)
 		if err != nil {
 			t.Fatalf("%+v: %v", p, err)

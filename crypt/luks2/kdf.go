@@ -89,11 +89,13 @@ func (k KDF) check() error {
 }
 
 // checkNew is stricter: what a new key slot may use.
-func (k KDF) checkNew() error {
+func (k KDF) checkNew(passphrase []byte) error {
 	if err := k.check(); err != nil {
 		return err
 	}
 	switch {
+	case len(passphrase) == 0:
+		return ErrEmptyKey
 	case k.Type == KDFArgon2i:
 		return &UnsupportedError{What: "writing argon2i"}
 	case k.Type == KDFPBKDF2 && k.Hash != "sha256" && k.Hash != "sha512":

@@ -24,7 +24,10 @@ func Read(r io.ReaderAt) (*Header, error) {
 	// Nearly every image has copies of 16 KiB, so one read gets both.
 	buf := make([]byte, 2*headerSizes[0])
 	if err := readSome(r, buf, 0); err != nil {
-		return nil, fmt.Errorf("reading LUKS2 header: %w", err)
+		buf = nil // perhaps one of the copies can be read
+	}
+	if buf != nil && isLUKS1(buf) {
+		return nil, fmt.Errorf("%w: it is LUKS1", ErrNotLUKS2)
 	}
 	primary, errPrimary := readCopy(r, buf, 0, nil)
 
@@ -39,7 +42,7 @@ func Read(r io.ReaderAt) (*Header, error) {
 	h := &Header{}
 	switch {
 	case primary == nil && secondary == nil:
-		return nil, notFound(buf, errPrimary, errSecondary)
+		return nil, notFound(errPrimary, errSecondary)
 	case primary == nil:
 		h.take(secondary, nil, errPrimary)
 	case secondary == nil:
@@ -86,14 +89,15 @@ func findSecondary(r io.ReaderAt, buf []byte) (*headerCopy, error) {
 var errNoCopy = errors.New("no header copy here")
 
 // notFound tells a damaged image from something else.
-func notFound(buf []byte, primary, secondary error) error {
+func notFound(primary, secondary error) error {
+	var failed *readError
 	switch {
+	case errors.As(primary, &failed), errors.Is(primary, errNoCopy) && errors.As(secondary, &failed):
+		return fmt.Errorf("reading LUKS2 header: %w", failed.err)
 	case !errors.Is(primary, errNoCopy):
 		return fmt.Errorf("%w, in both copies; restore it from a backup: %w", ErrDamaged, primary)
 	case secondary != nil:
 		return fmt.Errorf("%w, in both copies; restore it from a backup: %w", ErrDamaged, secondary)
-	case isLUKS1(buf):
-		return fmt.Errorf("%w: it is LUKS1", ErrNotLUKS2)
 	}
 	return ErrNotLUKS2
 }
@@ -106,7 +110,7 @@ func readCopy(r io.ReaderAt, buf []byte, offset int64, twin *headerCopy) (*heade
 	if err != nil {
 		return nil, err
 	}
-	if !hasMagic(head, offset != 0) || isLUKS1(head) {
+	if !hasMagic(head, offset != 0) {
 		return nil, fmt.Errorf("%w: offset %d", errNoCopy, offset)
 	}
 	bin, err := decodeBin(head, offset)
@@ -141,7 +145,8 @@ func readCopy(r io.ReaderAt, buf []byte, offset int64, twin *headerCopy) (*heade
 	return c, nil
 }
 
-// isLUKS1: LUKS1 has the same magic as a primary copy.
+// isLUKS1: LUKS1 has the same magic as a primary copy. What looks like a secondary copy
+// in such an image is left over from before.
 func isLUKS1(head []byte) bool {
 	return hasMagic(head, false) && binary.BigEndian.Uint16(head[offVersion:]) == 1
 }
@@ -166,5 +171,11 @@ func readSome(r io.ReaderAt, p []byte, offset int64) error {
 		clear(p[n:])
 		return nil
 	}
-	return err
+	return &readError{err}
 }
+
+// readError is a failure of the medium, which says nothing about the header.
+type readError struct{ err error }
+
+func (e *readError) Error() string { return e.err.Error() }
+func (e *readError) Unwrap() error { return e.err }

@@ -15,7 +15,7 @@ import (
 // leaves either no new slot (and random bytes in unused space: their salt was never
 // written) or one that works.
 //
-// Errors: ErrWrongVolumeKey, ErrNoRoom, ErrStale, ErrUnsupported, or what f returned.
+// Errors: ErrWrongVolumeKey, ErrEmptyKey, ErrNoRoom, ErrStale, ErrUnsupported, or what f returned.
 func (h *Header) AddSlot(f File, volumeKey, passphrase []byte, kdf KDF) (slot int, err error) {
 	if slot, err = h.addSlot(f, volumeKey, passphrase, kdf); err != nil {
 		return -1, fmt.Errorf("adding a key slot to %s: %w", h.UUID(), err)
@@ -24,7 +24,7 @@ func (h *Header) AddSlot(f File, volumeKey, passphrase []byte, kdf KDF) (slot in
 }
 
 func (h *Header) addSlot(f File, volumeKey, passphrase []byte, kdf KDF) (int, error) {
-	if err := kdf.checkNew(); err != nil {
+	if err := kdf.checkNew(passphrase); err != nil {
 		return -1, err
 	}
 	if _, err := h.current(f); err != nil {

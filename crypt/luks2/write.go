@@ -117,7 +117,8 @@ func (h *Header) writeCopy(f File, i int) error {
 }
 
 // Repair rewrites a bad or older header copy from the good one. It writes nothing if
-// both are fine, or if neither is (ErrDamaged).
+// both are fine, or if neither is (ErrDamaged). It trusts that the file is meant to be an
+// image: where a file system was made over one, the secondary copy may have survived.
 func Repair(f File) error {
 	h, err := Read(f)
 	if err != nil {

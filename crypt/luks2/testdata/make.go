@@ -4,8 +4,8 @@
 //
 //	go run ./crypt/luks2/testdata/make.go crypt/luks2/testdata [NAME...]
 //
-// They are the first megabyte of images that this package or cryptsetup made (2.6.1 for
-// those checked in), gzipped, and an entry in fixtures.json that says what they are. Made
+// They are the first megabyte of images that this package or cryptsetup made, gzipped,
+// and an entry in fixtures.json that says what they are and which version made them. Made
 // once and then kept: a reader of tomorrow must read what was written today. So only
 // make new ones beside them. cryptsetup can make the one whose key slot is
 // encrypted with Adiantum only where it has device-mapper (tests/guest).
