@@ -1,0 +1,109 @@
+package keys
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"unsafe"
+)
+
+// The page of a key is locked, left out of dumps and wiped in a forked child.
+func TestKeyMemory(t *testing.T) {
+	key, err := newTierKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer key.Close()
+	smaps, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := fmt.Sprintf("%x-", uintptr(unsafe.Pointer(&key.mem.page[0])))
+	_, rest, found := strings.Cut(string(smaps), "\n"+start)
+	if !found {
+		t.Fatal("the key has no mapping of its own")
+	}
+	_, flags, _ := strings.Cut(rest, "VmFlags: ")
+	flags, _, _ = strings.Cut(flags, "\n")
+	for _, flag := range []string{"lo", "dd", "wf"} {
+		if !strings.Contains(" "+flags+" ", " "+flag+" ") {
+			t.Errorf("flag %q is not among %q", flag, flags)
+		}
+	}
+}
+
+func TestPassphrase(t *testing.T) {
+	raw := bytes.Repeat([]byte{7}, KeySize)
+	key, err := tierKeyFrom(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(raw, make([]byte, KeySize)) {
+		t.Error("the source was not wiped")
+	}
+	seen := map[string]bool{}
+	for _, in := range [][3]string{{"layer", "a", "u"}, {"volume", "a", "u"}, {"layer", "b", "u"}, {"layer", "a", "v"}} {
+		p, err := key.Passphrase(in[0], in[1], in[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := hex.Decode(make([]byte, KeySize), p); err != nil || n != KeySize {
+			t.Errorf("%v: %q is not 32 bytes of hex", in, p)
+		}
+		if seen[string(p)] {
+			t.Errorf("%v: the same as another", in)
+		}
+		seen[string(p)] = true
+	}
+	for _, in := range [][3]string{{"", "a", "u"}, {"layer", "", "u"}, {"layer", "a", ""}, {"layer/a", "b", "u"}, {"layer", "a/b", "u"}} {
+		if _, err := key.Passphrase(in[0], in[1], in[2]); err == nil {
+			t.Errorf("%v was taken", in)
+		}
+	}
+	if s := fmt.Sprintf("%v %+v %#v", key, key, key); strings.Contains(s, "7, 7") || strings.Contains(s, "0707") {
+		t.Errorf("printed the key: %s", s)
+	}
+	for range 2 {
+		if err := key.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := key.Passphrase("layer", "a", "u"); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+	if _, err := tierKeyFrom([]byte("short")); !errors.Is(err, ErrDamagedSlot) {
+		t.Errorf("a short key: %v", err)
+	}
+}
+
+// Any file is a ring, damage or a newer version; a ring survives being written again.
+func FuzzRing(f *testing.F) {
+	data, err := os.ReadFile("testdata/format1/keyring.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Add(data[:len(data)/2])
+	f.Add([]byte("null"))
+	f.Add([]byte(`{"version":1,"checksum":"","ring":{}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		body, err := decodeRing(data)
+		if err != nil {
+			if !errors.Is(err, errDamagedCopy) && !errors.Is(err, ErrNewerRing) {
+				t.Fatalf("untyped error: %v", err)
+			}
+			return
+		}
+		again, err := encodeRing(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := decodeRing(again); err != nil {
+			t.Fatalf("does not read what it wrote: %v", err)
+		}
+	})
+}
