@@ -113,6 +113,9 @@ type NameEntry struct {
 // decodeNames reads the answer of DM_LIST_DEVICES, a chain of struct dm_name_list:
 // dev u64, next u32 (from this entry, 0 at the last), name.
 func decodeNames(data []byte) ([]NameEntry, error) {
+	if len(data) == 0 {
+		return nil, nil // as a kernel without any device answers
+	}
 	var names []NameEntry
 	for at := 0; ; {
 		if at+12 > len(data) {
