@@ -1,0 +1,434 @@
+//go:build guest
+
+package crypt_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt"
+	"layervault/crypt/dm"
+	"layervault/crypt/luks2"
+)
+
+// passphrase stands in for the key ring: text, so that cryptsetup takes it as a key file.
+func passphrase(_ context.Context, uuid string) ([]byte, error) {
+	return fmt.Appendf(nil, "%x", sha256.Sum256([]byte("test "+uuid))), nil
+}
+
+func device(t testing.TB, kind string) *crypt.VirtualDevice {
+	t.Helper()
+	dir := t.TempDir()
+	mnt := filepath.Join(dir, "mnt")
+	if err := os.Mkdir(mnt, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d := &crypt.VirtualDevice{
+		Image:        crypt.RawImage{ImagePath: filepath.Join(dir, "image.luks")},
+		Name:         "test",
+		Type:         kind,
+		Deviceparams: crypt.DeviceParams{Mnt: mnt},
+		Key:          passphrase,
+	}
+	t.Cleanup(func() { _ = d.Put(context.Background()) })
+	return d
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// gone waits until the kernel has taken down everything that belongs to an image.
+func gone(t testing.TB, uuid, path string) {
+	t.Helper()
+	control, err := dm.Open()
+	must(t, err)
+	defer func() { _ = control.Close() }()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		_, err := control.Info(crypt.DeviceName(uuid))
+		files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+		attached := ""
+		for _, f := range files {
+			if b, _ := os.ReadFile(f); strings.HasPrefix(string(b), filepath.Dir(path)) {
+				attached = f
+			}
+		}
+		if errors.Is(err, dm.ErrNotExist) && attached == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("device still there: %v, loop: %q", err, attached)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func sh(t testing.TB, command string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(command, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %q: %v\n%s", command, args, err, out)
+	}
+	return string(out)
+}
+
+func TestWritable(t *testing.T) {
+	d := device(t, crypt.TypeWritable)
+	ctx := t.Context()
+	must(t, d.Create(ctx, 64<<30))
+	var st unix.Stat_t
+	must(t, unix.Stat(d.Image.ImagePath, &st))
+	if st.Size != 64<<30+1<<20 || st.Blocks*512 > 8<<20 {
+		t.Errorf("empty image: %d bytes, %d on disk", st.Size, st.Blocks*512)
+	}
+	t.Logf("empty 64 GiB image: %d KiB on disk", st.Blocks/2)
+	if err := d.Create(ctx, 64<<30); !errors.Is(err, crypt.ErrExists) {
+		t.Errorf("second Create: %v", err)
+	}
+	must(t, d.Get(ctx))
+	uuid, err := d.UUID()
+	must(t, err)
+	if info, err := os.Stat(filepath.Join(d.Deviceparams.Mnt, "diff")); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("diff: %v, %v", info, err)
+	}
+	file := filepath.Join(d.Deviceparams.Mnt, "diff", "hello")
+	must(t, os.WriteFile(file, []byte("written through the mount"), 0o600))
+	table := sh(t, "dmsetup", "table", "--showkeys", crypt.DeviceName(uuid))
+	t.Log(table)
+	key := volumeKey(t, d)
+	if strings.Contains(table, fmt.Sprintf("%x", key)) || !strings.Contains(table, ":64:logon:layervault:"+uuid) {
+		t.Errorf("table: %s", table)
+	}
+	if out := sh(t, "cat", "/proc/keys"); strings.Contains(out, uuid) {
+		t.Errorf("the key is still in a keyring: %s", out)
+	}
+	// A second mount of the open device sees the same files, and needs no key.
+	second := *d
+	second.Deviceparams.Mnt = t.TempDir()
+	second.Key = func(context.Context, string) ([]byte, error) { return nil, errors.New("not asked") }
+	must(t, second.Get(ctx))
+	must(t, d.Put(ctx))
+	if _, err := os.Stat(filepath.Join(second.Deviceparams.Mnt, "diff", "hello")); err != nil {
+		t.Error(err)
+	}
+	must(t, second.Put(ctx))
+	must(t, second.Put(ctx)) // not mounted is no error
+	gone(t, uuid, d.Image.ImagePath)
+	cryptsetupReads(t, d, "diff/hello", "written through the mount")
+	must(t, d.Get(ctx))
+	if b, err := os.ReadFile(file); err != nil || string(b) != "written through the mount" {
+		t.Errorf("after a second opening: %q, %v", b, err)
+	}
+	must(t, d.Put(ctx))
+	must(t, d.Remove(ctx))
+	must(t, d.Remove(ctx))
+	gone(t, uuid, d.Image.ImagePath)
+	if err := d.Get(ctx); !errors.Is(err, crypt.ErrNotExist) {
+		t.Errorf("Get of a removed image: %v", err)
+	}
+}
+
+func volumeKey(t testing.TB, d *crypt.VirtualDevice) []byte {
+	t.Helper()
+	f, err := os.Open(d.Image.ImagePath)
+	must(t, err)
+	defer func() { _ = f.Close() }()
+	h, err := luks2.Read(f)
+	must(t, err)
+	pass, _ := passphrase(t.Context(), h.UUID())
+	key, _, err := h.Unlock(f, pass)
+	must(t, err)
+	return key
+}
+
+// cryptsetupReads opens an image with the stock tools alone.
+func cryptsetupReads(t testing.TB, d *crypt.VirtualDevice, name, want string) {
+	t.Helper()
+	uuid, err := d.UUID()
+	must(t, err)
+	pass, _ := passphrase(t.Context(), uuid)
+	keyFile := filepath.Join(t.TempDir(), "key")
+	must(t, os.WriteFile(keyFile, pass, 0o600))
+	sh(t, "cryptsetup", "open", "--readonly", "--key-file", keyFile, d.Image.ImagePath, "stock")
+	defer sh(t, "cryptsetup", "close", "stock")
+	sh(t, "e2fsck", "-fn", "/dev/mapper/stock")
+	mnt := t.TempDir()
+	must(t, unix.Mount("/dev/mapper/stock", mnt, "ext4", unix.MS_RDONLY, ""))
+	defer func() { must(t, unix.Unmount(mnt, 0)) }()
+	if b, err := os.ReadFile(filepath.Join(mnt, name)); err != nil || string(b) != want {
+		t.Errorf("through cryptsetup: %q, %v", b, err)
+	}
+}
+
+func layerTar(t testing.TB, files map[string]string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for name, body := range files {
+		must(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(body))}))
+		_, err := io.WriteString(w, body)
+		must(t, err)
+	}
+	must(t, w.Close())
+	return b.Bytes()
+}
+
+func TestSealed(t *testing.T) {
+	d := device(t, crypt.TypeSealed)
+	ctx := t.Context()
+	files := map[string]string{"a/b": "first", "big": strings.Repeat("0123456789abcdef", 1<<18), "c": ""}
+	result, err := d.ImportData(ctx, bytes.NewReader(layerTar(t, files)))
+	must(t, err)
+	info, err := os.Stat(d.Image.ImagePath)
+	must(t, err)
+	if result.Size != 5+16<<18 || result.Bytes != info.Size() || result.Bytes > 16<<18+2<<20 {
+		t.Errorf("%+v, file of %d", result, info.Size())
+	}
+	gone(t, result.UUID, d.Image.ImagePath)
+	must(t, d.Get(ctx))
+	for name, want := range files {
+		b, err := os.ReadFile(filepath.Join(d.Deviceparams.Mnt, "diff", name))
+		if err != nil || string(b) != want {
+			t.Errorf("%s: %d bytes, want %d, %v", name, len(b), len(want), err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(d.Deviceparams.Mnt, "diff/x"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+		t.Errorf("writing: %v", err)
+	}
+	must(t, d.Put(ctx))
+	gone(t, result.UUID, d.Image.ImagePath)
+	cryptsetupReads(t, d, "diff/a/b", "first")
+	onlyImage(t, d)
+}
+
+// onlyImage wants nothing but the image in its directory.
+func onlyImage(t testing.TB, d *crypt.VirtualDevice) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Dir(d.Image.ImagePath))
+	must(t, err)
+	for _, e := range entries {
+		if n := e.Name(); n != "mnt" && n != filepath.Base(d.Image.ImagePath) {
+			t.Errorf("%s is left", n)
+		}
+	}
+}
+
+func TestCiphers(t *testing.T) {
+	for _, cipher := range []string{luks2.CipherXTS, luks2.CipherESSIV, luks2.CipherAdiantum} {
+		for _, size := range []int{512, 4096} {
+			t.Run(fmt.Sprint(cipher, " ", size), func(t *testing.T) {
+				w, s := device(t, crypt.TypeWritable), device(t, crypt.TypeSealed)
+				w.Cryptparams = crypt.CryptParams{Cipher: cipher, SectorSize: size}
+				s.Cryptparams = w.Cryptparams
+				must(t, w.Create(t.Context(), 32<<20))
+				must(t, w.Get(t.Context()))
+				must(t, os.WriteFile(filepath.Join(w.Deviceparams.Mnt, "diff/f"), []byte("x"), 0o600))
+				must(t, w.Put(t.Context()))
+				_, err := s.ImportData(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"f": "y"})))
+				must(t, err)
+				must(t, s.Get(t.Context()))
+				must(t, s.Put(t.Context()))
+				for d, want := range map[*crypt.VirtualDevice]string{w: "x", s: "y"} {
+					uuid, err := d.UUID()
+					must(t, err)
+					gone(t, uuid, d.Image.ImagePath)
+					cryptsetupReads(t, d, "diff/f", want)
+				}
+			})
+		}
+	}
+}
+
+func TestGetPutAtOnce(t *testing.T) {
+	d := device(t, crypt.TypeSealed)
+	result, err := d.ImportData(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"f": "content"})))
+	must(t, err)
+	var wg sync.WaitGroup
+	for range 20 {
+		each := *d
+		each.Deviceparams.Mnt = t.TempDir()
+		wg.Go(func() {
+			for range 10 {
+				if err := each.Get(t.Context()); err != nil {
+					t.Error(err)
+					return
+				}
+				if b, err := os.ReadFile(filepath.Join(each.Deviceparams.Mnt, "diff/f")); err != nil || string(b) != "content" {
+					t.Errorf("%q, %v", b, err)
+				}
+				if err := each.Put(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	gone(t, result.UUID, d.Image.ImagePath)
+}
+
+func TestHold(t *testing.T) {
+	d := device(t, crypt.TypeSealed)
+	result, err := d.ImportData(t.Context(), bytes.NewReader(layerTar(t, nil)))
+	must(t, err)
+	held, err := d.Hold(t.Context())
+	must(t, err)
+	must(t, d.Get(t.Context()))
+	must(t, d.Put(t.Context()))
+	control, err := dm.Open()
+	must(t, err)
+	defer func() { _ = control.Close() }()
+	if info, err := control.Info(crypt.DeviceName(result.UUID)); err != nil || !info.Deferred {
+		t.Errorf("%+v, %v", info, err)
+	}
+	must(t, crypt.Sweep(t.Context())) // what is held stays
+	must(t, d.Get(t.Context()))
+	must(t, d.Put(t.Context()))
+	must(t, held.Close())
+	gone(t, result.UUID, d.Image.ImagePath)
+}
+
+func TestImportFails(t *testing.T) {
+	whole := layerTar(t, map[string]string{"f": strings.Repeat("x", 3<<20)})
+	for name, body := range map[string]io.Reader{
+		"empty":   bytes.NewReader(nil),
+		"cut off": bytes.NewReader(whole[:len(whole)/2]),
+		"garbage": bytes.NewReader(bytes.Repeat([]byte("z"), 10000)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := device(t, crypt.TypeSealed)
+			if _, err := d.ImportData(t.Context(), body); err == nil {
+				t.Error("no error")
+			}
+			if _, err := os.Stat(d.Image.ImagePath); !errors.Is(err, os.ErrNotExist) {
+				t.Error(err)
+			}
+			onlyImage(t, d)
+		})
+	}
+	if out := sh(t, "dmsetup", "ls"); strings.Contains(out, "layervault-") {
+		t.Error(out)
+	}
+}
+
+func TestWrongKey(t *testing.T) {
+	d := device(t, crypt.TypeSealed)
+	_, err := d.ImportData(t.Context(), bytes.NewReader(layerTar(t, nil)))
+	must(t, err)
+	for _, c := range []struct {
+		key  crypt.KeyFunc
+		want error
+	}{
+		{nil, crypt.ErrNoKeyFunc},
+		{func(context.Context, string) ([]byte, error) { return nil, nil }, crypt.ErrNoKeyFunc},
+		{func(context.Context, string) ([]byte, error) { return []byte("wrong"), nil }, luks2.ErrNoKey},
+		{func(context.Context, string) ([]byte, error) { return nil, io.ErrNoProgress }, io.ErrNoProgress},
+	} {
+		d.Key = c.key
+		if err := d.Get(t.Context()); !errors.Is(err, c.want) {
+			t.Errorf("%v, want %v", err, c.want)
+		}
+	}
+}
+
+func TestDamagedHeader(t *testing.T) {
+	d := device(t, crypt.TypeWritable)
+	must(t, d.Create(t.Context(), 32<<20))
+	f, err := os.OpenFile(d.Image.ImagePath, os.O_RDWR, 0)
+	must(t, err)
+	defer func() { _ = f.Close() }()
+	_, err = f.WriteAt([]byte("damage"), 5000)
+	must(t, err)
+	must(t, d.Get(t.Context()))
+	must(t, d.Put(t.Context()))
+	h, err := luks2.Read(f)
+	must(t, err)
+	if h.NeedsRepair() {
+		t.Error("not repaired")
+	}
+	gone(t, h.UUID(), d.Image.ImagePath)
+	for _, at := range []int64{5000, 16<<10 + 5000} {
+		_, err = f.WriteAt([]byte("damage"), at)
+		must(t, err)
+	}
+	before := sh(t, "sha256sum", d.Image.ImagePath)
+	if err := d.Get(t.Context()); !errors.Is(err, luks2.ErrDamaged) {
+		t.Error(err)
+	}
+	if sh(t, "sha256sum", d.Image.ImagePath) != before {
+		t.Error("a damaged image was changed")
+	}
+}
+
+func TestCancelled(t *testing.T) {
+	d := device(t, crypt.TypeSealed)
+	ctx, cancel := context.WithCancel(t.Context())
+	r, w := io.Pipe()
+	go func() {
+		_, _ = w.Write(layerTar(t, map[string]string{"f": strings.Repeat("x", 1<<20)})[:1<<20])
+		cancel()
+		_ = w.CloseWithError(io.ErrUnexpectedEOF)
+	}()
+	if _, err := d.ImportData(ctx, r); err == nil {
+		t.Error("no error")
+	}
+	onlyImage(t, d)
+	if err := device(t, crypt.TypeWritable).Create(ctx, 32<<20); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func TestNoSpace(t *testing.T) {
+	small := t.TempDir()
+	must(t, unix.Mount("tmpfs", small, "tmpfs", 0, "size=24m"))
+	defer func() { must(t, unix.Unmount(small, unix.MNT_DETACH)) }()
+	d := device(t, crypt.TypeSealed)
+	d.Image.ImagePath = filepath.Join(small, "image.luks")
+	random := make([]byte, 40<<20)
+	for i := range random {
+		random[i] = byte(i*i>>8 | 1)
+	}
+	if _, err := d.ImportData(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"f": string(random)}))); !errors.Is(err, crypt.ErrNoSpace) {
+		t.Error(err)
+	}
+	onlyImage(t, d)
+}
+
+func TestUncleanStop(t *testing.T) {
+	d := device(t, crypt.TypeWritable)
+	must(t, d.Create(t.Context(), 64<<20))
+	must(t, d.Get(t.Context()))
+	must(t, os.WriteFile(filepath.Join(d.Deviceparams.Mnt, "diff/f"), []byte("x"), 0o600))
+	sh(t, "sync")
+	// A copy of an image that is mounted is what a power cut leaves.
+	cut := device(t, crypt.TypeWritable)
+	sh(t, "cp", "--sparse=always", d.Image.ImagePath, cut.Image.ImagePath)
+	must(t, d.Put(t.Context()))
+	uuid, err := d.UUID()
+	must(t, err)
+	gone(t, uuid, d.Image.ImagePath)
+	must(t, cut.Get(t.Context()))
+	if _, err := os.Stat(filepath.Join(cut.Deviceparams.Mnt, "diff/f")); err != nil {
+		t.Error(err)
+	}
+	must(t, cut.Put(t.Context()))
+	gone(t, uuid, cut.Image.ImagePath)
+	cryptsetupReads(t, cut, "diff/f", "x")
+}
