@@ -32,6 +32,41 @@ install: ## Install on this host: KEY=tpm|versatile, DRYRUN=1 only says what it 
 uninstall: ## Take the plugin off this host; /persist stays
 	@packaging/uninstall.sh $(if $(DRYRUN),--dry-run)
 
+.PHONY: cross
+cross: ## Build for amd64, arm64 and arm (v7), without cgo
+	@for arch in amd64 arm64 arm; do \
+	  echo "linux/$$arch"; \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch GOARM=7 go build -trimpath -o bin/cross/layervault-$$arch ./cmd/layervault; \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch GOARM=7 go vet ./...; \
+	done
+
+.PHONY: clean
+clean: ## Remove what was built here (the guest's cache stays: ~/.cache/layervault)
+	@rm -rf bin dist
+
+##@ Test
+
+.PHONY: setup
+setup: ## Install the Debian packages that building and testing need
+	@tests/guest/setup
+
+.PHONY: test
+test: setup build plugin ## Run everything: unit tests here, the rest in the guest; SUITES='unit luks2' runs only these
+	@tests/guest/run-suites $(SUITES)
+
+.PHONY: unit
+unit: ## Vet, and run the unit tests here with the race detector; FLAGS are go test's
+	@go vet ./...
+	@go test -race $(FLAGS) ./...
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck, golangci-lint (with the rule of the layers), shellcheck
+	@tests/guest/lint
+
+.PHONY: vuln
+vuln: ## Look the dependencies up in Go's vulnerability database (needs its network service)
+	@go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
+
 ##@ Guest
 
 .PHONY: guest guest-shell
