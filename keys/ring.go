@@ -39,14 +39,38 @@ func Load(ctx context.Context, path string, log *slog.Logger) (*Ring, error) {
 	}
 	r.body = body
 	if needsRepair {
-		// The ring can be used either way (the disk may be read-only or full).
-		if err := r.change(ctx, nil); err != nil {
+		// The ring can be used either way (the disk may be read-only or full, or
+		// another process in the middle of a write).
+		if err := r.repair(ctx); err != nil {
 			r.store.log.Warn("cannot mend the second copy of the key ring", "ring", path, "err", err)
-		} else {
-			r.store.log.Warn("mended the copies of the key ring", "ring", path)
 		}
 	}
 	return r, nil
+}
+
+// repairTimeout bounds the wait for a writer that may hold the lock: it will write
+// both copies itself, so nothing is lost by leaving the repair to the next load.
+const repairTimeout = 2 * time.Second
+
+// repair writes both copies from the sound one.
+func (r *Ring) repair(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, repairTimeout)
+	defer cancel()
+	unlock, err := r.store.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	body, needed, err := r.store.read() // a writer may have been between the copies
+	if err != nil || !needed {
+		return err
+	}
+	r.store.sweep()
+	if err := r.store.write(body); err != nil {
+		return err
+	}
+	r.store.log.Warn("mended the copies of the key ring", "ring", r.store.path)
+	return nil
 }
 
 // Create makes a ring at path with a new random tier key and p's slot as the first.
@@ -186,7 +210,6 @@ func (r *Ring) snapshot() ringBody {
 }
 
 // change runs fn on the newest ring under the writers' lock and writes the result.
-// A nil fn rewrites both copies as they are.
 func (r *Ring) change(ctx context.Context, fn func(*ringBody) error) error {
 	unlock, err := r.store.lock(ctx)
 	if err != nil {
@@ -200,12 +223,10 @@ func (r *Ring) change(ctx context.Context, fn func(*ringBody) error) error {
 	if id := r.ID(); body.ID != id {
 		return fmt.Errorf("%w: %s was replaced by another ring (%s, was %s)", ErrBusy, r.store.path, body.ID, id)
 	}
-	if fn != nil {
-		if err := fn(&body); err != nil {
-			return err
-		}
-		body.Generation++
+	if err := fn(&body); err != nil {
+		return err
 	}
+	body.Generation++
 	r.store.sweep()
 	if err := r.store.write(body); err != nil {
 		return err

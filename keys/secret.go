@@ -40,3 +40,13 @@ func (s *secret) destroy() error {
 	s.page = nil
 	return err
 }
+
+// NoCoreDumps keeps the whole process out of core dumps and away from debuggers of
+// the same user: locked memory holds the keys, but what is derived from them passes
+// through ordinary memory (prctl(2), PR_SET_DUMPABLE). Call it before the first key.
+func NoCoreDumps() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("switch core dumps off: %w", err)
+	}
+	return nil
+}
