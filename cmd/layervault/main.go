@@ -4,9 +4,12 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"layervault/keys"
 )
 
 func main() { os.Exit(mainStatus()) }
@@ -14,5 +17,8 @@ func main() { os.Exit(mainStatus()) }
 func mainStatus() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if err := keys.NoCoreDumps(); err != nil {
+		slog.Warn("a crash could leave keys in a core dump", "err", err)
+	}
 	return run(ctx, os.Args[1:], streams{in: os.Stdin, out: os.Stdout, err: os.Stderr}, os.Getenv)
 }
