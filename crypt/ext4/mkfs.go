@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -54,6 +55,9 @@ type MkfsOptions struct {
 // file system says that it is not initialised. Mount it with noinit_itable, or the
 // kernel starts filling the inode tables, 1/64 of the device, in the background.
 func Mkfs(ctx context.Context, device string, o MkfsOptions) (err error) {
+	if err := checkSize(device); err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "layervault-mkfs-")
 	if err != nil {
 		return fmt.Errorf("%s: %w", device, err)
@@ -71,7 +75,7 @@ func Mkfs(ctx context.Context, device string, o MkfsOptions) (err error) {
 		"-b", strconv.Itoa(BlockSize), "-I", "256",
 		"-m", "0", // no blocks reserved for root: everyone in a layer is root
 		"-J", fmt.Sprintf("size=%d", journalMiB),
-		"-G", "512", // keep the tables of many groups together: fewer pieces, see MkfsFast
+		"-G", "512", // keep the tables of many groups together: fewer pieces
 		// nodiscard: the device is new, there is nothing to give back.
 		"-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0",
 		"-d", root,
@@ -87,6 +91,23 @@ func Mkfs(ctx context.Context, device string, o MkfsOptions) (err error) {
 		return fmt.Errorf("%s: %w: %w", device, ErrMkfs, err)
 	}
 	return err
+}
+
+// checkSize refuses devices on which mke2fs would leave out the journal.
+func checkSize(device string) error {
+	f, err := os.Open(device)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err == nil && size < MinSize {
+		err = fmt.Errorf("%w: %d bytes, at least %d", ErrTooSmall, size, MinSize)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", device, err)
+	}
+	return nil
 }
 
 // makeDirs lays out the directories that mke2fs copies into the new file system.

@@ -1,0 +1,153 @@
+//go:build guest
+
+package crypt_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"layervault/crypt"
+	"layervault/crypt/dm"
+)
+
+// helperEnv makes this program do one operation on one image instead of testing:
+// "operation path mountpoint".
+const helperEnv = "CRYPT_TEST_HELPER"
+
+func TestMain(m *testing.M) {
+	if job := os.Getenv(helperEnv); job != "" {
+		if err := helper(job); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func helper(job string) error {
+	part := strings.Fields(job)
+	d := &crypt.VirtualDevice{
+		Image: crypt.RawImage{ImagePath: part[1]}, Deviceparams: crypt.DeviceParams{Mnt: part[2]}, Key: passphrase, Type: crypt.TypeSealed,
+	}
+	ctx := context.Background()
+	body, err := io.ReadAll(os.Stdin)
+	if err != nil {
+		return err
+	}
+	fmt.Println("begin")
+	switch part[0] {
+	case "create":
+		d.Type = crypt.TypeWritable
+		return d.Create(ctx, 1<<30)
+	case "import":
+		_, err := d.ImportData(ctx, bytes.NewReader(body))
+		return err
+	case "get":
+		for {
+			if err := errors.Join(d.Get(ctx), d.Put(ctx)); err != nil {
+				return err
+			}
+		}
+	}
+	return errors.ErrUnsupported
+}
+
+// A process that is killed at any moment leaves an image that is whole, or none; and
+// after a sweep no file, no device and no loop device.
+func TestKill(t *testing.T) {
+	body := layerTar(t, map[string]string{"f": strings.Repeat("0123456789abcdef", 1<<17)})
+	for _, operation := range []string{"create", "import", "get"} {
+		t.Run(operation, func(t *testing.T) {
+			outcome := map[string]int{}
+			for range 12 {
+				d := device(t, crypt.TypeSealed)
+				if operation == "create" {
+					d.Type = crypt.TypeWritable
+				}
+				if operation == "get" {
+					_, err := d.ImportData(t.Context(), bytes.NewReader(body))
+					must(t, err)
+				}
+				killed(t, d, operation, body, time.Duration(rand.Int64N(int64(1200*time.Millisecond))))
+				must(t, crypt.Sweep(t.Context()))
+				must(t, crypt.SweepDir(t.Context(), filepath.Dir(d.Image.ImagePath)))
+				onlyImage(t, d)
+				must(t, d.Put(t.Context())) // what was mounted at that moment
+				noneLeft(t)
+				err := d.Get(t.Context())
+				switch {
+				case err == nil:
+					outcome["whole"]++
+					if _, err := os.Stat(filepath.Join(d.Deviceparams.Mnt, "diff")); err != nil {
+						t.Error(err)
+					}
+					must(t, d.Put(t.Context()))
+				case operation != "get" && errors.Is(err, crypt.ErrNotExist):
+					outcome["none"]++
+				default:
+					t.Fatal(err)
+				}
+				noneLeft(t)
+			}
+			t.Log(outcome)
+		})
+	}
+}
+
+// killed runs the helper and kills it some time after it began.
+func killed(t *testing.T, d *crypt.VirtualDevice, operation string, body []byte, after time.Duration) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s", helperEnv, operation, d.Image.ImagePath, d.Deviceparams.Mnt))
+	cmd.Stdin = bytes.NewReader(body)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	_, err = io.ReadFull(out, make([]byte, len("begin\n")))
+	must(t, err)
+	timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
+	defer timer.Stop()
+	_ = cmd.Wait()
+}
+
+// noneLeft waits until the kernel has no device of ours.
+func noneLeft(t *testing.T) {
+	t.Helper()
+	control, err := dm.Open()
+	must(t, err)
+	defer func() { _ = control.Close() }()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		left := ""
+		names, err := control.List()
+		must(t, err)
+		for _, n := range names {
+			if strings.HasPrefix(n.Name, "layervault-") {
+				left += n.Name + " "
+			}
+		}
+		files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+		for _, f := range files {
+			if b, _ := os.ReadFile(f); bytes.Contains(b, []byte("image.luks")) {
+				left += string(b)
+			}
+		}
+		if left == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("left: %s", left)
+		}
+	}
+}

@@ -1,0 +1,94 @@
+//go:build guest
+
+package crypt_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt"
+)
+
+// More images at once than there used to be loop devices.
+func TestManyImages(t *testing.T) {
+	const images = 300
+	one := device(t, crypt.TypeSealed)
+	devices := make([]*crypt.VirtualDevice, images)
+	var g errgroup.Group
+	g.SetLimit(8)
+	for i := range devices {
+		d := *one
+		dir := t.TempDir()
+		d.Image.ImagePath = filepath.Join(dir, "image.luks")
+		d.Deviceparams.Mnt = filepath.Join(dir, "mnt")
+		must(t, os.Mkdir(d.Deviceparams.Mnt, 0o700))
+		devices[i] = &d
+		g.Go(func() error {
+			if _, err := d.ImportData(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"name": d.Image.ImagePath}))); err != nil {
+				return err
+			}
+			return d.Get(t.Context())
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	for _, d := range devices {
+		if b, err := os.ReadFile(filepath.Join(d.Deviceparams.Mnt, "diff/name")); err != nil || string(b) != d.Image.ImagePath {
+			t.Errorf("%s: %q, %v", d.Image.ImagePath, b, err)
+		}
+	}
+	for _, d := range devices {
+		must(t, d.Put(t.Context()))
+	}
+	noneLeft(t)
+}
+
+// A file of more than 4 GiB, most of it holes, arrives with both its ends.
+func TestLargeFile(t *testing.T) {
+	const size = 4<<30 + 512<<20
+	r, w := io.Pipe()
+	go func() {
+		tw := tar.NewWriter(w)
+		err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "large", Mode: 0o644, Size: size})
+		zeros := make([]byte, 1<<20)
+		for at := 0; at < size && err == nil; at += len(zeros) {
+			if at+len(zeros) == size {
+				copy(zeros[len(zeros)-3:], "end")
+			}
+			_, err = tw.Write(zeros)
+		}
+		if err == nil {
+			err = tw.Close()
+		}
+		_ = w.CloseWithError(err)
+	}()
+	d := device(t, crypt.TypeSealed)
+	result, err := d.ImportData(t.Context(), r)
+	must(t, err)
+	if result.Size != size {
+		t.Errorf("size %d", result.Size)
+	}
+	var st unix.Stat_t
+	must(t, unix.Stat(d.Image.ImagePath, &st))
+	if st.Blocks*512 > 4<<20 {
+		t.Errorf("%d bytes on disk", st.Blocks*512)
+	}
+	must(t, d.Get(t.Context()))
+	f, err := os.Open(filepath.Join(d.Deviceparams.Mnt, "diff/large"))
+	must(t, err)
+	defer func() { _ = f.Close() }()
+	end := make([]byte, 5)
+	_, err = f.ReadAt(end, size-5)
+	must(t, err)
+	if string(end) != "\x00\x00end" {
+		t.Errorf("ends with %q", end)
+	}
+}
