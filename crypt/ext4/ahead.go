@@ -41,7 +41,7 @@ func readAhead(ctx context.Context, r io.Reader) *aheadReader {
 		done: make(chan struct{}),
 	}
 	for range aheadBuffers {
-		a.free <- make([]byte, aheadSize)
+		a.free <- nil // allocated when it is needed
 	}
 	go func() {
 		defer close(a.done)
@@ -50,6 +50,9 @@ func readAhead(ctx context.Context, r io.Reader) *aheadReader {
 			case <-a.quit:
 				return
 			case buf := <-a.free:
+				if buf == nil {
+					buf = make([]byte, aheadSize)
+				}
 				n, err := fill(r, buf)
 				a.full <- piece{buf[:n], err}
 				if err != nil {

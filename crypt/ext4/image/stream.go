@@ -40,7 +40,7 @@ type stream struct {
 func newStream(dst io.WriterAt, start, limit int64) *stream {
 	s := &stream{dst: dst, limit: limit, free: make(chan *buffer, chunks), full: make(chan *buffer, chunks)}
 	for range chunks {
-		s.free <- &buffer{data: alignedBytes(chunk)}
+		s.free <- &buffer{} // allocated when it is needed: most layers are small
 	}
 	for range writers {
 		s.wg.Go(func() {
@@ -54,9 +54,17 @@ func newStream(dst io.WriterAt, start, limit int64) *stream {
 			}
 		})
 	}
-	s.cur = <-s.free
-	s.cur.at = start
+	s.next(start)
 	return s
+}
+
+// next takes an empty buffer for what comes at offset at.
+func (s *stream) next(at int64) {
+	s.cur = <-s.free
+	if s.cur.data == nil {
+		s.cur.data = alignedBytes(chunk)
+	}
+	s.cur.at, s.cur.n = at, 0
 }
 
 // alignedBytes is a slice that begins on a page.
@@ -116,12 +124,11 @@ func (s *stream) append(b []byte) error {
 
 // flush hands the buffer to the writers and takes another.
 func (s *stream) flush() error {
-	next := s.cur.at + int64(s.cur.n)
 	if s.cur.n > 0 {
+		at := s.cur.at + int64(s.cur.n)
 		s.full <- s.cur
-		s.cur = <-s.free
+		s.next(at)
 	}
-	s.cur.at, s.cur.n = next, 0
 	return s.failed()
 }
 
