@@ -45,8 +45,8 @@ cached() {
   echo "$entry"
 }
 
-# prune KIND KEEP : drops the oldest entries of this kind, but never one that a running guest holds open (in_use) or that is a minute
-# old, since another process may just have been told its name.
+# prune KIND KEEP : drops the oldest entries of this kind, but never one that a running guest holds or that was used within
+# the hour, since another process may just have been told its name.
 prune() {
   local kind=$1 entry n=0
   while read -r entry; do
@@ -54,6 +54,6 @@ prune() {
     if [ "$n" -le "$keep_entries" ] || [ "$entry" = "$2" ]; then continue; fi
     if [ -n "$(find "$entry" -maxdepth 0 -mmin -60)" ]; then continue; fi
     # A guest holds a shared lock on the entry's folder while it runs.
-    flock --exclusive --nonblock "$entry" rm -rf "$entry" || true
+    flock --exclusive --nonblock "$entry" rm -rf "$entry" "$entry.lock" || true
   done < <(find "$guest_cache" -maxdepth 1 -type d -name "$kind-*" ! -name '*.tmp-*' -printf '%T@ %p\n' | sort -rn | cut -d' ' -f2-)
 }
