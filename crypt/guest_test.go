@@ -348,6 +348,25 @@ func TestWrongKey(t *testing.T) {
 	}
 }
 
+// A mount that fails is an error, and leaves nothing open.
+func TestMountFails(t *testing.T) {
+	d := device(t, crypt.TypeSealed)
+	result, err := d.ImportData(t.Context(), bytes.NewReader(layerTar(t, nil)))
+	must(t, err)
+	d.Deviceparams.Mnt += "/missing"
+	if err := d.Get(t.Context()); !errors.Is(err, unix.ENOENT) {
+		t.Error(err)
+	}
+	gone(t, result.UUID, d.Image.ImagePath)
+	d.Deviceparams.Mnt = filepath.Dir(d.Deviceparams.Mnt)
+	// The file is cut off, in its data.
+	must(t, os.Truncate(d.Image.ImagePath, result.Bytes-8192))
+	if err := d.Get(t.Context()); !errors.Is(err, luks2.ErrDamaged) {
+		t.Error(err)
+	}
+	gone(t, result.UUID, d.Image.ImagePath)
+}
+
 func TestDamagedHeader(t *testing.T) {
 	d := device(t, crypt.TypeWritable)
 	must(t, d.Create(t.Context(), 32<<20))

@@ -77,8 +77,8 @@ func (d *VirtualDevice) use(ctx context.Context, f func(node *os.File) error) er
 	if err != nil {
 		return err
 	}
-	node, err := d.openLive(ctx, h.UUID(), readOnly, f)
-	if node || err != nil {
+	done, err := d.openLive(ctx, h.UUID(), readOnly, f)
+	if done || err != nil {
 		return err
 	}
 	// Keys may come from far away: no lock is held while we wait for one.
@@ -105,7 +105,8 @@ func (d *VirtualDevice) use(ctx context.Context, f func(node *os.File) error) er
 		if err != nil {
 			return fmt.Errorf("open image %s: %w", d.path(), err)
 		}
-		if err := d.fresh(ctx, node, c.size); err == nil {
+		err = d.fresh(ctx, node, c.size)
+		if err == nil {
 			err = f(node)
 		}
 		if err != nil {
