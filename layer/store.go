@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -82,7 +83,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 			err = errors.Join(err, s.Close(context.WithoutCancel(ctx)))
 		}
 	}()
-	if s.lock, err = lockStore(root, cfg.Root); err != nil {
+	if s.lock, err = lockStore(ctx, root, cfg.Root); err != nil {
 		return nil, err
 	}
 	if err := prepareScratch(cfg.Scratch); err != nil {
@@ -96,19 +97,38 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	return s, s.sweep(ctx)
 }
 
+// A process that was killed while it started another, mkfs say, lives on in that
+// for the moment until the exec, and so does its lock. lockPatience is long against
+// such a moment on a busy machine, and short against dockerd's patience with a
+// plugin, ten seconds.
+const (
+	lockPatience = 3 * time.Second
+	lockPause    = 20 * time.Millisecond
+)
+
 // lockStore takes the lock that goes away with the process, however it ends.
-func lockStore(root *os.Root, name string) (*os.File, error) {
+func lockStore(ctx context.Context, root *os.Root, name string) (*os.File, error) {
 	f, err := root.OpenFile(lockName, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the layer store: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = fmt.Errorf("%w: stop the other layervault that serves %s", ErrBusy, name)
+	for end := time.Now().Add(lockPatience); ; {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
 		}
-		return nil, errors.Join(err, f.Close())
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errors.Join(fmt.Errorf("lock the layer store: %w", err), f.Close())
+		}
+		if time.Now().After(end) {
+			return nil, errors.Join(fmt.Errorf("%w: stop the other layervault that serves %s", ErrBusy, name), f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("lock the layer store: %w", context.Cause(ctx)), f.Close())
+		case <-time.After(lockPause):
+		}
 	}
-	return f, nil
 }
 
 // Close lets go of warm images, the scratch mount and the lock. What is mounted

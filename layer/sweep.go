@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
+
+	"layervault/crypt"
 )
 
 // sweep discards everything with a temporary name. One piece of garbage that
@@ -48,6 +51,10 @@ func (s *Store) discard(ctx context.Context, name string) error {
 			if err := s.device(Image{Kind: Sealed}, name).Remove(ctx); err != nil {
 				errs = append(errs, fmt.Errorf("erase the image in %s: %w", name, err))
 			}
+		}
+		// And what package crypt had not finished.
+		if err := crypt.SweepDir(ctx, filepath.Join(s.cfg.Root, name)); err != nil {
+			errs = append(errs, fmt.Errorf("erase the image in %s: %w", name, err))
 		}
 	}
 	if err := s.root.RemoveAll(name); err != nil {

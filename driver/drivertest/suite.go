@@ -45,6 +45,8 @@ func Run(t *testing.T, make Factory) {
 		{"Restart", testRestart},
 		{"Stream", testStream},
 		{"Info", testInfo},
+		{"Undo", testUndo},
+		{"NoSpace", testNoSpace},
 		{"Kill", testKill},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, make) })

@@ -1,0 +1,85 @@
+package drivertest
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt"
+	"layervault/driver"
+)
+
+// testUndo makes Get fail in the middle and wants nothing to be left of it.
+func testUndo(t *testing.T, make Factory) {
+	b := started(t, make)
+	for n, id := range []string{"a", "b", "c"} {
+		b.apply(id, []string{"", "a", "b"}[n], makeTar(t, file(id, id)))
+	}
+	b.ok(b.CreateReadWrite(b.ctx, "top", "c", nil))
+	wantNothing := func() {
+		t.Helper()
+		for _, l := range leaks(t, b.home) {
+			t.Error(l)
+		}
+		if left, err := filepath.Glob(filepath.Join(b.cfg.Scratch, "*")); err != nil || len(left) != 0 {
+			t.Errorf("left in scratch: %v (%v)", left, err)
+		}
+	}
+
+	s, err := b.Store()
+	b.ok(err)
+	b.ok(s.Cool())
+	image := s.ImagePath("b")
+	b.ok(os.Rename(image, image+".away"))
+	_, err = b.Get(b.ctx, "top", "")
+	b.wants(err, crypt.ErrNotExist)
+	_, err = b.Diff(b.ctx, "top", "a")
+	b.wants(err, crypt.ErrNotExist)
+	wantNothing()
+	b.ok(os.Rename(image+".away", image))
+
+	// A mount point that is none.
+	b.ok(os.MkdirAll(filepath.Join(b.home, "top"), 0o710))
+	b.ok(os.WriteFile(filepath.Join(b.home, "top/merged"), nil, 0o600))
+	_, err = b.Get(b.ctx, "top", "")
+	b.wants(err, unix.ENOTDIR)
+	wantNothing()
+	b.ok(os.Remove(filepath.Join(b.home, "top/merged")))
+
+	// An SELinux label that no kernel without SELinux, and no policy, knows.
+	_, err = b.Get(b.ctx, "top", "no:such:label,")
+	if err == nil {
+		b.put("top") // SELinux is absent and overlayfs ignores the option
+	}
+	wantNothing()
+	b.with("top", func(dir string) { wantContent(t, dir, "b", "b") })
+}
+
+// testNoSpace fills the disk that holds the images.
+func testNoSpace(t *testing.T, make Factory) {
+	b := newBench(t, make)
+	b.ok(os.MkdirAll(b.persist, 0o700))
+	b.ok(unix.Mount("tmpfs", b.persist, "tmpfs", 0, "size=32m"))
+	t.Cleanup(func() {
+		b.ok(b.Close(b.ctx))
+		if err := unix.Unmount(b.persist, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	b.init()
+	t.Cleanup(b.removeAll)
+	b.apply("small", "", makeTar(t, file("file", "small")))
+	noise := bytes.Repeat([]byte("0123456789abcdef"), 64<<20/16)
+	b.create("large", "small")
+	_, err := b.ApplyDiff(b.ctx, "large", "small", bytes.NewReader(makeTar(t, file("file", string(noise)))))
+	if err == nil {
+		t.Error("64 MiB fit into 32")
+	}
+	b.ok(b.Remove(b.ctx, "large"))
+	b.apply("after", "small", makeTar(t, file("file", "after")))
+	b.with("after", func(dir string) { wantContent(t, dir, "file", "after") })
+	b.ok(b.Init(b.ctx, driver.Options{Home: b.home}))
+}
