@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/driver"
+	"layervault/keys"
 	"layervault/plugin/graph"
 	"layervault/plugin/socket"
 )
@@ -59,8 +60,13 @@ how "docker plugin set layervault key=tpm" arrives. The first start makes the va
 // TPM or a sweep after a crash may take longer.
 func (a *app) serve(ctx context.Context, path string, s settings) error {
 	log := newLog(a.out, a.err, s.level)
-	if err := harden(); err != nil {
+	// main has tried this too; a process that holds the key for months must succeed.
+	if err := keys.NoCoreDumps(); err != nil {
 		return err
+	}
+	// For the programs it starts: being undumpable is not inherited, this is.
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("forbid core dumps: %w", err)
 	}
 	debug.SetMemoryLimit(memoryLimit)
 
@@ -100,16 +106,4 @@ func (a *app) serve(ctx context.Context, path string, s settings) error {
 	<-started
 	log.Info("layervault stops")
 	return errors.Join(err, d.Close(context.WithoutCancel(ctx)))
-}
-
-// harden keeps the tier key, which this process holds, out of core dumps and out
-// of the reach of debuggers of the same user.
-func harden() error {
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("make the process undumpable: %w", err)
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fmt.Errorf("forbid core dumps: %w", err)
-	}
-	return nil
 }
