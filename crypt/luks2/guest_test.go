@@ -33,9 +33,10 @@ func withOpen(t *testing.T, image string, key []byte, do func(dev *os.File)) {
 	must(t, dev.Sync())
 }
 
-// TestKernelAgreesOnTheCipher writes through the kernel and re-encrypts with stock
-// cryptsetup, for every data cipher and sector size; our volume keys must
-// open the data before and after.
+// TestKernelAgreesOnTheCipher writes through the kernel with our volume key, for every
+// data cipher and sector size. Then stock cryptsetup re-encrypts the image (in 4096 byte
+// sectors only: eight times fewer, and the guest is slow), and what Unlock gives must
+// open the data.
 func TestKernelAgreesOnTheCipher(t *testing.T) {
 	t.Setenv("DM_DISABLE_UDEV", "1")
 	for _, p := range formats() {
@@ -48,6 +49,10 @@ func TestKernelAgreesOnTheCipher(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+		if p.SectorSize != 4096 {
+			withOpen(t, f.Name(), key, func(dev *os.File) { wantData(t, p, dev, want) })
+			continue
+		}
 		mustCryptsetup(t, append([]string{"reencrypt", "--force-offline-reencrypt", f.Name()}, quick...)...)
 		newKey, _, err := mustRead(t, f).Unlock(f, secret)
 		if err != nil {
@@ -56,12 +61,15 @@ func TestKernelAgreesOnTheCipher(t *testing.T) {
 		if bytes.Equal(newKey, key) {
 			t.Errorf("%+v: the volume key is still the old one", p)
 		}
-		withOpen(t, f.Name(), newKey, func(dev *os.File) {
-			got := make([]byte, len(want))
-			if _, err := dev.ReadAt(got, 4096); err != nil || !bytes.Equal(got, want) {
-				t.Errorf("%+v: the data is not what it was: %v", p, err)
-			}
-		})
+		withOpen(t, f.Name(), newKey, func(dev *os.File) { wantData(t, p, dev, want) })
+	}
+}
+
+func wantData(t *testing.T, p luks2.Params, dev *os.File, want []byte) {
+	t.Helper()
+	got := make([]byte, len(want))
+	if _, err := dev.ReadAt(got, 4096); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%+v: the data is not what it was: %v", p, err)
 	}
 }
 
