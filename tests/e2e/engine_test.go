@@ -65,7 +65,9 @@ func (e *engine) Start(ctx context.Context, flags ...string) error {
 	}
 	defer log.Close()
 	args := append([]string{"--storage-driver", "overlay2", "--bridge", "none", "--iptables=false", "--ip6tables=false",
-		"--data-root", e.root, "--exec-root", e.run() + "/exec", "--pidfile", e.run() + "/dockerd.pid", "--host", e.Host()}, flags...)
+		"--data-root", e.root, "--exec-root", e.run() + "/exec", "--pidfile", e.run() + "/dockerd.pid", "--host", e.Host(),
+		// the containerd of the engine under test serves this one too: each keeps to its own containers
+		"--containerd-namespace", e.name, "--containerd-plugins-namespace", e.name + "-plugins"}, flags...)
 	cmd := exec.Command("dockerd", args...)
 	cmd.Env = append(os.Environ(), "DOCKER_TMPDIR="+e.run()+"/tmp")
 	cmd.Stdout, cmd.Stderr = log, log
