@@ -138,11 +138,11 @@ func ChangedPCRs(err error) []*PCRMismatch {
 	var out []*PCRMismatch
 	var walk func(error)
 	walk = func(err error) {
-		if m, ok := err.(*PCRMismatch); ok {
+		if m, ok := err.(*PCRMismatch); ok { //nolint:errorlint // this walks the tree itself, to find all and not the first
 			out = append(out, m)
 			return
 		}
-		switch u := err.(type) {
+		switch u := err.(type) { //nolint:errorlint // see above
 		case interface{ Unwrap() error }:
 			walk(u.Unwrap())
 		case interface{ Unwrap() []error }:
