@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt"
+	"layervault/crypt/luks2"
+	"layervault/keys"
+	"layervault/layer"
+	"layervault/plugin/socket"
+)
+
+// TestExitStatus fixes the statuses: scripts rely on them.
+func TestExitStatus(t *testing.T) {
+	locked := func(reason error) error {
+		return fmt.Errorf("unlock the vault: %w", &keys.LockedError{Ring: "/r", Slots: []*keys.SlotError{{Err: reason}}})
+	}
+	for _, tc := range []struct {
+		name string
+		err  error
+		want int
+		hint string // part of it
+	}{
+		{"nothing", nil, 0, ""},
+		{"anything", errors.New("x"), 1, ""},
+		{"usage", usagef("x"), 2, "--help"},
+		{"no provider", keys.ErrNoProvider, 2, "key=tpm"},
+		{"bad id", layer.ErrBadID, 2, ""},
+		{"locked", locked(keys.ErrNeedsPerson), 3, "layervault key recover"},
+		{"locked, no TPM", locked(keys.ErrNoTPM), 3, "layervault key recover"},
+		{"locked, no key file", locked(fs.ErrNotExist), 3, "layervault key recover"},
+		{"locked, PCRs changed", locked(&keys.PCRChanges{Changed: []*keys.PCRMismatch{{Index: 7}}}), 3, "changed the firmware"},
+		{"lockout", locked(keys.ErrLockout), 3, "wait"},
+		{"no layer", layer.ErrNotFound, 4, "image list"},
+		{"no slot", keys.ErrNotFound, 4, "key list"},
+		{"no ring", keys.ErrNoRing, 4, "docker plugin enable"},
+		{"two plugins", socket.ErrInUse, 5, "docker plugin ls"},
+		{"last slot", keys.ErrLastSlot, 5, "key enroll"},
+		{"damaged ring", keys.ErrDamagedRing, 6, "backup"},
+		{"lost ring", keys.ErrRingLost, 6, "backup"},
+		{"damaged header", luks2.ErrDamaged, 6, "luksDump"},
+		{"no space", crypt.ErrNoSpace, 7, "prune"},
+		{"no space, from the kernel", &fs.PathError{Op: "write", Path: "/p", Err: unix.ENOSPC}, 7, "prune"},
+		{"host", errHost, 8, "doctor"},
+		{"no TPM", keys.ErrNoTPM, 8, "key=versatile"},
+		{"key file for all", keys.ErrBadMode, 9, "chmod 600"},
+		{"not root", &fs.PathError{Op: "open", Path: "/p", Err: unix.EACCES}, 9, "run it as root"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			err := tc.err
+			if err != nil {
+				err = fmt.Errorf("outer: %w", err)
+			}
+			if got := exitStatus(err); got != tc.want {
+				t.Errorf("status %d, want %d", got, tc.want)
+			}
+			if hint := nextStep(err); !strings.Contains(hint, tc.hint) {
+				t.Errorf("hint is %q, want %q in it", hint, tc.hint)
+			}
+		})
+	}
+}
