@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	archive "github.com/moby/go-archive"
@@ -39,6 +40,17 @@ func smallFiles(b *testing.B, n int) []byte {
 	return out.Bytes()
 }
 
+// smallCount is how many; BENCH_FILES for fewer where time is short.
+func smallCount(b *testing.B) int {
+	text := os.Getenv("BENCH_FILES")
+	if text == "" {
+		return 40000
+	}
+	n, err := strconv.Atoi(text)
+	must(b, err)
+	return n
+}
+
 // debianRoot is the guest's own /usr and /etc, a Debian root with much the same
 // mix of files as the image "debian".
 func debianRoot(b *testing.B) []byte {
@@ -53,7 +65,7 @@ func BenchmarkImport(b *testing.B) {
 		tar  func(*testing.B) []byte
 	}{
 		{"debian", debianRoot},
-		{"40000 small files", func(b *testing.B) []byte { return smallFiles(b, 40000) }},
+		{"small files", func(b *testing.B) []byte { return smallFiles(b, smallCount(b)) }},
 	} {
 		body := c.tar(b)
 		b.Run(c.name+"/overlay2's unpack", func(b *testing.B) {
@@ -126,7 +138,20 @@ func BenchmarkOpen(b *testing.B) {
 	})
 	b.Run("create", func(b *testing.B) {
 		for range b.N {
-			must(b, device(b, crypt.TypeWritable).Create(b.Context(), 64<<30))
+			d := device(b, crypt.TypeWritable)
+			d.Templates = nil
+			must(b, d.Create(b.Context(), 64<<30))
+		}
+	})
+	b.Run("create from a template", func(b *testing.B) {
+		templates := new(crypt.Templates)
+		for i := range b.N + 1 {
+			d := device(b, crypt.TypeWritable)
+			d.Templates = templates
+			must(b, d.Create(b.Context(), 64<<30))
+			if i == 0 {
+				b.ResetTimer() // the first run makes the template
+			}
 		}
 	})
 	b.Run("mkfs alone", func(b *testing.B) {

@@ -43,6 +43,7 @@ func device(t testing.TB, kind string) *crypt.VirtualDevice {
 		Type:         kind,
 		Deviceparams: crypt.DeviceParams{Mnt: mnt},
 		Key:          passphrase,
+		Templates:    new(crypt.Templates),
 	}
 	t.Cleanup(func() { _ = d.Put(context.Background()) })
 	return d

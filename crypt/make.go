@@ -32,8 +32,12 @@ func (d *VirtualDevice) Create(ctx context.Context, size int64) error {
 	}
 	size = size / ext4.BlockSize * ext4.BlockSize
 	uid, gid := user.IdentityMapping{UIDMaps: d.Deviceparams.UIDMaps, GIDMaps: d.Deviceparams.GIDMaps}.RootPair()
+	mkfs := ext4.Mkfs
+	if d.Templates != nil {
+		mkfs = d.Templates.Mkfs
+	}
 	_, err := d.make(ctx, size, func(node *os.File) (int64, error) {
-		return size, ext4.Mkfs(ctx, node.Name(), ext4.MkfsOptions{Label: d.fsLabel(), Dirs: []ext4.Dir{
+		return size, mkfs(ctx, node.Name(), ext4.MkfsOptions{Label: d.fsLabel(), Dirs: []ext4.Dir{
 			{Name: DirDiff, Mode: 0o755, UID: uid, GID: gid},
 			{Name: DirWork, Mode: 0o700, UID: uid, GID: gid},
 		}})

@@ -37,8 +37,20 @@ func onDisk(t *testing.T, f *os.File) int64 {
 
 func mustCheck(t *testing.T, f *os.File) {
 	t.Helper()
-	if out, err := exec.Command("e2fsck", "-fn", f.Name()).CombinedOutput(); err != nil {
-		t.Fatalf("e2fsck: %v\n%s", err, out)
+	mustRun(t, "e2fsck", "-fn", f.Name())
+}
+
+func mustRun(t *testing.T, command string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(command, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %q: %v\n%s", command, args, err, out)
+	}
+}
+
+func mustUnmount(t *testing.T, mnt string) {
+	t.Helper()
+	if err := unix.Unmount(mnt, 0); err != nil {
+		t.Fatal(err)
 	}
 }
 

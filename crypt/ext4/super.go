@@ -20,6 +20,8 @@ const (
 	sbCompat     = 0x5c
 	sbIncompat   = 0x60
 	sbUUID       = 0x68
+	sbLabel      = 0x78
+	sbLabelSize  = 16
 	sbHashSeed   = 0xec
 	sbBlocksHigh = 0x150
 	sbChecksum   = 0x3fc
