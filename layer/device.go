@@ -43,6 +43,7 @@ type Devices func(Image) Device
 
 // NewDevices makes devices of package crypt.
 func NewDevices(keys KeySource, params crypt.CryptParams, log *slog.Logger) Devices {
+	templates := new(crypt.Templates)
 	return func(im Image) Device {
 		return &crypt.VirtualDevice{
 			Image: crypt.RawImage{ImagePath: im.Path},
@@ -55,7 +56,8 @@ func NewDevices(keys KeySource, params crypt.CryptParams, log *slog.Logger) Devi
 			Key: func(_ context.Context, uuid string) ([]byte, error) {
 				return keys.Passphrase(keyKind, im.Layer, uuid)
 			},
-			Log: log,
+			Log:       log,
+			Templates: templates,
 		}
 	}
 }
