@@ -69,8 +69,11 @@ func TestKill(t *testing.T) {
 	body := layerTar(t, map[string]string{"f": strings.Repeat("0123456789abcdef", 1<<17)})
 	for _, operation := range []string{"create", "import", "get"} {
 		t.Run(operation, func(t *testing.T) {
-			outcome := map[string]int{}
-			for range 12 {
+			outcome, whole := map[string]int{}, time.Hour
+			if operation == "get" {
+				whole = 2 * time.Second // it goes on until it is killed
+			}
+			for i := range 12 {
 				d := device(t, crypt.TypeSealed)
 				if operation == "create" {
 					d.Type = crypt.TypeWritable
@@ -79,7 +82,11 @@ func TestKill(t *testing.T) {
 					_, err := d.ImportData(t.Context(), bytes.NewReader(body))
 					must(t, err)
 				}
-				killed(t, d, operation, body, time.Duration(rand.Int64N(int64(1200*time.Millisecond))))
+				if i > 0 || operation == "get" {
+					killed(t, d, operation, body, rand.N(whole*5/4))
+				} else { // not killed, to learn how long it takes
+					whole = killed(t, d, operation, body, whole)
+				}
 				must(t, crypt.Sweep(t.Context()))
 				must(t, crypt.SweepDir(t.Context(), filepath.Dir(d.Image.ImagePath)))
 				onlyImage(t, d)
@@ -105,8 +112,9 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// killed runs the helper and kills it some time after it began.
-func killed(t *testing.T, d *crypt.VirtualDevice, operation string, body []byte, after time.Duration) {
+// killed runs the helper, kills it some time after it began, and returns how long it
+// lived since.
+func killed(t *testing.T, d *crypt.VirtualDevice, operation string, body []byte, after time.Duration) (took time.Duration) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s", helperEnv, operation, d.Image.ImagePath, d.Deviceparams.Mnt))
@@ -117,9 +125,11 @@ func killed(t *testing.T, d *crypt.VirtualDevice, operation string, body []byte,
 	must(t, cmd.Start())
 	_, err = io.ReadFull(out, make([]byte, len("begin\n")))
 	must(t, err)
+	began := time.Now()
 	timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
 	defer timer.Stop()
 	_ = cmd.Wait()
+	return time.Since(began)
 }
 
 // noneLeft waits until the kernel has no device of ours.
