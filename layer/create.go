@@ -45,7 +45,7 @@ func (s *Store) Create(ctx context.Context, id, parent string, opts CreateOption
 		return fmt.Errorf("create layer %s: %w", id, err)
 	}
 	if have, err := s.record(id); err == nil {
-		return have.sameRequest(want)
+		return s.recreate(have, want)
 	} else if !errors.Is(err, ErrNotFound) {
 		return err
 	}
@@ -59,13 +59,19 @@ func (s *Store) Create(ctx context.Context, id, parent string, opts CreateOption
 	return nil
 }
 
-// sameRequest tells a retry from a clash.
-func (r Record) sameRequest(want Record) error {
-	if r.Parent != want.Parent || r.SizeLimit != want.SizeLimit || r.ReadWrite != want.ReadWrite {
+// recreate tells a retry from a clash.
+func (s *Store) recreate(have, want Record) error {
+	if have.Parent != want.Parent || have.SizeLimit != want.SizeLimit || have.ReadWrite != want.ReadWrite {
 		return fmt.Errorf("%w: %s, with parent %q, size limit %d and read-write %t",
-			ErrExists, r.ID, r.Parent, r.SizeLimit, r.ReadWrite)
+			ErrExists, have.ID, have.Parent, have.SizeLimit, have.ReadWrite)
 	}
-	return nil
+	if have.Kind != Fresh || have.Owner == s.process {
+		return nil
+	}
+	// The process that made it died before its answer arrived. Whoever still asks for
+	// the layer has not begun to fill it, so it is as good as one of this process.
+	have.Owner = s.process
+	return s.writeRecord(have, "create")
 }
 
 func (s *Store) create(ctx context.Context, r Record, opts CreateOptions) (err error) {

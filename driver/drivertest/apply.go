@@ -121,6 +121,9 @@ func testApplyInterrupted(t *testing.T, make Factory) {
 	b.init()
 	_, err := b.ApplyDiff(b.ctx, "x", "", bytes.NewReader(whole[1024:]))
 	b.wants(err, layer.ErrInterrupted)
+	b.create("x", "") // still asked for: nothing was sent yet
+	_, err = b.ApplyDiff(b.ctx, "x", "", bytes.NewReader(whole))
+	b.ok(err)
 	b.ok(b.Remove(b.ctx, "x"))
 
 	// And when the client goes away.

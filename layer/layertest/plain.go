@@ -50,7 +50,8 @@ func (p plain) make(ctx context.Context, size int64, diffTar io.Reader) (res cry
 	if _, err := os.Lstat(p.im.Path); err == nil {
 		return res, fmt.Errorf("%s: %w", p.im.Path, crypt.ErrExists)
 	}
-	dir, err := os.MkdirTemp("", "layertest")
+	// Beside the image, so that what a killed test leaves is swept with it.
+	dir, err := os.MkdirTemp(filepath.Dir(p.im.Path), ".layertest")
 	if err != nil {
 		return res, err
 	}
