@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -130,18 +131,19 @@ func helpRound(ctx context.Context, d *driver.Driver, id string, body []byte) er
 // rounds, and wants a clean restart each time: what was answered for is there,
 // what was not is gone or usable, everything can be removed, nothing leaks.
 func testKill(t *testing.T, make Factory) {
+	// After how many rounds of the helper it is killed where no checkpoint is named.
+	rounds := []int{2, 5, 9}
 	kills := []string{
 		"create/directory made", "create/image made", "create/record written", "create/renamed",
 		"import into/image made", "import into/image renamed", "import into/record written",
 		"make writable/image made", "make writable/image renamed", "make writable/record written",
-		"reset/record written", "remove/renamed", "remove/unlinked", "", "", "",
+		"reset/record written", "remove/renamed", "remove/unlinked",
 	}
-	for n, kill := range kills {
-		name := kill
-		if name == "" {
-			name = "any moment"
-		}
-		t.Run(name, func(t *testing.T) {
+	for _, n := range rounds {
+		kills = append(kills, fmt.Sprintf("%s%d", anyMoment, n))
+	}
+	for _, kill := range kills {
+		t.Run(kill, func(t *testing.T) {
 			b := newBench(t, make)
 			b.cfg = helperConfig(filepath.Dir(b.persist), make)
 			b.home = filepath.Join(filepath.Dir(b.persist), "home")
@@ -152,7 +154,7 @@ func testKill(t *testing.T, make Factory) {
 			want := b.diff("done", "")
 			b.ok(b.Close(b.ctx))
 
-			runKilled(t, filepath.Dir(b.persist), kill, body, 3*n)
+			runKilled(t, filepath.Dir(b.persist), kill, body)
 
 			b.Driver = driver.New(b.cfg)
 			b.ok(b.Resume(b.ctx))
@@ -178,8 +180,20 @@ func testKill(t *testing.T, make Factory) {
 	}
 }
 
-func runKilled(t *testing.T, dir, kill string, body []byte, rounds int) {
+// anyMoment before a number of rounds stands for no checkpoint.
+const anyMoment = "after rounds "
+
+func runKilled(t *testing.T, dir, kill string, body []byte) {
 	t.Helper()
+	rounds := 0
+	after, any := strings.CutPrefix(kill, anyMoment)
+	if any {
+		var err error
+		if rounds, err = strconv.Atoi(after); err != nil {
+			t.Fatal(err)
+		}
+		kill = ""
+	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
