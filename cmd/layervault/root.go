@@ -72,7 +72,6 @@ func newRootCommand(a *app) *cobra.Command {
 		newDoctorCommand(a),
 		newKeyCommand(a),
 		newImageCommand(a),
-		newKeyCommand(a),
 		newVersionCommand(a),
 	)
 	return root
