@@ -59,6 +59,12 @@ var (
 	ErrBadRecovery = errors.New("recovery key refused")
 	// ErrDamagedSlot: the ring is sound but this slot's blob makes no sense.
 	ErrDamagedSlot = errors.New("damaged key slot")
+	// ErrBadPolicyKey: no TPM verifies signed policies with this key.
+	ErrBadPolicyKey = errors.New("no key for signed policies")
+	// ErrBadPolicy: a signed policy, or what one was to be made of, makes no sense.
+	ErrBadPolicy = errors.New("not a signed policy")
+	// ErrNoPolicy: the PCRs changed, and no signed policy approves the new values.
+	ErrNoPolicy = errors.New("no signed policy fits")
 	// ErrClosed: the tier key was used after Close.
 	ErrClosed = errors.New("the tier key is closed")
 )

@@ -23,6 +23,8 @@ func nextStep(err error) string {
 		return ""
 	case isUsage(err):
 		return "layervault --help"
+	case is(keys.ErrNoPolicy):
+		return "if this boot is an approved one: layervault key sign-policy where the private key is, layervault key load-policy here; else: layervault key recover"
 	case len(keys.ChangedPCRs(err)) > 0:
 		return "if you changed the firmware or kernel yourself: layervault key recover (asks for the recovery key and seals the vault anew)"
 	case is(keys.ErrLockout):

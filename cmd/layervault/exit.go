@@ -38,7 +38,7 @@ var statuses = []struct {
 	status int
 	errs   []error
 }{
-	{statusUsage, []error{keys.ErrNoProvider, keys.ErrUnknownProvider, layer.ErrBadID, crypt.ErrBadParams}},
+	{statusUsage, []error{keys.ErrNoProvider, keys.ErrUnknownProvider, keys.ErrBadPolicyKey, keys.ErrBadPolicy, layer.ErrBadID, crypt.ErrBadParams}},
 	{statusNoSpace, []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}},
 	{statusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrWrongPIN, keys.ErrLockout, keys.ErrWrongKey, keys.ErrBadRecovery, luks2.ErrNoKey}},
 	{statusDamaged, []error{keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, layer.ErrDamaged, luks2.ErrDamaged, luks2.ErrNotLUKS2}},

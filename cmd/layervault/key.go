@@ -21,6 +21,8 @@ func newKeyCommand(a *app) *cobra.Command {
 		newKeyRemoveCommand(a),
 		newKeyRecoverCommand(a),
 		newKeyResealCommand(a),
+		newKeySignPolicyCommand(a),
+		newKeyLoadPolicyCommand(a),
 	)
 }
 
@@ -213,17 +215,18 @@ func sameProvider(cfg unlock.Config, slot keys.Slot) (keys.Provider, error) {
 	case recovery.Name:
 		return nil, usagef("slot %s is a recovery slot: enroll a new one and remove this", slot.Title())
 	case tpm.Name:
-		sel, pin, err := tpm.SelectionOf(slot.Blob)
+		sealing, err := tpm.SealingOf(slot.Blob)
 		if err != nil {
 			break // a damaged slot says nothing: the defaults of a new one
 		}
 		if cfg.PCRs == "" {
-			cfg.PCRs = sel.String()
+			cfg.PCRs = sealing.PCRs.String()
 		}
-		if pin && cfg.PIN == nil {
+		cfg.SignedBy = sealing.SignedBy
+		if sealing.PIN && cfg.PIN == nil {
 			return nil, usagef("slot %s wants a PIN: give it with --pin-file", slot.Title())
 		}
-		if pin {
+		if sealing.PIN {
 			cfg.NewPIN = cfg.PIN
 		}
 	}

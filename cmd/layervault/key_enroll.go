@@ -19,6 +19,7 @@ type enrollFlags struct {
 	keyFlags
 	label      string
 	pcrs       string
+	signedBy   string // PEM file of who may approve other PCR values
 	newPIN     string // file, "ask" for the terminal
 	passphrase string // file, "ask" for the terminal
 	out        string // file for a generated recovery key
@@ -50,6 +51,7 @@ empty tier the new slot becomes the first of a new key ring.
 	e.registerUnlock(f)
 	f.StringVar(&e.label, "label", "", "a name for the slot")
 	f.StringVar(&e.pcrs, "pcrs", envOr(a.env, "pcrs", tpm.DefaultPCRs), "PCRs of a tpm slot: 0-4,6-14, sha384:7, none (env pcrs)")
+	f.StringVar(&e.signedBy, "signed-by", "", "a tpm slot opens also at PCR values that this public key (PEM file) signed; see key sign-policy")
 	f.StringVar(&e.newPIN, "pin", "", "a tpm slot wants a PIN, asked for or (--pin=FILE) read from a file")
 	f.Lookup("pin").NoOptDefVal = ask
 	f.StringVar(&e.passphrase, "passphrase", "", "a recovery slot opens with your own passphrase, asked for or (--passphrase=FILE) read from a file")
@@ -68,6 +70,12 @@ func (a *app) enroll(ctx context.Context, kind string, e enrollFlags) (err error
 		return err
 	}
 	cfg.PCRs = e.pcrs
+	if e.signedBy != "" && kind != tpm.Name {
+		return usagef("--signed-by is for tpm slots")
+	}
+	if cfg.SignedBy, err = readPublicPEM(e.signedBy); err != nil {
+		return err
+	}
 	if e.newPIN != "" {
 		cfg.NewPIN = func(ctx context.Context) ([]byte, error) { return a.newSecret(ctx, e.newPIN, "new PIN") }
 	}

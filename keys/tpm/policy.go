@@ -69,13 +69,29 @@ func allBytes(values [][]byte, b byte) bool {
 	return true
 }
 
-// policyDigest computes what the sealed object's authPolicy must be, without the TPM:
+// pcrPolicy computes the digest of TPM2_PolicyPCR, without the TPM:
 //
 //	SHA256(0^32 || TPM_CC_PolicyPCR || selection || SHA256(values ascending))
 //
-// and, with a PIN, extended by TPM_CC_PolicyAuthValue (TPM 2.0 part 3, sections 23.7
-// and 23.17). Nil for no PCRs and no PIN: then the object's empty auth value is used.
-func policyDigest(sel Selection, values [][]byte, pin bool) ([]byte, error) {
+// (TPM 2.0 part 3, section 23.7).
+func pcrPolicy(sel Selection, values [][]byte) ([]byte, error) {
+	calc, err := tpm2.NewPolicyCalculator(tpm2.TPMAlgSHA256)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(bytes.Join(values, nil))
+	step := tpm2.PolicyPCR{PcrDigest: tpm2.TPM2BDigest{Buffer: sum[:]}, Pcrs: sel.list()}
+	if err := step.Update(calc); err != nil {
+		return nil, fmt.Errorf("compute PCR policy: %w", err)
+	}
+	return calc.Hash().Digest, nil
+}
+
+// digest computes what the sealed object's authPolicy must be: PolicyPCR, or that
+// or PolicyAuthorize, and after it TPM_CC_PolicyAuthValue with a PIN (section 23.17).
+// Nil for no PCRs and no PIN: then the object's empty auth value is used.
+func (b *blob) digest() ([]byte, error) {
+	sel, pin := b.selection(), b.PIN != nil
 	if sel.None() && !pin {
 		return nil, nil
 	}
@@ -83,12 +99,22 @@ func policyDigest(sel Selection, values [][]byte, pin bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !sel.None() {
-		sum := sha256.Sum256(bytes.Join(values, nil))
-		step := tpm2.PolicyPCR{PcrDigest: tpm2.TPM2BDigest{Buffer: sum[:]}, Pcrs: sel.list()}
-		if err := step.Update(calc); err != nil {
-			return nil, fmt.Errorf("compute PCR policy: %w", err)
+	branches, err := b.branches()
+	switch {
+	case err != nil:
+		return nil, err
+	case branches != nil:
+		err = tpm2.PolicyOr{PHashList: *branches}.Update(calc)
+	case !sel.None():
+		var values [][]byte
+		if values, err = b.sealedValues(); err != nil {
+			return nil, err
 		}
+		sum := sha256.Sum256(bytes.Join(values, nil))
+		err = tpm2.PolicyPCR{PcrDigest: tpm2.TPM2BDigest{Buffer: sum[:]}, Pcrs: sel.list()}.Update(calc)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("compute PCR policy: %w", err)
 	}
 	if pin {
 		if err := calc.Update(tpm2.TPMCCPolicyAuthValue); err != nil {
@@ -96,6 +122,31 @@ func policyDigest(sel Selection, values [][]byte, pin bool) ([]byte, error) {
 		}
 	}
 	return calc.Hash().Digest, nil
+}
+
+// branches of the PolicyOr of a slot with a signer; nil without one.
+func (b *blob) branches() (*tpm2.TPMLDigest, error) {
+	s, err := b.signer()
+	if s == nil || err != nil {
+		return nil, err
+	}
+	authorize, err := s.authorizePolicy()
+	if err != nil {
+		return nil, err
+	}
+	return &tpm2.TPMLDigest{Digests: []tpm2.TPM2BDigest{{Buffer: b.PCRPolicy}, {Buffer: authorize}}}, nil
+}
+
+// sealedValues are the PCR values at sealing time, in the selection's order.
+func (b *blob) sealedValues() ([][]byte, error) {
+	values := make([][]byte, len(b.PCRs))
+	for i, n := range b.PCRs {
+		var err error
+		if values[i], err = hex.DecodeString(b.Values[n]); err != nil {
+			return nil, fmt.Errorf("%w: value of PCR %d: %w", keys.ErrDamagedSlot, n, err)
+		}
+	}
+	return values, nil
 }
 
 // errPolicy says that the TPM's PCRs do not give the policy that was sealed to.
@@ -106,28 +157,69 @@ func (e *errPolicy) Error() string {
 }
 
 // satisfy runs the policy in a session and compares the digest before the TPM does,
-// so that a mismatch is ours to explain and costs no failed authorisation.
-func satisfy(sel Selection, pin bool, want []byte) tpm2.PolicyCallback {
-	return func(t transport.TPM, session tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
+// so that a mismatch is ours to explain and costs no failed authorisation. t is nil
+// unless a signed policy is to be used.
+func satisfy(b *blob, t *ticket) tpm2.PolicyCallback {
+	return func(tpm transport.TPM, session tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
+		sel := b.selection()
+		if t != nil {
+			sel = t.sel
+		}
 		if !sel.None() {
-			if _, err := (tpm2.PolicyPCR{PolicySession: session, Pcrs: sel.list()}).Execute(t); err != nil {
+			if _, err := (tpm2.PolicyPCR{PolicySession: session, Pcrs: sel.list()}).Execute(tpm); err != nil {
 				return fmt.Errorf("PCR policy: %w", err)
 			}
 		}
-		if pin {
-			if _, err := (tpm2.PolicyAuthValue{PolicySession: session}).Execute(t); err != nil {
+		if err := b.join(tpm, session, t); err != nil {
+			return err
+		}
+		if b.PIN != nil {
+			if _, err := (tpm2.PolicyAuthValue{PolicySession: session}).Execute(tpm); err != nil {
 				return fmt.Errorf("PIN policy: %w", err)
 			}
 		}
-		rsp, err := tpm2.PolicyGetDigest{PolicySession: session}.Execute(t)
-		if err != nil {
-			return fmt.Errorf("read policy: %w", err)
-		}
-		if !bytes.Equal(rsp.PolicyDigest.Buffer, want) {
-			return &errPolicy{want: want, got: rsp.PolicyDigest.Buffer}
-		}
-		return nil
+		return expectPolicy(tpm, session, b.Digest)
 	}
+}
+
+// join runs what follows PolicyPCR in a slot with a signer: PolicyAuthorize when a
+// ticket is used, and the PolicyOr of both branches.
+func (b *blob) join(tpm transport.TPM, session tpm2.TPMISHPolicy, t *ticket) error {
+	branches, err := b.branches()
+	if branches == nil || err != nil {
+		return err
+	}
+	if t == nil {
+		// Else the TPM would refuse with a code that says less.
+		if err := expectPolicy(tpm, session, b.PCRPolicy); err != nil {
+			return err
+		}
+	} else {
+		_, err := tpm2.PolicyAuthorize{
+			PolicySession:  session,
+			ApprovedPolicy: tpm2.TPM2BDigest{Buffer: t.approved.Policy},
+			KeySign:        t.signer.name,
+			CheckTicket:    t.verified,
+		}.Execute(tpm)
+		if err != nil {
+			return fmt.Errorf("signed policy: %w", err)
+		}
+	}
+	if _, err := (tpm2.PolicyOr{PolicySession: session, PHashList: *branches}).Execute(tpm); err != nil {
+		return fmt.Errorf("PCR or signed policy: %w", err)
+	}
+	return nil
+}
+
+func expectPolicy(tpm transport.TPM, session tpm2.TPMISHPolicy, want []byte) error {
+	rsp, err := tpm2.PolicyGetDigest{PolicySession: session}.Execute(tpm)
+	if err != nil {
+		return fmt.Errorf("read policy: %w", err)
+	}
+	if !bytes.Equal(rsp.PolicyDigest.Buffer, want) {
+		return &errPolicy{want: want, got: rsp.PolicyDigest.Buffer}
+	}
+	return nil
 }
 
 // changed compares the values of now with those at sealing time (hex by PCR index).

@@ -11,6 +11,7 @@ package tpm
 
 import (
 	"context"
+	"crypto"
 	"encoding/json"
 	"fmt"
 
@@ -30,6 +31,12 @@ type Config struct {
 	// AllowZeroPCRs accepts a bank in which nothing was measured (see checkBank). For
 	// machines that have a TPM but whose firmware measures nothing, and for tests.
 	AllowZeroPCRs bool
+	// SignedBy, when set, may approve other PCR values for a new slot (see
+	// SignPolicy): ECDSA P-256 or RSA. It wants PCRs.
+	SignedBy crypto.PublicKey
+	// Policies is the file of signed policies for slots with a signer; "" for none. It
+	// is read at each unlocking.
+	Policies string
 	// NewPIN, when set, gives the PIN of a new slot (the result is wiped).
 	NewPIN func(ctx context.Context) ([]byte, error)
 	// PIN, when set, gives the PIN of a slot that wants one (the result is wiped).
@@ -55,21 +62,27 @@ func (p *Provider) Name() string { return Name }
 // blob is a slot in the ring. All that explains how the key was sealed is in it:
 // nothing else needs to survive for a slot to be opened or diagnosed.
 type blob struct {
-	Policy string         `json:"policy"`           // "pcr" or "none"; "signed" is kept for PolicyAuthorize
+	Policy string         `json:"policy"`           // "pcr", "signed" or "none"
 	PIN    *pinSalt       `json:"pin,omitempty"`    // set when the slot wants a PIN
-	Bank   string         `json:"bank,omitempty"`   // with policy "pcr"
+	Bank   string         `json:"bank,omitempty"`   // unless the policy is "none"
 	PCRs   []int          `json:"pcrs,omitempty"`   // ascending
 	Values map[int]string `json:"values,omitempty"` // hex at sealing time, for diagnosis only
 	Digest hexBytes       `json:"policy_digest,omitempty"`
-	SRK    hexBytes       `json:"srk_name"` // name (algorithm and hash) of the storage root key
-	Public []byte         `json:"public"`   // TPM2B_PUBLIC of the sealed object
-	Secret []byte         `json:"private"`  // TPM2B_PRIVATE, encrypted by the TPM
-	Key    keys.Wrapped   `json:"wrapped"`  // the tier key under the sealed key
+	// With policy "signed": who may approve other PCR values (PKIX DER), and the
+	// digest of PolicyPCR over the values at sealing time.
+	Signer    []byte   `json:"signer,omitempty"`
+	PCRPolicy hexBytes `json:"pcr_policy_digest,omitempty"`
+
+	SRK    hexBytes     `json:"srk_name"` // name (algorithm and hash) of the storage root key
+	Public []byte       `json:"public"`   // TPM2B_PUBLIC of the sealed object
+	Secret []byte       `json:"private"`  // TPM2B_PRIVATE, encrypted by the TPM
+	Key    keys.Wrapped `json:"wrapped"`  // the tier key under the sealed key
 }
 
 const (
-	policyPCR  = "pcr"
-	policyNone = "none"
+	policyPCR    = "pcr"
+	policySigned = "signed"
+	policyNone   = "none"
 )
 
 func parseBlob(raw json.RawMessage) (*blob, error) {
@@ -78,9 +91,9 @@ func parseBlob(raw json.RawMessage) (*blob, error) {
 		return nil, fmt.Errorf("%w: %w", keys.ErrDamagedSlot, err)
 	}
 	switch {
-	case b.Policy != policyPCR && b.Policy != policyNone:
+	case b.Policy != policyPCR && b.Policy != policySigned && b.Policy != policyNone:
 		return nil, fmt.Errorf("%w: TPM policy %q is not known to this layervault", keys.ErrDamagedSlot, b.Policy)
-	case (b.Policy == policyPCR) == b.selection().None():
+	case (b.Policy == policyNone) != b.selection().None():
 		return nil, fmt.Errorf("%w: policy %q with %d PCRs", keys.ErrDamagedSlot, b.Policy, len(b.PCRs))
 	case len(b.SRK) == 0 || len(b.Public) == 0 || len(b.Secret) == 0:
 		return nil, fmt.Errorf("%w: the sealed object is incomplete", keys.ErrDamagedSlot)
@@ -88,18 +101,33 @@ func parseBlob(raw json.RawMessage) (*blob, error) {
 	if err := b.selection().valid(); err != nil {
 		return nil, fmt.Errorf("%w: %w", keys.ErrDamagedSlot, err)
 	}
+	if _, err := b.signer(); err != nil {
+		return nil, err
+	}
 	return &b, nil
 }
 
 func (b *blob) selection() Selection { return Selection{Bank: b.Bank, PCRs: b.PCRs} }
 
-// SelectionOf reads what a slot is sealed to, for sealing it anew in the same way.
-func SelectionOf(raw json.RawMessage) (sel Selection, pin bool, err error) {
+// Sealing is what a slot is sealed to.
+type Sealing struct {
+	PCRs     Selection
+	PIN      bool
+	SignedBy crypto.PublicKey // who may approve other PCR values; nil for nobody
+}
+
+// SealingOf reads what a slot is sealed to, for sealing it anew in the same way.
+func SealingOf(raw json.RawMessage) (Sealing, error) {
 	b, err := parseBlob(raw)
 	if err != nil {
-		return Selection{}, false, err
+		return Sealing{}, err
 	}
-	return b.selection(), b.PIN != nil, nil
+	out := Sealing{PCRs: b.selection(), PIN: b.PIN != nil}
+	s, err := b.signer()
+	if s != nil {
+		out.SignedBy = s.key
+	}
+	return out, err
 }
 
 // Describe implements keys.Provider.
@@ -111,6 +139,9 @@ func (p *Provider) Describe(raw json.RawMessage) keys.Description {
 	d := keys.Description{PCRs: b.selection().String(), Detail: "TPM 2.0"}
 	if b.PIN != nil {
 		d.Detail, d.Person = "TPM 2.0 with PIN", p.cfg.PIN == nil
+	}
+	if s, err := b.signer(); s != nil && err == nil {
+		d.Detail += fmt.Sprintf(", others signed by key %x", []byte(s.print[:4]))
 	}
 	return d
 }

@@ -3,7 +3,9 @@ package tpm
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -54,6 +56,11 @@ func (p *Provider) seal(ctx context.Context, d *device, kek []byte) (*blob, erro
 			b.Values[n] = hex.EncodeToString(values[i])
 		}
 	}
+	if p.cfg.SignedBy != nil {
+		if err := d.name(b, p.cfg.SignedBy, values); err != nil {
+			return nil, err
+		}
+	}
 	var auth []byte
 	if p.cfg.NewPIN != nil {
 		b.PIN = newPINSalt()
@@ -62,7 +69,7 @@ func (p *Provider) seal(ctx context.Context, d *device, kek []byte) (*blob, erro
 		}
 		defer clear(auth)
 	}
-	if b.Digest, err = policyDigest(sel, values, b.PIN != nil); err != nil {
+	if b.Digest, err = b.digest(); err != nil {
 		return nil, err
 	}
 	srk, err := d.findRoot(nil)
@@ -76,7 +83,7 @@ func (p *Provider) seal(ctx context.Context, d *device, kek []byte) (*blob, erro
 	}
 	// PCRs may have moved between reading and now, and a chip may be faulty: a slot is
 	// worth something only when it has opened once.
-	back, err := d.unseal(srk, b, auth)
+	back, err := d.unseal(srk, b, nil, auth)
 	if err != nil {
 		return nil, fmt.Errorf("the sealed key does not open again, nothing was changed: %w", err)
 	}
@@ -85,6 +92,29 @@ func (p *Provider) seal(ctx context.Context, d *device, kek []byte) (*blob, erro
 		return nil, fmt.Errorf("the TPM unsealed something else, nothing was changed: %w", keys.ErrWrongKey)
 	}
 	return b, nil
+}
+
+// name puts the signer of later policies into b, and has the TPM load the key: one that
+// it cannot verify with would be found out only when it is needed.
+func (d *device) name(b *blob, key crypto.PublicKey, values [][]byte) error {
+	if b.Policy != policyPCR {
+		return fmt.Errorf("%w: a signed policy wants PCRs to speak of", keys.ErrBadPolicy)
+	}
+	s, err := newSigner(key)
+	if err != nil {
+		return err
+	}
+	handle, err := d.loadSigner(s)
+	if err != nil {
+		return err
+	}
+	d.flush(handle)
+	b.Policy = policySigned
+	if b.PCRPolicy, err = pcrPolicy(b.selection(), values); err != nil {
+		return err
+	}
+	b.Signer, err = x509.MarshalPKIXPublicKey(key)
+	return err
 }
 
 // create makes the sealed object and puts it into b.

@@ -284,7 +284,7 @@ func TestPolicyDigestIsTheSpecified(t *testing.T) {
 	_ = binary.Write(want, binary.BigEndian, uint16(0xb))
 	want.Write([]byte{3, 0b0001_0001, 0b0000_0010, 0})
 	want.Write(pcrs[:])
-	got, err := policyDigest(sel, values, false)
+	got, err := pcrPolicy(sel, values)
 	if err != nil {
 		t.Fatal(err)
 	}

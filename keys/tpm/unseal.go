@@ -37,7 +37,12 @@ func (p *Provider) Unwrap(ctx context.Context, binding keys.Binding, raw json.Ra
 		return nil, err
 	}
 	defer d.releaseRoot(srk)
-	kek, err := d.unseal(srk, b, auth)
+	// Before the object is loaded: a small TPM has room for three.
+	approval, err := d.approve(b, p.cfg.Policies)
+	if err != nil {
+		return nil, err
+	}
+	kek, err := d.unseal(srk, b, approval, auth)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +51,7 @@ func (p *Provider) Unwrap(ctx context.Context, binding keys.Binding, raw json.Ra
 }
 
 // unseal loads the object and gives its data; the caller wipes it.
-func (d *device) unseal(srk *root, b *blob, auth []byte) ([]byte, error) {
+func (d *device) unseal(srk *root, b *blob, approval *ticket, auth []byte) ([]byte, error) {
 	public, err := tpm2.Unmarshal[tpm2.TPM2BPublic](b.Public)
 	if err != nil {
 		return nil, fmt.Errorf("%w: public area: %w", keys.ErrDamagedSlot, err)
@@ -67,7 +72,7 @@ func (d *device) unseal(srk *root, b *blob, auth []byte) ([]byte, error) {
 	protect := []tpm2.AuthOption{tpm2.Auth(auth), tpm2.Salted(srk.handle, srk.public), tpm2.AESEncryption(128, tpm2.EncryptOut)}
 	session := tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, protect...)
 	if len(b.Digest) != 0 {
-		session = tpm2.Policy(tpm2.TPMAlgSHA256, nonceSize, satisfy(b.selection(), b.PIN != nil, b.Digest), protect...)
+		session = tpm2.Policy(tpm2.TPMAlgSHA256, nonceSize, satisfy(b, approval), protect...)
 	}
 	rsp, err := tpm2.Unseal{
 		ItemHandle: tpm2.AuthHandle{Handle: loaded.ObjectHandle, Name: loaded.Name, Auth: session},

@@ -4,6 +4,7 @@ package unlock
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,8 @@ type Config struct {
 	PCRs     string // tpm.ParsePCRs; "" = tpm.DefaultPCRs
 	TPM      string // device or socket; "" = tpm.DefaultPath
 	KeyFile  string // of versatile; "" = versatile.key beside the tier's folder
+	// SignedBy may approve other PCR values for a new tpm slot; nil for nobody.
+	SignedBy crypto.PublicKey
 	// AllowZeroPCRs accepts a TPM bank into which nothing was measured.
 	AllowZeroPCRs bool
 	// Recovery is what a person typed, nil for nothing. The caller wipes it.
@@ -36,6 +39,12 @@ type Config struct {
 
 // RingPath is the path of the tier's keyring.json.
 func (c Config) RingPath() string { return filepath.Join(c.Tier, keys.FileName) }
+
+// PoliciesName is the file of signed policies in the folder of a tier, beside the ring.
+const PoliciesName = "signed-policies.json"
+
+// PoliciesPath is the path of the tier's file of signed policies.
+func (c Config) PoliciesPath() string { return filepath.Join(c.Tier, PoliciesName) }
 
 // KeyFilePath is the path of the software key file.
 func (c Config) KeyFilePath() string {
@@ -84,7 +93,10 @@ func (c Config) tpm() (keys.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tpm.New(tpm.Config{Path: c.TPM, PCRs: sel, AllowZeroPCRs: c.AllowZeroPCRs, PIN: c.PIN, NewPIN: c.NewPIN}), nil
+	return tpm.New(tpm.Config{
+		Path: c.TPM, PCRs: sel, AllowZeroPCRs: c.AllowZeroPCRs, PIN: c.PIN, NewPIN: c.NewPIN,
+		SignedBy: c.SignedBy, Policies: c.PoliciesPath(),
+	}), nil
 }
 
 func (c Config) versatile() (keys.Provider, error) {
