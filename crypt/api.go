@@ -62,7 +62,7 @@ type VirtualDevice struct {
 	Cryptparams  CryptParams
 	Key          KeyFunc
 	Log          *slog.Logger // nil for slog.Default()
-	// Templates, shared by many devices, makes Create several times as fast; may be nil.
+	// Templates, shared by many devices, saves Create from running mke2fs each time; may be nil.
 	Templates *Templates
 }
 
