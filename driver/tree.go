@@ -12,9 +12,8 @@ import (
 
 // tree is a layer's content, mounted out of sight to be read.
 type tree struct {
-	path    string
-	view    *layer.View
-	overlay bool // an overlay is mounted at path
+	path string
+	view *layer.View
 }
 
 // openContent opens what a layer itself holds, with overlay's whiteouts.
@@ -63,23 +62,10 @@ func (s *session) openTree(ctx context.Context, images []layer.Record) (_ *tree,
 	if err := (overlay{view: view, images: len(images)}).mount(t.path); err != nil {
 		return nil, err
 	}
-	t.overlay = true
 	return t, nil
 }
 
-// close unmounts. It goes on when ctx has ended.
+// close unmounts, all at once. It goes on when ctx has ended.
 func (t *tree) close(ctx context.Context) error {
-	ctx = context.WithoutCancel(ctx)
-	if t.overlay {
-		if err := unmount(t.path); err != nil {
-			return err
-		}
-		t.overlay = false
-	}
-	if filepath.Base(t.path) == mergedName {
-		if err := os.Remove(t.path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("close layers: %w", err)
-		}
-	}
-	return t.view.Close(ctx)
+	return t.view.Close(context.WithoutCancel(ctx))
 }

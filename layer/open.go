@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"layervault/crypt"
 )
@@ -18,13 +19,13 @@ import (
 // eight nothing is gained.
 const openAtOnce = 8
 
-// View is a set of open images in a private directory. In Dir the n-th image's
+// View is a set of open images in a private directory, a small tmpfs of its own that
+// takes them along when it is detached. In Dir the n-th image's
 // content is the symbolic link named n in base 36: two bytes at most, so that
 // 500 of them fit the one page of mount(2)'s data.
 type View struct {
 	Dir   string
 	store *Store
-	ids   []string // by position; "" for one that is not open
 }
 
 // Name is the name of the n-th image's content relative to Dir.
@@ -46,12 +47,15 @@ func (s *Store) Open(ctx context.Context, layers []Record) (_ *View, err error) 
 	if err != nil {
 		return nil, fmt.Errorf("open layers: %w", err)
 	}
-	v := &View{Dir: dir, store: s, ids: make([]string, len(layers))}
+	v := &View{Dir: dir, store: s}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, v.Close(context.WithoutCancel(ctx)))
 		}
 	}()
+	if err := mountScratch(dir); err != nil {
+		return nil, err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(openAtOnce)
 	for n, r := range layers {
@@ -83,7 +87,6 @@ func (v *View) open(ctx context.Context, n int, r Record) error {
 	if err := dev.Get(ctx); err != nil {
 		return fmt.Errorf("open layer %s: %w", r.ID, err)
 	}
-	v.ids[n] = r.ID
 	if r.Kind == Sealed && !v.store.warm.touch(r.ID) {
 		// Being warm is a matter of speed: failing to is not failing to open.
 		hold, err := dev.Hold(ctx)
@@ -97,36 +100,18 @@ func (v *View) open(ctx context.Context, n int, r Record) error {
 	return nil
 }
 
-// Close detaches the images. Whoever mounted something of them elsewhere keeps
-// it: the kernel closes an image when its last user is gone. Closing twice is no
-// error.
-func (v *View) Close(ctx context.Context) error {
-	var errs []error
-	for n, id := range v.ids {
-		if id == "" {
-			continue
-		}
-		dev := v.store.device(Image{Layer: id, Mnt: v.mountPoint(n)}, id)
-		if err := dev.Put(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("close layer %s: %w", id, err))
-			continue
-		}
-		v.ids[n] = ""
+// Close detaches the images, all at once: each detaching by itself waits for every
+// processor, which with a long chain would be most of the time it takes to open
+// it. Whoever mounted something of them elsewhere keeps it: the kernel closes an
+// image when its last user is gone. Closing twice is no error.
+func (v *View) Close(context.Context) error {
+	err := unix.Unmount(v.Dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // not mounted (any more)
+		return fmt.Errorf("close layers: unmount %s: %w", v.Dir, err)
 	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
-	}
-	// One by one and never recursively: a mount that is still there after all must
-	// stop this, not be emptied.
-	for n := range v.ids {
-		errs = append(errs, removeIfThere(filepath.Join(v.Dir, v.Name(n))), removeIfThere(v.mountPoint(n)))
-	}
-	errs = append(errs, removeIfThere(v.Dir))
-	return errors.Join(errs...)
-}
-
-func removeIfThere(name string) error {
-	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+	// Never recursively: a mount that is still there after all must stop this, not be
+	// emptied.
+	if err := os.Remove(v.Dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("close layers: %w", err)
 	}
 	return nil

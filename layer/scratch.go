@@ -19,12 +19,20 @@ func prepareScratch(dir string) error {
 	if err := releaseScratch(dir); err != nil {
 		return err
 	}
-	// No memory to speak of is used: it holds directories and symbolic links.
-	if err := unix.Mount("layervault", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,size=16m"); err != nil {
-		return fmt.Errorf("mount the scratch directory %s: %w", dir, err)
+	if err := mountScratch(dir); err != nil {
+		return err
 	}
 	if err := unix.Mount("", dir, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
 		return errors.Join(fmt.Errorf("make the scratch directory %s private: %w", dir, err), releaseScratch(dir))
+	}
+	return nil
+}
+
+// mountScratch mounts a tmpfs. No memory to speak of is used: it holds directories
+// and symbolic links.
+func mountScratch(dir string) error {
+	if err := unix.Mount("layervault", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,size=16m"); err != nil {
+		return fmt.Errorf("mount the scratch directory %s: %w", dir, err)
 	}
 	return nil
 }
