@@ -41,8 +41,15 @@ func tryStart(t *testing.T, flags ...string) (string, error) {
 	return try(t, "start-docker", append([]string{driver()}, flags...)...)
 }
 
+// stop ends the engine as a shutdown does. However the test ends, the next one
+// finds an engine: start-docker does nothing when one runs.
 func stop(t *testing.T) {
 	t.Helper()
+	t.Cleanup(func() {
+		if out, err := run(context.Background(), "start-docker", driver()); err != nil {
+			t.Errorf("start the engine for the next test: %v\n%s", err, out)
+		}
+	})
 	if out, err := try(t, "stop-docker"); err != nil {
 		t.Fatalf("stop-docker: %v\n%s", err, out)
 	}
