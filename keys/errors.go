@@ -34,6 +34,8 @@ var (
 	ErrNotFound = errors.New("no such key slot")
 	// ErrBusy: another process holds the ring's lock.
 	ErrBusy = errors.New("the key ring is in use")
+	// ErrPCRChanged: PCRs have other values than at sealing time; see PCRChanges.
+	ErrPCRChanged = errors.New("PCRs changed")
 	// ErrNoTPM: there is no TPM at the given path, or it does not answer.
 	ErrNoTPM = errors.New("no TPM")
 	// ErrOtherTPM: the slot was sealed by another TPM, or this one was cleared.
@@ -65,6 +67,9 @@ var (
 	ErrBadPolicy = errors.New("not a signed policy")
 	// ErrNoPolicy: the PCRs changed, and no signed policy approves the new values.
 	ErrNoPolicy = errors.New("no signed policy fits")
+	// ErrUnfinished: a rotation could not begin, or is not complete. The error is an
+	// *UnfinishedError. Mend or remove the images it names, then rotate again.
+	ErrUnfinished = errors.New("the rotation is not complete")
 	// ErrClosed: the tier key was used after Close.
 	ErrClosed = errors.New("the tier key is closed")
 )
@@ -129,6 +134,9 @@ func (e *PCRChanges) Error() string {
 	}
 	return strings.Join(parts, ", ")
 }
+
+// Is makes the error match ErrPCRChanged.
+func (e *PCRChanges) Is(target error) bool { return target == ErrPCRChanged }
 
 // Unwrap gives the single PCRs.
 func (e *PCRChanges) Unwrap() []error {

@@ -41,6 +41,9 @@ type ringBody struct {
 	Created    time.Time `json:"created"`
 	Check      string    `json:"check"` // TierKey.checkValue
 	Slots      []Slot    `json:"slots"`
+	// Previous is there while a rotation is under way. Readers that do not know it
+	// refuse the ring, as they must.
+	Previous *previousKey `json:"previous,omitempty"`
 }
 
 // Slot is one way to the tier key.
@@ -68,6 +71,10 @@ func (r ringBody) clone() ringBody {
 		slots[i] = s
 	}
 	r.Slots = slots
+	if r.Previous != nil {
+		p := *r.Previous
+		r.Previous = &p
+	}
 	return r
 }
 
@@ -134,6 +141,11 @@ func (r ringBody) validate() error {
 	}
 	if raw, err := hex.DecodeString(r.Check); err != nil || len(raw) != 16 {
 		return errors.New("check value is not 16 bytes of hex")
+	}
+	if r.Previous != nil {
+		if raw, err := hex.DecodeString(r.Previous.Check); err != nil || len(raw) != 16 || len(r.Previous.Key.Sealed) == 0 {
+			return errors.New("the previous key is incomplete")
+		}
 	}
 	seen := map[string]bool{}
 	for _, s := range r.Slots {

@@ -15,6 +15,8 @@ import (
 type store struct {
 	path string
 	log  *slog.Logger
+	// checkpoint is Rotation.Checkpoint, nil otherwise.
+	checkpoint func(step string) error
 }
 
 func (s store) backup() string { return s.path + ".bak" }
@@ -82,6 +84,11 @@ func (s store) write(body ringBody) error {
 		}
 	}
 	for _, path := range []string{s.path, s.backup()} {
+		if s.checkpoint != nil {
+			if err := s.checkpoint("write " + filepath.Base(path)); err != nil {
+				return err
+			}
+		}
 		if err := writeDurable(path, data); err != nil {
 			return fmt.Errorf("write key ring: %w", err)
 		}

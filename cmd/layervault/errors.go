@@ -31,6 +31,8 @@ func nextStep(err error) string {
 		return "wait until the TPM lets go, or: layervault key recover"
 	case is(keys.ErrLocked), is(keys.ErrNeedsPerson), is(keys.ErrOtherTPM):
 		return "layervault key recover"
+	case is(keys.ErrUnfinished):
+		return "mend the images or remove their layers in docker, then: layervault key rotate (--force gives the images up)"
 	case is(keys.ErrNoProvider):
 		return "docker plugin set layervault key=tpm (or key=versatile where there is no TPM); for serve: --key"
 	case is(keys.ErrUnknownProvider):

@@ -40,8 +40,8 @@ var statuses = []struct {
 }{
 	{statusUsage, []error{keys.ErrNoProvider, keys.ErrUnknownProvider, keys.ErrBadPolicyKey, keys.ErrBadPolicy, layer.ErrBadID, crypt.ErrBadParams}},
 	{statusNoSpace, []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}},
-	{statusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrWrongPIN, keys.ErrLockout, keys.ErrWrongKey, keys.ErrBadRecovery, luks2.ErrNoKey}},
-	{statusDamaged, []error{keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, layer.ErrDamaged, luks2.ErrDamaged, luks2.ErrNotLUKS2}},
+	{statusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrWrongPIN, keys.ErrLockout, keys.ErrPCRChanged, keys.ErrWrongKey, keys.ErrBadRecovery, luks2.ErrNoKey}},
+	{statusDamaged, []error{keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, layer.ErrDamaged, luks2.ErrDamaged, luks2.ErrNotLUKS2}},
 	{statusDenied, []error{keys.ErrBadMode, fs.ErrPermission}},
 	{statusHost, []error{errHost, keys.ErrNoTPM, keys.ErrOtherTPM, keys.ErrPCRBank, exec.ErrNotFound}},
 	{statusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse}},

@@ -21,6 +21,7 @@ func newKeyCommand(a *app) *cobra.Command {
 		newKeyRemoveCommand(a),
 		newKeyRecoverCommand(a),
 		newKeyResealCommand(a),
+		newKeyRotateCommand(a),
 		newKeySignPolicyCommand(a),
 		newKeyLoadPolicyCommand(a),
 	)
@@ -106,6 +107,8 @@ type ringView struct {
 	Ring  string           `json:"ring"`
 	ID    string           `json:"id"`
 	Slots []keys.SlotState `json:"slots"`
+	// Rotating: a rotation of the tier key was cut short.
+	Rotating bool `json:"rotating"`
 }
 
 func newKeyListCommand(a *app) *cobra.Command {
@@ -127,11 +130,14 @@ func newKeyListCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			view := ringView{Ring: ring.Path(), ID: ring.ID(), Slots: ring.Probe(cmd.Context(), providers...)}
+			view := ringView{Ring: ring.Path(), ID: ring.ID(), Slots: ring.Probe(cmd.Context(), providers...), Rotating: ring.Rotating()}
 			if a.json {
 				return a.printJSON(view)
 			}
-			return a.printSlots(view.Slots)
+			if err := a.printSlots(view.Slots); err != nil || !view.Rotating {
+				return err
+			}
+			return a.printf("a rotation of the tier key was cut short; finish it with \"layervault key rotate\"\n")
 		},
 	}
 	k.register(cmd.Flags(), a.env)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -16,9 +17,9 @@ func (a *app) keyConfig(s settings, log *slog.Logger) unlock.Config {
 	return unlock.Config{Tier: a.layout().Tier(persist.Vault), Provider: s.key, PCRs: s.pcrs, Log: log}
 }
 
-// vault is an open vault: the tier key and what docker info tells of its slots.
+// vault is an open vault: its keys and what docker info tells of its slots.
 type vault struct {
-	*keys.TierKey
+	*unlock.Source
 	slots []string
 }
 
@@ -36,9 +37,14 @@ func (a *app) openVault(ctx context.Context, s settings, log *slog.Logger) (driv
 	}
 	providers, err := cfg.Providers()
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, key.Close())
 	}
-	v := vault{TierKey: key}
+	if ring.Rotating() {
+		if err := a.finishRotation(ctx, persist.Vault, ring, key, log); err != nil {
+			return nil, errors.Join(err, key.Close())
+		}
+	}
+	v := vault{Source: unlock.NewSource(cfg, key)}
 	for _, slot := range ring.Summary(providers...) {
 		v.slots = append(v.slots, slotLine(slot))
 	}

@@ -58,6 +58,16 @@ func New(kind Kind, text []byte) *Provider { return &Provider{kind: kind, text: 
 // A nil text makes one that only describes slots.
 func Typed(text []byte) *Provider { return &Provider{text: text} }
 
+// Again makes a provider of a slot like that of raw, for another key: the same text
+// opens it. As with New, the caller wipes text. Error: keys.ErrDamagedSlot.
+func Again(raw json.RawMessage, text []byte) (*Provider, error) {
+	var b blob
+	if err := json.Unmarshal(raw, &b); err != nil {
+		return nil, fmt.Errorf("%w: %w", keys.ErrDamagedSlot, err)
+	}
+	return New(b.Kind, text), nil
+}
+
 // Name implements keys.Provider.
 func (p *Provider) Name() string { return Name }
 

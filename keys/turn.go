@@ -1,0 +1,121 @@
+package keys
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// previousKey is the old tier key during a rotation.
+type previousKey struct {
+	Check string    `json:"check"` // as ringBody.Check
+	Begun time.Time `json:"begun"`
+	Key   Wrapped   `json:"wrapped"` // under the tier key
+}
+
+// previousBinding is where a previousKey belongs. No provider has this name.
+func (r ringBody) previousBinding() Binding {
+	return Binding{RingID: r.ID, SlotID: "previous", Provider: "rotation"}
+}
+
+// turn makes the new key and writes the ring that wraps it. The key comes back with an
+// error too, if it was made.
+func (r *Ring) turn(ctx context.Context, old *TierKey, plan Rotation) (next *TierKey, err error) {
+	err = r.change(ctx, func(body *ringBody) error {
+		if err := body.prove(old); err != nil {
+			return err
+		}
+		if body.Previous != nil {
+			return fmt.Errorf("%w: another process began a rotation of %s", ErrBusy, r.store.path)
+		}
+		var err error
+		if next, err = newTierKey(); err != nil {
+			return err
+		}
+		slots, err := body.carry(ctx, next, plan)
+		if err != nil {
+			return err
+		}
+		turned := ringBody{ID: body.ID, Generation: body.Generation, Created: body.Created, Slots: slots}
+		if turned.Check, err = next.checkValue(body.ID); err != nil {
+			return err
+		}
+		turned.Previous = &previousKey{Check: body.Check, Begun: now()}
+		err = next.use(func(kek []byte) error {
+			return old.use(func(k []byte) (err error) {
+				turned.Previous.Key, err = WrapKey(kek, body.previousBinding(), k)
+				return err
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("keep the old tier key: %w", err)
+		}
+		back, err := turned.previousKey(next) // never write what would lose the images
+		if err != nil {
+			return err
+		}
+		*body = turned
+		return back.Close()
+	})
+	return next, err
+}
+
+// carry wraps the new key for each slot that is to stay.
+func (r ringBody) carry(ctx context.Context, next *TierKey, plan Rotation) ([]Slot, error) {
+	drop := map[string]bool{}
+	for _, id := range plan.Drop {
+		drop[id] = true
+	}
+	var slots []Slot
+	for _, s := range r.Slots {
+		if drop[s.ID] {
+			continue
+		}
+		p := plan.Carry[s.ID]
+		if p == nil || p.Name() != s.Provider {
+			return nil, &SlotError{Slot: s, Err: fmt.Errorf("%w: nothing to wrap the new key with; drop the slot or give what opens it", ErrNeedsPerson)}
+		}
+		made := Slot{ID: s.ID, Provider: s.Provider, Label: s.Label, Created: now()}
+		err := next.use(func(k []byte) (err error) {
+			made.Blob, err = p.Wrap(ctx, r.binding(made), k)
+			return err
+		})
+		if err != nil {
+			return nil, &SlotError{Slot: s, Err: err}
+		}
+		slots = append(slots, made)
+	}
+	if len(slots) == 0 {
+		return nil, fmt.Errorf("%w: the new key would have no slot", ErrLastSlot)
+	}
+	return slots, nil
+}
+
+// previousKey gives the key that the rotation replaces; the caller closes it.
+func (r ringBody) previousKey(key *TierKey) (*TierKey, error) {
+	if err := r.prove(key); err != nil {
+		return nil, err
+	}
+	var raw []byte
+	err := key.use(func(kek []byte) (err error) {
+		raw, err = UnwrapKey(kek, r.previousBinding(), r.Previous.Key)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("the previous tier key: %w", err)
+	}
+	old, err := tierKeyFrom(raw)
+	if err != nil {
+		return nil, err
+	}
+	check, err := old.checkValue(r.ID)
+	if err == nil && subtle.ConstantTimeCompare([]byte(check), []byte(r.Previous.Check)) != 1 {
+		err = fmt.Errorf("the previous tier key: %w", ErrWrongKey)
+	}
+	if err != nil {
+		return nil, errors.Join(err, old.Close())
+	}
+	return old, nil
+}

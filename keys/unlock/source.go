@@ -1,0 +1,107 @@
+package unlock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/keys"
+)
+
+// Source is an open tier for a process that keeps it for months: it gives image
+// passphrases of the key that the ring holds now. Were the tier key rotated behind the
+// back of such a process (it unlocked, and had to wait for the store that the rotation
+// held), it would go on to make images that nothing opens.
+type Source struct {
+	cfg Config
+
+	mu   sync.Mutex
+	key  *keys.TierKey
+	seen fileID
+}
+
+// reopenTimeout bounds the unlocking after a rotation; see keys' bound of one slot.
+const reopenTimeout = 2 * time.Minute
+
+// fileID tells one version of the ring from another: every write is a new file.
+type fileID struct {
+	ino   uint64
+	mtime unix.Timespec
+}
+
+func identify(path string) (fileID, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return fileID{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return fileID{ino: st.Ino, mtime: st.Mtim}, nil
+}
+
+// NewSource takes over key, which cfg opened: Close closes it.
+func NewSource(cfg Config, key *keys.TierKey) *Source { return &Source{cfg: cfg, key: key} }
+
+// Passphrase is keys.TierKey.Passphrase. Beside its errors it has those of Open, when
+// the tier key was rotated and the new one cannot be had.
+func (s *Source) Passphrase(kind, id, imageUUID string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.key == nil {
+		return nil, keys.ErrClosed
+	}
+	if err := s.follow(); err != nil {
+		return nil, err
+	}
+	return s.key.Passphrase(kind, id, imageUUID)
+}
+
+// follow looks whether the ring was written since, and takes the new key if that is
+// another. A ring that is gone or unreadable changes nothing: the key at hand is good.
+func (s *Source) follow() error {
+	now, err := identify(s.cfg.RingPath())
+	if err != nil || now == s.seen {
+		return nil //nolint:nilerr // see above
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), reopenTimeout)
+	defer cancel()
+	ring, err := s.cfg.Load(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // see above
+	}
+	switch err := ring.Proves(s.key); {
+	case err == nil:
+	case errors.Is(err, keys.ErrWrongKey):
+		key, _, _, err := Open(ctx, s.cfg)
+		if err != nil {
+			return fmt.Errorf("the tier key was rotated: %w", err)
+		}
+		if s.cfg.Log != nil {
+			s.cfg.Log.Info("the tier key was rotated, using the new one", "ring", ring.Path())
+		}
+		old := s.key
+		s.key = key
+		if err := old.Close(); err != nil {
+			return err
+		}
+	default:
+		return err
+	}
+	s.seen = now
+	return nil
+}
+
+// Close wipes the key.
+func (s *Source) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.key == nil {
+		return nil
+	}
+	err := s.key.Close()
+	s.key = nil
+	return err
+}

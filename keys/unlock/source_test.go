@@ -1,0 +1,99 @@
+package unlock
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"layervault/keys"
+)
+
+func source(t *testing.T) (Config, *Source, *keys.Ring) {
+	t.Helper()
+	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "versatile", TPM: "/nonexistent"}
+	key, ring, err := OpenOrCreate(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewSource(cfg, key)
+	t.Cleanup(func() { _ = s.Close() })
+	return cfg, s, ring
+}
+
+func rotate(t *testing.T, cfg Config, ring *keys.Ring) {
+	t.Helper()
+	key, _, _, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer key.Close()
+	p, err := cfg.ForNewSlot("versatile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ring.Rotate(t.Context(), key, keys.Rotation{Carry: map[string]keys.Provider{ring.Slots()[0].ID: p}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func passphrase(t *testing.T, s *Source) []byte {
+	t.Helper()
+	p, err := s.Passphrase("layer", "id", "uuid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestSourceFollowsARotation(t *testing.T) {
+	cfg, s, ring := source(t)
+	before := passphrase(t, s)
+	if !bytes.Equal(before, passphrase(t, s)) {
+		t.Fatal("another passphrase without a reason")
+	}
+	rotate(t, cfg, ring)
+	after := passphrase(t, s)
+	if bytes.Equal(before, after) {
+		t.Fatal("still the old key")
+	}
+	if want, _ := open(t, cfg); !bytes.Equal(after, want) {
+		t.Fatal("neither the old key nor the new one")
+	}
+	// A ring that went away does not take the key from those who have it.
+	for _, name := range []string{ring.Path(), ring.Path() + ".bak"} {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(after, passphrase(t, s)) {
+		t.Fatal("lost the key with the ring")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Passphrase("layer", "id", "uuid"); !errors.Is(err, keys.ErrClosed) {
+		t.Fatalf("after Close: %v", err)
+	}
+}
+
+// No image may be made with a key that was rotated away, also when the new one cannot
+// be had.
+func TestSourceRefusesARotatedKey(t *testing.T) {
+	cfg, s, ring := source(t)
+	rotate(t, cfg, ring)
+	if err := os.Rename(cfg.KeyFilePath(), cfg.KeyFilePath()+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Passphrase("layer", "id", "uuid"); !errors.Is(err, keys.ErrLocked) {
+		t.Fatalf("got %v", err)
+	}
+	if err := os.Rename(cfg.KeyFilePath()+".away", cfg.KeyFilePath()); err != nil {
+		t.Fatal(err)
+	}
+	want, _ := open(t, cfg)
+	if !bytes.Equal(want, passphrase(t, s)) {
+		t.Fatal("did not recover")
+	}
+}
