@@ -167,7 +167,7 @@ func (t *tarWriter) addOpaque(name string, dir *tar.Header) error {
 		return ignoreVanished(err)
 	}
 	return t.WriteHeader(&tar.Header{
-		Typeflag: tar.TypeReg, Mode: dir.Mode & int64(fs.ModePerm), Name: path.Join(dir.Name, archive.WhiteoutOpaqueDir),
+		Typeflag: tar.TypeReg, Mode: dir.Mode & int64(fs.ModePerm), Name: path.Join(dir.Name, archive.WhiteoutOpaqueDir), //nolint:gosec // written to a tar, not taken from one
 		Uid: dir.Uid, Gid: dir.Gid,
 	})
 }

@@ -19,6 +19,7 @@ type TarStream struct {
 	err   error // how the stream ended, nil while it has not
 }
 
+// NewTarStream watches in.
 func NewTarStream(in io.Reader) *TarStream { return &TarStream{in: in} }
 
 func (t *TarStream) Read(p []byte) (int, error) {

@@ -1,6 +1,7 @@
 package dm
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -23,12 +24,13 @@ func (c *Control) Load(name string, readOnly bool, targets ...Target) error {
 	req := newRequest(headerSize+len(specs), name, "", flags)
 	native.PutUint32(req[offTargetCount:], uint32(len(targets)))
 	copy(req[headerSize:], specs)
-	switch err := c.ioctl(unix.DM_TABLE_LOAD, req); err {
-	case nil:
+	err = c.ioctl(unix.DM_TABLE_LOAD, req)
+	switch {
+	case err == nil:
 		return nil
-	case unix.EINVAL, unix.ENOENT, unix.EOPNOTSUPP:
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
 		return fmt.Errorf("load table of %s: %w: %w", name, ErrTarget, err)
-	case unix.ENOKEY, unix.EKEYREVOKED, unix.EKEYEXPIRED:
+	case errors.Is(err, unix.ENOKEY), errors.Is(err, unix.EKEYREVOKED), errors.Is(err, unix.EKEYEXPIRED):
 		return fmt.Errorf("load table of %s: %w: %w", name, ErrNoKey, err)
 	default:
 		return fmt.Errorf("load table of %s: %w", name, err)

@@ -12,8 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func asLinkError(err error, target **os.LinkError) bool { return errors.As(err, target) }
-
 func isENOSPC(err error) bool { return errors.Is(err, unix.ENOSPC) }
 
 func testChanges(t *testing.T, make Factory) {

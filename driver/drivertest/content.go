@@ -3,6 +3,7 @@ package drivertest
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -190,8 +191,7 @@ func contains(list []string, want string) bool {
 }
 
 func isEXDEV(err error) bool {
-	var le *os.LinkError
-	return asLinkError(err, &le) && le.Err == unix.EXDEV
+	return errors.Is(err, unix.EXDEV)
 }
 
 // wantOneDevice checks that all files seem to be on one file system, which find

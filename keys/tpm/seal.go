@@ -35,7 +35,7 @@ func (p *Provider) Wrap(ctx context.Context, binding keys.Binding, key []byte) (
 	if b.Key, err = keys.WrapKey(kek, binding, key); err != nil {
 		return nil, err
 	}
-	return json.Marshal(b)
+	return json.Marshal(b) //nolint:gosec // encrypted by the TPM
 }
 
 func (p *Provider) seal(ctx context.Context, d *device, kek []byte) (*blob, error) {

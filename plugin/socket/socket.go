@@ -67,7 +67,7 @@ func Serve(ctx context.Context, l net.Listener, h sdk.Handler, drain func() erro
 	}
 	// Closing the listener also removes the socket file.
 	closed := l.Close()
-	<-served // its error is only that the listener was closed
+	<-served //nolint:errcheck // only that the listener was closed
 	err := drain()
 	tracked.closeConns()
 	return errors.Join(err, closed)
