@@ -7,13 +7,34 @@ import (
 	"testing"
 )
 
+// remap is dockerd's option; dockremap has the ids from 500000 on (tests/guest/image).
+const remap = "--userns-remap=default"
+
+// installRemapped installs the plugin in the data-root that a remapping dockerd
+// keeps beside the usual one, /persist/docker/500000.500000: images, containers
+// and plugins are its own, the vault is shared.
+const installRemapped = `
+	start-docker overlay2 ` + remap + `
+	docker plugin inspect layervault >/dev/null 2>&1 || docker plugin create layervault /src/dist/plugin >/dev/null
+	docker plugin set layervault key=tpm
+	docker plugin enable --timeout 120 layervault >/dev/null
+	stop-docker`
+
 // With --userns-remap root in a container is nobody on the host: dockerd keeps a
 // data-root of its own for it, and the driver gives files to the mapped owners.
 func TestUsernsRemap(t *testing.T) {
-	restart(t, "--userns-remap=default")
-	defer restart(t)
+	stop(t)
+	t.Cleanup(func() { stop(t) })
+	if encrypted() {
+		sh(t, installRemapped)
+	}
+	start(t, remap)
 	contains(t, "docker info", docker(t, "info", "--format", "{{.SecurityOptions}} {{.Driver}}"), "name=userns", driver())
 	sh(t, `docker import "$1" remapped:1 >/dev/null`, busyboxTar)
+	if out, err := tryDocker(t, "run", "--rm", "--network", "none", "remapped:1", "true"); err != nil {
+		t.Fatalf("a remapped container does not start: %v\n%s\n%s", err, out,
+			sh(t, `namei -lm /persist/docker/500000.500000/plugins/*/propagated-mount/* 2>&1 | head -40`))
+	}
 	if got := docker(t, "run", "--rm", "--network", "none", "remapped:1", "sh", "-c",
 		`id -u; stat -c '%u:%g' / /bin/busybox; echo x > /mine; chown 12:34 /mine; stat -c '%u:%g' /mine; head -1 /proc/self/uid_map`); strings.Join(strings.Fields(got), " ") !=
 		"0 0:0 0:0 12:34 0 500000 65536" {
