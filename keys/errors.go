@@ -70,6 +70,11 @@ var (
 	// ErrUnfinished: a rotation could not begin, or is not complete. The error is an
 	// *UnfinishedError. Mend or remove the images it names, then rotate again.
 	ErrUnfinished = errors.New("the rotation is not complete")
+	// ErrBadBackup: the file is no backup of a key ring, or was damaged.
+	ErrBadBackup = errors.New("not a backup of a key ring")
+	// ErrBadEscrow: the file is no escrowed key, was damaged, or the keeper's key is of
+	// a kind that nothing can be wrapped to.
+	ErrBadEscrow = errors.New("no use for escrow")
 	// ErrClosed: the tier key was used after Close.
 	ErrClosed = errors.New("the tier key is closed")
 )

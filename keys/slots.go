@@ -104,6 +104,19 @@ func (r ringBody) prove(key *TierKey) error {
 	return nil
 }
 
+// Adopt takes a tier key that came from elsewhere (escrow), when it is this ring's, and
+// wipes raw. Errors: ErrWrongKey, ErrDamagedSlot for one of another length.
+func (r *Ring) Adopt(raw []byte) (*TierKey, error) {
+	key, err := tierKeyFrom(raw)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Proves(key); err != nil {
+		return nil, errors.Join(err, key.Close())
+	}
+	return key, nil
+}
+
 // Unlock tries the slots, in the order of providers and then of the ring, until
 // one opens; put what needs no person first. Each try is bounded by slotTimeout.
 // The caller closes the key. When none opens the error is a *LockedError with a

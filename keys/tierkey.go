@@ -95,6 +95,10 @@ func (k *TierKey) use(fn func(key []byte) error) error {
 	return fn(k.mem.page)
 }
 
+// Lend gives the key bytes to fn, which must not keep them: for handing the key to
+// somebody's keeping, wrapped.
+func (k *TierKey) Lend(fn func(key []byte) error) error { return k.use(fn) }
+
 // Close wipes the key. It may be called twice.
 func (k *TierKey) Close() error {
 	k.mu.Lock()

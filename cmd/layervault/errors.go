@@ -33,6 +33,10 @@ func nextStep(err error) string {
 		return "layervault key recover"
 	case is(keys.ErrUnfinished):
 		return "mend the images or remove their layers in docker, then: layervault key rotate (--force gives the images up)"
+	case is(errOpensNothing):
+		return "restore another backup; --force takes this one all the same"
+	case is(keys.ErrRingExists):
+		return "--force replaces a sound key ring, and keeps it aside"
 	case is(keys.ErrNoProvider):
 		return "docker plugin set layervault key=tpm (or key=versatile where there is no TPM); for serve: --key"
 	case is(keys.ErrUnknownProvider):
@@ -42,7 +46,7 @@ func nextStep(err error) string {
 	case is(keys.ErrPCRBank):
 		return "switch the SHA-256 PCR bank on in the firmware, then: layervault doctor"
 	case is(keys.ErrDamagedRing), is(keys.ErrRingLost):
-		return "restore keyring.json from a backup; nothing was changed"
+		return "restore keyring.json from a backup: layervault key restore FILE; nothing was changed"
 	case is(keys.ErrNewerRing):
 		return "use the newer layervault that wrote it"
 	case is(keys.ErrBadMode):

@@ -22,6 +22,9 @@ func newKeyCommand(a *app) *cobra.Command {
 		newKeyRecoverCommand(a),
 		newKeyResealCommand(a),
 		newKeyRotateCommand(a),
+		newKeyBackupCommand(a),
+		newKeyRestoreCommand(a),
+		newKeyEscrowCommand(a),
 		newKeySignPolicyCommand(a),
 		newKeyLoadPolicyCommand(a),
 	)

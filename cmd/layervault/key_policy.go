@@ -4,14 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -19,13 +16,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"layervault/internal/durable"
 	"layervault/keys"
 	"layervault/keys/tpm"
 )
-
-// maxPEM bounds what is read as a key in PEM; RSA of 4096 bits takes 3.3 KB.
-const maxPEM = 64 << 10
 
 // signFlags say what sign-policy signs.
 type signFlags struct {
@@ -274,84 +267,4 @@ func (a *app) readPolicies(name string) (tpm.PolicyFile, error) {
 		return tpm.ReadPolicies(name)
 	}
 	return tpm.DecodePolicies(a.in, "standard input")
-}
-
-// readPublicPEM reads the public key of a policy's signer; nil without a name.
-func readPublicPEM(name string) (crypto.PublicKey, error) {
-	if name == "" {
-		return nil, nil
-	}
-	text, err := readBounded(name)
-	if err != nil {
-		return nil, err
-	}
-	key, err := tpm.ParsePublicKey(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return key, nil
-}
-
-// readPrivatePEM reads a private key, which nobody else may read. The caller wipes it.
-func readPrivatePEM(name string) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%w: %s has mode %04o; chmod 0600 it", keys.ErrBadMode, name, info.Mode().Perm())
-	}
-	return readBounded(name)
-}
-
-func readBounded(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAtMost(f, name)
-}
-
-func readAtMost(r io.Reader, name string) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, maxPEM+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	if len(data) > maxPEM {
-		return nil, usagef("%s is longer than %d bytes", name, maxPEM)
-	}
-	return data, nil
-}
-
-// readWhole reads a small file, - for standard input.
-func (a *app) readWhole(name string) ([]byte, error) {
-	if name == "-" {
-		return readAtMost(a.in, "standard input")
-	}
-	return readBounded(name)
-}
-
-// writeNew makes a file that holds no secret; one of that name must not exist.
-func writeNew(name string, data []byte) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(name))
-	}
-	return nil
-}
-
-// replaceFile replaces a file of the tier, or leaves it as it was.
-func replaceFile(name string, data []byte) (err error) {
-	root, err := os.OpenRoot(filepath.Dir(name))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, root.Close()) }()
-	base := filepath.Base(name)
-	return durable.WriteFile(root, ".tmp-"+base, base, data, 0o600)
 }

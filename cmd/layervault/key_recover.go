@@ -66,7 +66,11 @@ func (a *app) recoverTier(ctx context.Context, k keyFlags) (err error) {
 		return recoveryFault(err)
 	}
 	defer func() { err = errors.Join(err, key.Close()) }()
+	return a.mendSlots(ctx, cfg, ring, key)
+}
 
+// mendSlots seals each TPM slot anew that does not open, and tells of it.
+func (a *app) mendSlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring, key *keys.TierKey) error {
 	var done []resealed
 	var failures []error
 	for _, slot := range ring.Slots() {

@@ -8,13 +8,13 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
-	"encoding/pem"
 	"fmt"
 	"math/big"
 
 	"github.com/google/go-tpm/tpm2"
 
 	"layervault/keys"
+	"layervault/keys/pemkey"
 )
 
 // RSA keys of a policy: below 2048 bits they are broken too soon, above 4096 no TPM
@@ -80,23 +80,10 @@ func fingerprint(der []byte) hexBytes {
 	return sum[:]
 }
 
-// ParsePublicKey reads the public key of a policy's signer from PEM ("PUBLIC KEY" or
-// "RSA PUBLIC KEY"). Error: keys.ErrBadPolicyKey.
+// ParsePublicKey reads the public key of a policy's signer from PEM. Error:
+// keys.ErrBadPolicyKey.
 func ParsePublicKey(text []byte) (crypto.PublicKey, error) {
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, fmt.Errorf("%w: no PEM block", keys.ErrBadPolicyKey)
-	}
-	var key crypto.PublicKey
-	var err error
-	switch block.Type {
-	case "PUBLIC KEY":
-		key, err = x509.ParsePKIXPublicKey(block.Bytes)
-	case "RSA PUBLIC KEY":
-		key, err = x509.ParsePKCS1PublicKey(block.Bytes)
-	default:
-		return nil, fmt.Errorf("%w: a PEM block %q; want PUBLIC KEY", keys.ErrBadPolicyKey, block.Type)
-	}
+	key, err := pemkey.Public(text)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", keys.ErrBadPolicyKey, err)
 	}
@@ -104,36 +91,15 @@ func ParsePublicKey(text []byte) (crypto.PublicKey, error) {
 	return key, err
 }
 
-// ParsePrivateKey reads the private key of a policy's signer from PEM, not encrypted
-// ("PRIVATE KEY", "EC PRIVATE KEY" or "RSA PRIVATE KEY"). Error: keys.ErrBadPolicyKey.
+// ParsePrivateKey reads the private key of a policy's signer from PEM, not encrypted.
+// Error: keys.ErrBadPolicyKey.
 func ParsePrivateKey(text []byte) (crypto.Signer, error) {
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		var key any
-		var err error
-		switch block.Type {
-		case "EC PARAMETERS": // openssl ecparam -genkey puts it in front
-			continue
-		case "PRIVATE KEY":
-			key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-		case "EC PRIVATE KEY":
-			key, err = x509.ParseECPrivateKey(block.Bytes)
-		case "RSA PRIVATE KEY":
-			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
-		default:
-			return nil, fmt.Errorf("%w: a PEM block %q; want PRIVATE KEY", keys.ErrBadPolicyKey, block.Type)
-		}
-		clear(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", keys.ErrBadPolicyKey, err)
-		}
-		private, ok := key.(crypto.Signer)
-		if !ok {
-			return nil, fmt.Errorf("%w: %T signs nothing", keys.ErrBadPolicyKey, key)
-		}
-		_, err = newSigner(private.Public())
-		return private, err
+	private, err := pemkey.Private(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", keys.ErrBadPolicyKey, err)
 	}
-	return nil, fmt.Errorf("%w: no PEM block", keys.ErrBadPolicyKey)
+	_, err = newSigner(private.Public())
+	return private, err
 }
 
 // verify checks a signature over SHA-256 of message, without the TPM.

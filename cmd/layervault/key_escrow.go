@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"layervault/keys/escrow"
+	"layervault/keys/pemkey"
+)
+
+func newKeyEscrowCommand(a *app) *cobra.Command {
+	return group("escrow", "Give the tier key into somebody's keeping, and take it back",
+		newEscrowExportCommand(a), newEscrowOpenCommand(a), newEscrowImportCommand(a))
+}
+
+func newEscrowExportCommand(a *app) *cobra.Command {
+	var k keyFlags
+	var to string
+	cmd := &cobra.Command{
+		Use:   "export --to PUBKEY.pem FILE",
+		Short: "Wrap the tier key to a public key",
+		Long: `Wrap the tier key to a public key (EC P-256 or RSA) and write it to a new FILE, for a
+keeper: only the private key opens it. The tier must open. Export again after a rotation.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.escrowExport(cmd.Context(), k, to, args[0])
+		},
+	}
+	k.register(cmd.Flags(), a.env)
+	k.registerUnlock(cmd.Flags())
+	cmd.Flags().StringVar(&to, "to", "", "public key of the keeper, a PEM file")
+	return cmd
+}
+
+func (a *app) escrowExport(ctx context.Context, k keyFlags, to, name string) (err error) {
+	if to == "" {
+		return usagef("--to is missing: the public key of the keeper")
+	}
+	text, err := readBounded(to)
+	if err != nil {
+		return err
+	}
+	public, err := pemkey.Public(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", to, err)
+	}
+	cfg, err := a.tierConfig(k)
+	if err != nil {
+		return err
+	}
+	key, ring, err := a.unlockTier(ctx, cfg, k)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, key.Close()) }()
+	parcel, err := escrow.Wrap(ring, key, public)
+	if err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(parcel, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := writeSecret(a.out, name, append(data, '\n')); err != nil || name == "-" {
+		return err
+	}
+	if a.json {
+		return a.printJSON(map[string]string{"file": name, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256, "to": parcel.To})
+	}
+	return a.printf("wrapped the key (SHA-256 %s) to %s in %s\n", parcel.KeySHA256, parcel.To, name)
+}
+
+func newEscrowOpenCommand(a *app) *cobra.Command {
+	var private, out string
+	cmd := &cobra.Command{
+		Use:   "open --key PRIVKEY.pem --out FILE PARCEL",
+		Short: "At the keeper's: take the key out of its parcel",
+		Long: `Where the private key is, and no vault: take the tier key out of PARCEL (what export
+wrote), for key escrow import on the device. What comes out is the key itself: send it
+over a channel that you trust, and delete it.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return a.escrowOpen(private, args[0], out)
+		},
+	}
+	cmd.Flags().StringVar(&private, "key", "", "private key of the keeper, a PEM file")
+	cmd.Flags().StringVar(&out, "out", "-", "file to make (mode 0600), or - for standard output, which must not be a terminal")
+	return cmd
+}
+
+func (a *app) escrowOpen(private, name, out string) error {
+	switch {
+	case private == "":
+		return usagef("--key is missing: the private key of the keeper")
+	case out == "-" && isTerminal(a.out):
+		return usagef("standard output is a terminal: pipe the key, or name a file with --out")
+	}
+	data, err := a.readWhole(name)
+	if err != nil {
+		return err
+	}
+	parcel, err := escrow.ParseParcel(data)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	text, err := readPrivatePEM(private)
+	if err != nil {
+		return err
+	}
+	defer clear(text)
+	signer, err := pemkey.Private(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", private, err)
+	}
+	back, err := parcel.Open(signer)
+	if err != nil {
+		return err
+	}
+	defer clear(back.Key)
+	secret, err := json.Marshal(back)
+	if err != nil {
+		return err
+	}
+	defer clear(secret)
+	return writeSecret(a.out, out, append(secret, '\n'))
+}
+
+func newEscrowImportCommand(a *app) *cobra.Command {
+	var k keyFlags
+	cmd := &cobra.Command{
+		Use:   "import FILE",
+		Short: "Unlock with a key that came back, and seal the TPM slots to the present PCRs",
+		Long: `Unlock with a key that came back from its keeper (FILE of key escrow open, - for
+standard input; it must be private), and seal anew each TPM slot that no longer opens,
+as key recover does. The key's SHA-256 is checked, and that it is this tier's.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.escrowImport(cmd.Context(), k, args[0])
+		},
+	}
+	k.register(cmd.Flags(), a.env)
+	cmd.Flags().StringVar(&k.pin, "pin-file", "", "the PIN of a TPM slot is in this file")
+	return cmd
+}
+
+func (a *app) escrowImport(ctx context.Context, k keyFlags, name string) (err error) {
+	cfg, err := a.tierConfig(k)
+	if err != nil {
+		return err
+	}
+	ring, err := cfg.Load(ctx)
+	if err != nil {
+		return err
+	}
+	data, err := readSecretFile(a.in, name)
+	if err != nil {
+		return err
+	}
+	defer clear(data)
+	key, err := escrow.Unlock(ring, data)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	defer func() { err = errors.Join(err, key.Close()) }()
+	return a.mendSlots(ctx, cfg, ring, key)
+}

@@ -1,0 +1,109 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+)
+
+// Backup gives the ring as Restore takes it. It holds what keyring.json holds: no key
+// in the clear, but every slot, and a passphrase of a person can be guessed at. What
+// the slots rest on is not in it: a key file, the TPM. During a rotation it refuses
+// (ErrUnfinished): such a backup would bring the old key back.
+func (r *Ring) Backup() ([]byte, error) {
+	body := r.snapshot()
+	if body.Previous != nil {
+		return nil, fmt.Errorf("%w: finish it, then back the ring up", ErrUnfinished)
+	}
+	return encodeRing(body)
+}
+
+// ReadBackup reads what Backup gave, as a ring that would lie at path. Nothing is
+// written; Unlock and Restore work on it. Errors: ErrBadBackup, ErrNewerRing.
+func ReadBackup(data []byte, path string, log *slog.Logger) (*Ring, error) {
+	if len(data) > maxRingBytes {
+		return nil, fmt.Errorf("%w: longer than %d bytes", ErrBadBackup, maxRingBytes)
+	}
+	body, err := decodeRing(data)
+	if errors.Is(err, errDamagedCopy) {
+		return nil, fmt.Errorf("%w: %w", ErrBadBackup, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Ring{store: store{path: path, log: orDiscard(log)}, body: body}, nil
+}
+
+// Restore writes a ring that ReadBackup gave to its path. Damaged copies there are kept
+// aside as *.damaged. A sound ring is only replaced with force (ErrRingExists says how
+// it differs), and kept aside as *.replaced: until that is deleted, its slots are not
+// gone.
+func (r *Ring) Restore(ctx context.Context, force bool) error {
+	dir := filepath.Dir(r.store.path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("restore key ring: %w", err)
+	}
+	unlock, err := r.store.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	body := r.snapshot()
+	present, _, err := r.store.read()
+	switch {
+	case errors.Is(err, ErrNoRing):
+	case errors.Is(err, ErrDamagedRing):
+		if err := r.store.setAside(".damaged"); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	case !force:
+		return fmt.Errorf("%w at %s: %s", ErrRingExists, r.store.path, differs(present, body))
+	default:
+		data, err := encodeRing(present)
+		if err != nil {
+			return err
+		}
+		if err := writeDurable(r.store.path+".replaced", data); err != nil {
+			return fmt.Errorf("keep the present key ring: %w", err)
+		}
+	}
+	// Above both, so that no older copy is taken for the newer one.
+	body.Generation = max(body.Generation, present.Generation) + 1
+	r.store.sweep()
+	if err := r.store.write(body); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.body = body
+	r.mu.Unlock()
+	return nil
+}
+
+// differs says what restoring would change.
+func differs(present, backup ringBody) string {
+	switch {
+	case present.ID != backup.ID:
+		return fmt.Sprintf("it is another ring (%s), the backup is of %s", present.ID, backup.ID)
+	case present.Check != backup.Check:
+		return "its tier key was rotated after the backup, which opens none of the images"
+	default:
+		return fmt.Sprintf("it is sound and has %d slots (write %d); the backup has %d (write %d), and slots that were removed since would come back",
+			len(present.Slots), present.Generation, len(backup.Slots), backup.Generation)
+	}
+}
+
+// setAside renames both copies.
+func (s store) setAside(suffix string) error {
+	for _, path := range []string{s.path, s.backup()} {
+		if err := os.Rename(path, path+suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("keep the damaged key ring: %w", err)
+		}
+	}
+	return syncDir(filepath.Dir(s.path))
+}
