@@ -176,7 +176,7 @@ func TestKeyProviderRefusals(t *testing.T) {
 			defer s.stop(t)
 			out := s.init(t)
 			contains(t, "Init", out, append(c.parts, "Err")...)
-			if made, err := filepath.Glob(root + "/vault/layers/*"); err != nil || len(made) > 0 {
+			if made, err := filepath.Glob(root + "/vault/layers/[!.]*"); err != nil || len(made) > 0 {
 				t.Errorf("a locked vault has layers: %v %v", made, err)
 			}
 		})
