@@ -75,6 +75,10 @@ var (
 	// ErrBadEscrow: the file is no escrowed key, was damaged, or the keeper's key is of
 	// a kind that nothing can be wrapped to.
 	ErrBadEscrow = errors.New("no use for escrow")
+	// ErrBadAgent: the address of a key service makes no sense.
+	ErrBadAgent = errors.New("not an address of a key service")
+	// ErrAgent: the key service did not give a usable key. It may be down: try again.
+	ErrAgent = errors.New("no key from the key service")
 	// ErrClosed: the tier key was used after Close.
 	ErrClosed = errors.New("the tier key is closed")
 )

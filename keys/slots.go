@@ -118,7 +118,7 @@ func (r *Ring) Adopt(raw []byte) (*TierKey, error) {
 }
 
 // Unlock tries the slots, in the order of providers and then of the ring, until
-// one opens; put what needs no person first. Each try is bounded by slotTimeout.
+// one opens; put what needs no person first. Each try is bounded, see timeoutOf.
 // The caller closes the key. When none opens the error is a *LockedError with a
 // reason for each slot; ctx's end is one of the reasons.
 func (r *Ring) Unlock(ctx context.Context, providers ...Provider) (*TierKey, Slot, error) {
@@ -153,7 +153,7 @@ func (r *Ring) Unlock(ctx context.Context, providers ...Provider) (*TierKey, Slo
 
 // open unwraps one slot and proves the key.
 func (r ringBody) open(ctx context.Context, slot Slot, p Provider) (*TierKey, error) {
-	ctx, cancel := context.WithTimeout(ctx, slotTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeoutOf(p))
 	defer cancel()
 	if err := ctx.Err(); err != nil {
 		return nil, err

@@ -10,6 +10,16 @@ import (
 // slowest known chips take ten to make a primary key.
 const slotTimeout = 60 * time.Second
 
+// patient is a Provider whose tries may take longer, because it was set so.
+type patient interface{ Patience() time.Duration }
+
+func timeoutOf(p Provider) time.Duration {
+	if w, ok := p.(patient); ok {
+		return max(slotTimeout, w.Patience())
+	}
+	return slotTimeout
+}
+
 // SlotState is a slot for people and for --json: no secret in it.
 type SlotState struct {
 	ID       string         `json:"id"`

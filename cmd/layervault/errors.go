@@ -29,6 +29,8 @@ func nextStep(err error) string {
 		return "if you changed the firmware or kernel yourself: layervault key recover (asks for the recovery key and seals the vault anew)"
 	case is(keys.ErrLockout):
 		return "wait until the TPM lets go, or: layervault key recover"
+	case is(keys.ErrAgent):
+		return "see to the key service and try again; another way in: layervault key recover"
 	case is(keys.ErrLocked), is(keys.ErrNeedsPerson), is(keys.ErrOtherTPM):
 		return "layervault key recover"
 	case is(keys.ErrUnfinished):
@@ -39,6 +41,8 @@ func nextStep(err error) string {
 		return "--force replaces a sound key ring, and keeps it aside"
 	case is(keys.ErrNoProvider):
 		return "docker plugin set layervault key=tpm (or key=versatile where there is no TPM); for serve: --key"
+	case is(keys.ErrBadAgent):
+		return "layervault key enroll --help shows the addresses of key services"
 	case is(keys.ErrUnknownProvider):
 		return "layervault serve --help lists the key providers"
 	case is(keys.ErrNoTPM):

@@ -35,6 +35,7 @@ type keyFlags struct {
 	tier     string
 	tpm      string
 	keyFile  string
+	agent    string // address of a key service
 	recovery string // file with the recovery key, "-" for standard input
 	pin      string // file with the TPM slot's PIN
 	zeroPCRs bool
@@ -44,6 +45,7 @@ func (k *keyFlags) register(f *pflag.FlagSet, env func(string) string) {
 	f.StringVar(&k.tier, "tier", string(persist.Vault), "tier: vault or unsealed-vault")
 	f.StringVar(&k.tpm, "tpm", envOr(env, "tpm", tpm.DefaultPath), "TPM device, or the unix socket of an emulator (env tpm)")
 	f.StringVar(&k.keyFile, "key-file", "", "key file of versatile slots (default versatile.key beside the tier)")
+	f.StringVar(&k.agent, "agent", env("agent"), "address of the key service of agent slots, such as unix:///run/keys.sock; see key enroll --help (env agent)")
 	f.BoolVar(&k.zeroPCRs, "allow-zero-pcrs", false, "seal even where the firmware measured nothing; such a slot opens whatever boots")
 }
 
@@ -63,6 +65,7 @@ func (a *app) tierConfig(k keyFlags) (unlock.Config, error) {
 		Tier:          a.layout().Tier(t),
 		TPM:           k.tpm,
 		KeyFile:       k.keyFile,
+		Agent:         k.agent,
 		AllowZeroPCRs: k.zeroPCRs,
 		Log:           a.ringLog(),
 	}

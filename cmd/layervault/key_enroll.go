@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"layervault/keys"
+	"layervault/keys/agent"
 	"layervault/keys/recovery"
 	"layervault/keys/tpm"
 	"layervault/keys/unlock"
@@ -31,17 +32,21 @@ const ask = "ask"
 func newKeyEnrollCommand(a *app) *cobra.Command {
 	var e enrollFlags
 	cmd := &cobra.Command{
-		Use:   "enroll tpm|versatile|recovery",
+		Use:   "enroll tpm|versatile|agent|recovery",
 		Short: "Add a key slot",
 		Long: `Add a key slot. The tier must open, by another slot or with --recovery-key-file; in an
 empty tier the new slot becomes the first of a new key ring.
 
   tpm        sealed by the TPM under PCRs (--pcrs), with --pin also under a PIN
   versatile  a key file; protects nothing on a stolen disk that holds the file too
+  agent      a key service (--agent) unwraps the key; the plugin needs the setting agent= too
   recovery   a generated key to print and keep elsewhere; it is shown this once only.
-             With --passphrase, a passphrase of your own (argon2id).`,
+             With --passphrase, a passphrase of your own (argon2id).
+
+Key services:
+  ` + agent.Help,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{tpm.Name, versatile.Name, recovery.Name},
+		ValidArgs: []string{tpm.Name, versatile.Name, agent.Name, recovery.Name},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.enroll(cmd.Context(), args[0], e)
 		},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"strconv"
 	"testing"
 
@@ -10,15 +11,22 @@ import (
 )
 
 // TestKeyScripts runs testdata/key: each script has two emulated TPMs that measured a
-// boot, $TPM and $TPM2, and the command "extend PCR" for the first.
+// boot, $TPM and $TPM2, a folder for sockets, $SOCKETS, and the command "extend PCR" for the first.
 func TestKeyScripts(t *testing.T) {
 	type chip struct{}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/key",
 		Setup: func(env *testscript.Env) error {
-			for _, name := range []string{"key", "pcrs", "persist", "tpm"} {
+			for _, name := range []string{"key", "pcrs", "persist", "tpm", "agent"} {
 				env.Setenv(name, "")
 			}
+			// A unix socket's path has at most 107 bytes, and $WORK may be longer.
+			sockets, err := os.MkdirTemp("", "key")
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { _ = os.RemoveAll(sockets) })
+			env.Setenv("SOCKETS", sockets)
 			first := swtpmtest.Start(env.T().(testing.TB)).Boot()
 			env.Values[chip{}] = first
 			env.Setenv("TPM", first.Socket)

@@ -15,6 +15,7 @@ import (
 type settings struct {
 	key      string
 	pcrs     string
+	agent    string
 	size     string
 	cipher   string
 	sector   string
@@ -44,8 +45,9 @@ func (s *settings) register(f *pflag.FlagSet, env func(string) string) {
 
 // registerKey adds the flags that say how the vault opens.
 func (s *settings) registerKey(f *pflag.FlagSet, env func(string) string) {
-	f.StringVar(&s.key, "key", envOr(env, "key", ""), "key provider of the vault: tpm or versatile (env key)")
+	f.StringVar(&s.key, "key", envOr(env, "key", ""), "key provider of the vault: tpm, versatile or agent (env key)")
 	f.StringVar(&s.pcrs, "pcrs", envOr(env, "pcrs", defaultPCRs), "PCRs a tpm key is sealed under (env pcrs)")
+	f.StringVar(&s.agent, "agent", env("agent"), "address of the key service, for key=agent or agent slots (env agent)")
 }
 
 // check reads the settings that are numbers and words. A missing key is not its

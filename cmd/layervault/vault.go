@@ -14,7 +14,7 @@ import (
 
 // keyConfig says where the vault's key comes from.
 func (a *app) keyConfig(s settings, log *slog.Logger) unlock.Config {
-	return unlock.Config{Tier: a.layout().Tier(persist.Vault), Provider: s.key, PCRs: s.pcrs, Log: log}
+	return unlock.Config{Tier: a.layout().Tier(persist.Vault), Provider: s.key, PCRs: s.pcrs, Agent: s.agent, Log: log}
 }
 
 // vault is an open vault: its keys and what docker info tells of its slots.

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"layervault/keys"
+	"layervault/keys/agent"
 	"layervault/keys/recovery"
 	"layervault/keys/tpm"
 	"layervault/keys/versatile"
@@ -20,12 +21,14 @@ import (
 // Config is what settings say about one tier's keys.
 type Config struct {
 	Tier string // folder of the tier, absolute: /persist/vault
-	// Provider is what a new ring's first slot is made with, "tpm" or "versatile".
+	// Provider is what a new ring's first slot is made with: "tpm", "versatile", "agent".
 	// Empty is fine while there is a ring, and keys.ErrNoProvider when there is none.
 	Provider string
 	PCRs     string // tpm.ParsePCRs; "" = tpm.DefaultPCRs
 	TPM      string // device or socket; "" = tpm.DefaultPath
 	KeyFile  string // of versatile; "" = versatile.key beside the tier's folder
+	// Agent is where the key service of agent slots is (agent.Parse); "" for nowhere.
+	Agent string
 	// SignedBy may approve other PCR values for a new tpm slot; nil for nobody.
 	SignedBy crypto.PublicKey
 	// AllowZeroPCRs accepts a TPM bank into which nothing was measured.
@@ -65,7 +68,12 @@ func (c Config) Providers() ([]keys.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []keys.Provider{chip, file, recovery.Typed(c.Recovery)}, nil
+	service, err := c.agent()
+	if err != nil {
+		return nil, err
+	}
+	// The service after what is at hand: it may be slow.
+	return []keys.Provider{chip, file, service, recovery.Typed(c.Recovery)}, nil
 }
 
 // ForNewSlot makes the named provider for a first or another slot. Recovery slots are
@@ -76,11 +84,13 @@ func (c Config) ForNewSlot(name string) (keys.Provider, error) {
 		return c.tpm()
 	case versatile.Name:
 		return c.versatile()
+	case agent.Name:
+		return c.agent()
 	case "":
-		return nil, fmt.Errorf("%w: set key=tpm or key=versatile (there is no default, so that nothing is encrypted with a key you did not choose)",
+		return nil, fmt.Errorf("%w: set key=tpm or key=versatile (or key=agent; there is no default, so that nothing is encrypted with a key you did not choose)",
 			keys.ErrNoProvider)
 	default:
-		return nil, fmt.Errorf("%w %q; known are tpm and versatile", keys.ErrUnknownProvider, name)
+		return nil, fmt.Errorf("%w %q; known are tpm, versatile and agent", keys.ErrUnknownProvider, name)
 	}
 }
 
@@ -97,6 +107,14 @@ func (c Config) tpm() (keys.Provider, error) {
 		Path: c.TPM, PCRs: sel, AllowZeroPCRs: c.AllowZeroPCRs, PIN: c.PIN, NewPIN: c.NewPIN,
 		SignedBy: c.SignedBy, Policies: c.PoliciesPath(),
 	}), nil
+}
+
+func (c Config) agent() (keys.Provider, error) {
+	addr, err := agent.Parse(c.Agent)
+	if err != nil {
+		return nil, err
+	}
+	return agent.New(addr), nil
 }
 
 func (c Config) versatile() (keys.Provider, error) {
