@@ -127,11 +127,24 @@ func BenchmarkOpen(b *testing.B) {
 		}
 	})
 	b.Run("get and put, open", func(b *testing.B) {
+		must(b, sealed.Get(b.Context()))
 		held, err := sealed.Hold(b.Context())
 		must(b, err)
 		defer func() { _ = held.Close() }()
+		must(b, sealed.Put(b.Context()))
 		for range b.N {
 			must(b, sealed.Get(b.Context()))
+			must(b, sealed.Put(b.Context()))
+		}
+	})
+	b.Run("mount and put, held", func(b *testing.B) {
+		must(b, sealed.Get(b.Context()))
+		held, err := sealed.Hold(b.Context())
+		must(b, err)
+		defer func() { _ = held.Close() }()
+		must(b, sealed.Put(b.Context()))
+		for range b.N {
+			must(b, held.Mount(sealed.Deviceparams.Mnt))
 			must(b, sealed.Put(b.Context()))
 		}
 	})

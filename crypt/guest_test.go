@@ -289,9 +289,9 @@ func TestHold(t *testing.T) {
 	d := device(t, crypt.TypeSealed)
 	result, err := d.ImportData(t.Context(), bytes.NewReader(layerTar(t, nil)))
 	must(t, err)
+	must(t, d.Get(t.Context()))
 	held, err := d.Hold(t.Context())
 	must(t, err)
-	must(t, d.Get(t.Context()))
 	must(t, d.Put(t.Context()))
 	control, err := dm.Open()
 	must(t, err)
@@ -300,6 +300,11 @@ func TestHold(t *testing.T) {
 		t.Errorf("%+v, %v", info, err)
 	}
 	must(t, crypt.Sweep(t.Context())) // what is held stays
+	must(t, held.Mount(d.Deviceparams.Mnt))
+	if _, err := os.Stat(filepath.Join(d.Deviceparams.Mnt, crypt.DirDiff)); err != nil {
+		t.Error(err)
+	}
+	must(t, d.Put(t.Context()))
 	must(t, d.Get(t.Context()))
 	must(t, d.Put(t.Context()))
 	must(t, held.Close())

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
 
+	"layervault/crypt/dm"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
 )
@@ -21,30 +21,55 @@ import (
 // every overlay that uses it, the kernel takes down dm-crypt and loop device.
 func (d *VirtualDevice) Get(ctx context.Context) error {
 	return d.use(ctx, func(node *os.File) error {
-		flags, data := uintptr(0), "discard,noinit_itable"
-		if d.Type == TypeSealed {
-			flags, data = unix.MS_RDONLY, ""
-		}
-		if err := unix.Mount(node.Name(), d.Deviceparams.Mnt, "ext4", flags, data); err != nil {
-			return fmt.Errorf("mount image %s at %s: %w", d.path(), d.Deviceparams.Mnt, err)
+		if err := mountImage(node.Name(), d.Deviceparams.Mnt, d.Type == TypeSealed); err != nil {
+			return fmt.Errorf("image %s: %w", d.path(), err)
 		}
 		return node.Close()
 	})
 }
 
-// Hold opens the image without mounting it. Until the result is closed, Get finds it
-// open.
-func (d *VirtualDevice) Hold(ctx context.Context) (io.Closer, error) {
-	var held *os.File
-	err := d.use(ctx, func(node *os.File) error {
-		held = node
-		return nil
-	})
-	if err != nil {
-		return nil, err
+// mountImage mounts the file system of an open device. Every mount of one image uses
+// the same flags, as the kernel wants it.
+func mountImage(node, at string, readOnly bool) error {
+	flags, data := uintptr(0), "discard,noinit_itable"
+	if readOnly {
+		flags, data = unix.MS_RDONLY, ""
 	}
-	return held, nil
+	if err := unix.Mount(node, at, "ext4", flags, data); err != nil {
+		return fmt.Errorf("mount %s at %s: %w", node, at, err)
+	}
+	return nil
 }
+
+// Held keeps an image open, file system and all, when nothing mounts it any more. It is
+// one file descriptor: whatever ends the process lets go of the image.
+type Held struct {
+	dir      *os.File // an O_PATH descriptor of the mount's root
+	node     string
+	readOnly bool
+}
+
+// Hold keeps what Get mounted at Deviceparams.Mnt open until the result is closed.
+func (d *VirtualDevice) Hold(context.Context) (*Held, error) {
+	dir, err := os.OpenFile(d.Deviceparams.Mnt, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("hold image %s: %w", d.path(), err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		_ = dir.Close()
+		return nil, fmt.Errorf("hold image %s: %w", d.path(), err)
+	}
+	// An ext4's device number is that of the device it lies on.
+	return &Held{dir: dir, node: dm.NodePath(uint64(st.Dev)), readOnly: d.Type == TypeSealed}, nil //nolint:unconvert // 32 bit has another type
+}
+
+// Mount mounts the image once more: a system call, without a look at the image's header
+// and without a key. The device cannot have become another's while it is held.
+func (h *Held) Mount(at string) error { return mountImage(h.node, at, h.readOnly) }
+
+// Close lets go of the image.
+func (h *Held) Close() error { return h.dir.Close() }
 
 // Put detaches the mount at Deviceparams.Mnt. Where nothing is mounted there, that is
 // what was wanted.

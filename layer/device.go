@@ -24,10 +24,22 @@ type KeySource interface {
 // Device is an image as the store uses it.
 type Device interface {
 	crypt.DeviceAPI
-	// Hold keeps an image that is open from being closed by the kernel when its
-	// last mount goes.
-	Hold(ctx context.Context) (io.Closer, error)
+	// Hold keeps an image that Get has mounted from being closed by the kernel when
+	// its last mount goes.
+	Hold(ctx context.Context) (Held, error)
 }
+
+// Held is an image kept open.
+type Held interface {
+	io.Closer
+	// Mount mounts the image once more, at another place.
+	Mount(at string) error
+}
+
+// encrypted makes a Device of package crypt's device.
+type encrypted struct{ *crypt.VirtualDevice }
+
+func (e encrypted) Hold(ctx context.Context) (Held, error) { return e.VirtualDevice.Hold(ctx) }
 
 // Image names one image for a Devices.
 type Image struct {
@@ -45,7 +57,7 @@ type Devices func(Image) Device
 func NewDevices(keys KeySource, params crypt.CryptParams, log *slog.Logger) Devices {
 	templates := new(crypt.Templates)
 	return func(im Image) Device {
-		return &crypt.VirtualDevice{
+		return encrypted{&crypt.VirtualDevice{
 			Image: crypt.RawImage{ImagePath: im.Path},
 			Name:  im.Layer,
 			Type:  im.Kind.imageType(),
@@ -58,7 +70,7 @@ func NewDevices(keys KeySource, params crypt.CryptParams, log *slog.Logger) Devi
 			},
 			Log:       log,
 			Templates: templates,
-		}
+		}}
 	}
 }
 

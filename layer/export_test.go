@@ -10,10 +10,8 @@ const MaxWarm = maxWarm
 
 type Warm = warm
 
-func (w *warm) Keep(id string, c closer) error { return w.keep(id, c) }
-func (w *warm) Touch(id string) bool           { return w.touch(id) }
-func (w *warm) Drop(id string) error           { return w.drop(id) }
-func (w *warm) DropIdle() error                { return w.dropIdle() }
-func (w *warm) DropAll() error                 { return w.dropAll() }
-
-type closer interface{ Close() error }
+func (w *warm) Keep(id string, h Held) error { return w.keep(id, h) }
+func (w *warm) Borrow(id string) Held        { return w.borrow(id) }
+func (w *warm) Drop(id string) error         { return w.drop(id) }
+func (w *warm) DropIdle() error              { return w.dropIdle() }
+func (w *warm) DropAll() error               { return w.dropAll() }

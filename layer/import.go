@@ -89,7 +89,8 @@ func (s *Store) Reset(ctx context.Context, id string) error {
 	if err := s.writeRecord(next, "reset"); err != nil {
 		return err
 	}
-	return s.eraseImage(ctx, r, id)
+	// What is kept open is the old image, whatever lies at its path.
+	return errors.Join(s.warm.drop(id), s.eraseImage(ctx, r, id))
 }
 
 func (s *Store) isBroken(r Record) bool {

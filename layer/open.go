@@ -83,21 +83,43 @@ func (v *View) open(ctx context.Context, n int, r Record) error {
 		return fmt.Errorf("open layer %s: %w", r.ID, err)
 	}
 	defer unlock()
-	dev := v.store.device(Image{Layer: r.ID, Kind: r.Kind, Mnt: v.mountPoint(n)}, r.ID)
-	if err := dev.Get(ctx); err != nil {
+	hold, err := v.mount(ctx, n, r)
+	if err != nil {
 		return fmt.Errorf("open layer %s: %w", r.ID, err)
 	}
-	if r.Kind == Sealed && !v.store.warm.touch(r.ID) {
-		// Being warm is a matter of speed: failing to is not failing to open.
-		hold, err := dev.Hold(ctx)
-		if err == nil {
-			err = v.store.warm.keep(r.ID, hold)
-		}
-		if err != nil {
-			v.store.log.WarnContext(ctx, "cannot keep an image open for the next use", "layer", r.ID, "error", err)
-		}
+	if hold != nil {
+		err = v.store.warm.keep(r.ID, hold)
+	}
+	if err != nil {
+		v.store.log.WarnContext(ctx, "cannot let go of an image kept open", "layer", r.ID, "error", err)
 	}
 	return nil
+}
+
+// mount mounts the n-th image and returns what may keep it warm, or nil. The layer is
+// locked. Being warm is a matter of speed: failing to is not failing to open.
+func (v *View) mount(ctx context.Context, n int, r Record) (Held, error) {
+	at := v.mountPoint(n)
+	if hold := v.store.warm.borrow(r.ID); hold != nil {
+		err := hold.Mount(at)
+		if err == nil {
+			return hold, nil
+		}
+		v.store.log.WarnContext(ctx, "cannot mount an image kept open; opening it anew", "layer", r.ID, "error", errors.Join(err, hold.Close()))
+	}
+	dev := v.store.device(Image{Layer: r.ID, Kind: r.Kind, Mnt: at}, r.ID)
+	if err := dev.Get(ctx); err != nil {
+		return nil, err
+	}
+	if r.Kind == Writable && n == 0 {
+		return nil, nil
+	}
+	hold, err := dev.Hold(ctx)
+	if err != nil {
+		v.store.log.WarnContext(ctx, "cannot keep an image open for the next use", "layer", r.ID, "error", err)
+		return nil, nil
+	}
+	return hold, nil
 }
 
 // Close detaches the images, all at once: each detaching by itself waits for every

@@ -51,7 +51,7 @@ func (d fileDevice) Remove(context.Context) error {
 	return nil
 }
 
-func (d fileDevice) Hold(context.Context) (io.Closer, error) { return io.NopCloser(nil), nil }
+func (d fileDevice) Hold(context.Context) (layer.Held, error) { return held{open: new(int)}, nil }
 
 // emptyTar is a layer tar without a file.
 var emptyTar = make([]byte, 1024)

@@ -9,18 +9,20 @@ import (
 )
 
 const (
-	// maxWarm bounds the sealed images kept open. Each costs a loop and a
-	// dm-crypt device in the kernel (some 100 KiB with its work queues) and one file
-	// descriptor; 64 holds the whole chains of three or four usual images, which is
-	// what a host that starts containers again and again goes round in.
-	maxWarm = 64
+	// maxWarm bounds the images kept open. Each costs a loop and a dm-crypt device
+	// and an ext4 in the kernel (some 200 KiB) and one file descriptor. It must not be
+	// less than the longest chain, or going through that again and again finds nothing
+	// warm: docker allows 125 layers, so 256 holds two such images.
+	maxWarm = 256
 	// warmIdle is how long they are kept after the last was opened. Longer than the
 	// pause between two steps of a build, short enough that an idle host shows no
 	// open devices.
 	warmIdle = 2 * time.Minute
 )
 
-// warm keeps recently used sealed images open, least recently used out first.
+// warm keeps recently used images open, least recently used out first: sealed ones, and
+// writable ones that others stand on. An image that was the top of a mount is not kept,
+// so that a stopped container's image is closed cleanly at once.
 type warm struct {
 	mu    sync.Mutex
 	order list.List // of *warmImage, most recent first
@@ -31,23 +33,23 @@ type warm struct {
 
 type warmImage struct {
 	id   string
-	hold io.Closer
+	hold Held
 }
 
-// touch says that an image was used; false if it is not kept.
-func (w *warm) touch(id string) bool {
+// borrow hands out the hold of an image, which keep gives back; nil if there is none. As
+// long as it is out nobody else closes it, and so nothing else can get its device.
+func (w *warm) borrow(id string) Held {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	e, ok := w.byID[id]
-	if ok {
-		w.order.MoveToFront(e)
-		w.timer.Reset(warmIdle)
+	if !ok {
+		return nil
 	}
-	return ok
+	return w.take(e)
 }
 
 // keep takes over hold. It returns the error of closing what it pushes out.
-func (w *warm) keep(id string, hold io.Closer) error {
+func (w *warm) keep(id string, hold Held) error {
 	w.mu.Lock()
 	if _, have := w.byID[id]; have || w.off {
 		w.mu.Unlock()
@@ -62,7 +64,7 @@ func (w *warm) keep(id string, hold io.Closer) error {
 		out = append(out, w.take(w.order.Back()))
 	}
 	if w.timer == nil {
-		w.timer = time.AfterFunc(warmIdle, func() { _ = w.dropIdle() }) // closing a read-only fd: nobody to tell
+		w.timer = time.AfterFunc(warmIdle, func() { _ = w.dropIdle() }) // closing a descriptor that wrote nothing: nobody to tell
 	} else {
 		w.timer.Reset(warmIdle)
 	}
@@ -71,7 +73,7 @@ func (w *warm) keep(id string, hold io.Closer) error {
 }
 
 // take removes an element; the caller closes what it held, without the lock.
-func (w *warm) take(e *list.Element) io.Closer {
+func (w *warm) take(e *list.Element) Held {
 	im := w.order.Remove(e).(*warmImage)
 	delete(w.byID, im.id)
 	return im.hold

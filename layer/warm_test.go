@@ -14,7 +14,8 @@ type held struct {
 	err  error
 }
 
-func (h held) Close() error { *h.open--; return h.err }
+func (h held) Close() error       { *h.open--; return h.err }
+func (h held) Mount(string) error { return nil }
 
 func TestWarm(t *testing.T) {
 	var w layer.Warm
@@ -24,6 +25,19 @@ func TestWarm(t *testing.T) {
 		open++
 		must(t, w.Keep(id, held{open: &open}))
 	}
+	// use says whether an image was warm, and leaves it so.
+	use := func(id string) bool {
+		t.Helper()
+		h := w.Borrow(id)
+		if h == nil {
+			return false
+		}
+		if w.Borrow(id) != nil {
+			t.Error("lent out twice")
+		}
+		must(t, w.Keep(id, h))
+		return true
+	}
 	keep("first")
 	keep("first") // two opened it at once: one hold is enough
 	if open != 1 {
@@ -32,16 +46,16 @@ func TestWarm(t *testing.T) {
 	for n := range layer.MaxWarm - 1 {
 		keep(fmt.Sprint(n))
 	}
-	if !w.Touch("first") || open != layer.MaxWarm {
+	if !use("first") || open != layer.MaxWarm {
 		t.Errorf("%d open", open)
 	}
 	keep("one more")
-	if open != layer.MaxWarm || !w.Touch("first") || w.Touch("0") {
+	if open != layer.MaxWarm || !use("first") || use("0") {
 		t.Error("not the least recently used was dropped")
 	}
 	must(t, w.Drop("first"))
 	must(t, w.Drop("first"))
-	if w.Touch("first") || open != layer.MaxWarm-1 {
+	if use("first") || open != layer.MaxWarm-1 {
 		t.Error("drop did not")
 	}
 	must(t, w.DropIdle())

@@ -143,7 +143,22 @@ func (p plain) Remove(context.Context) error {
 	return errors.Join(err, os.Remove(p.im.Path))
 }
 
-func (p plain) Hold(context.Context) (io.Closer, error) { return os.Open(p.im.Path) }
+func (p plain) Hold(context.Context) (layer.Held, error) {
+	f, err := os.Open(p.im.Path)
+	return held{f, p}, err
+}
+
+// held only remembers the image: without device-mapper every mount has a loop device
+// of its own.
+type held struct {
+	*os.File
+	p plain
+}
+
+func (h held) Mount(at string) error {
+	h.p.im.Mnt = at
+	return h.p.Get(context.Background())
+}
 
 func run(ctx context.Context, name string, args ...string) error {
 	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
