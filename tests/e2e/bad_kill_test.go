@@ -60,7 +60,8 @@ func TestPluginKilledUnderLoad(t *testing.T) {
 			t.Fatal(t.Context().Err())
 		}
 		if err := killPlugin(t.Context()); err != nil {
-			t.Errorf("kill %d: %v", i+1, err)
+			out, _ := run(t.Context(), "bash", "-c", `grep -v "ignoring event" "$1" | tail -n 40`, "bash", dockerLog)
+			t.Errorf("kill %d: %v; dockerd's log:\n%s", i+1, err, out)
 			break
 		}
 	}
