@@ -11,6 +11,7 @@ import (
 	"layervault/crypt"
 	"layervault/crypt/luks2"
 	"layervault/keys"
+	"layervault/keys/handover"
 	"layervault/keys/pemkey"
 	"layervault/layer"
 	"layervault/plugin/socket"
@@ -46,7 +47,7 @@ var statuses = []struct {
 	{statusDenied, []error{keys.ErrBadMode, fs.ErrPermission}},
 	{statusHost, []error{errHost, keys.ErrNoTPM, keys.ErrOtherTPM, keys.ErrPCRBank, keys.ErrAgent, exec.ErrNotFound}},
 	{statusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse}},
-	{statusMissing, []error{keys.ErrNotFound, keys.ErrNoRing, keys.ErrNoKeyFile, layer.ErrNotFound, crypt.ErrNotExist, fs.ErrNotExist}},
+	{statusMissing, []error{keys.ErrNotFound, keys.ErrNoRing, keys.ErrNoKeyFile, handover.ErrNobody, layer.ErrNotFound, crypt.ErrNotExist, fs.ErrNotExist}},
 	{statusFailed, []error{context.Canceled}},
 }
 

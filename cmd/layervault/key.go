@@ -19,6 +19,7 @@ func newKeyCommand(a *app) *cobra.Command {
 		newKeyListCommand(a),
 		newKeyEnrollCommand(a),
 		newKeyRemoveCommand(a),
+		newKeyUnlockCommand(a),
 		newKeyRecoverCommand(a),
 		newKeyResealCommand(a),
 		newKeyRotateCommand(a),

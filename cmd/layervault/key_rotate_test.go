@@ -19,6 +19,7 @@ import (
 
 	"layervault/crypt/luks2"
 	"layervault/keys"
+	"layervault/keys/handover"
 	"layervault/keys/unlock"
 	"layervault/layer"
 	"layervault/persist"
@@ -373,7 +374,9 @@ func TestOpenVaultFinishesARotation(t *testing.T) {
 		t.Fatal("it was not cut short")
 	}
 	a := quietApp(dir)
-	source, err := a.openVault(t.Context(), settings{key: "versatile"}, a.ringLog())
+	person := handover.New(filepath.Join(dir, "vault"), a.ringLog())
+	defer person.Close()
+	source, err := a.openVault(t.Context(), settings{key: "versatile"}, person, a.ringLog())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,8 @@ import (
 
 	"layervault/driver"
 	"layervault/keys"
+	"layervault/keys/handover"
+	"layervault/persist"
 	"layervault/plugin/graph"
 	"layervault/plugin/socket"
 )
@@ -80,9 +82,10 @@ func (a *app) serve(ctx context.Context, path string, s settings) error {
 	h := sdk.NewHandler(graph.Manifest(graph.Implements))
 	front.Register(h)
 
+	person := handover.New(a.layout().Tier(persist.Vault), log)
 	d := driver.New(driver.Config{
 		Layout:      a.layout(),
-		Unlock:      func(ctx context.Context) (driver.KeySource, error) { return a.openVault(ctx, s, log) },
+		Unlock:      func(ctx context.Context) (driver.KeySource, error) { return a.openVault(ctx, s, person, log) },
 		CryptParams: s.crypt(),
 		DefaultSize: s.sizeBytes,
 		Log:         log,
@@ -105,5 +108,5 @@ func (a *app) serve(ctx context.Context, path string, s settings) error {
 	})
 	<-started
 	log.Info("layervault stops")
-	return errors.Join(err, d.Close(context.WithoutCancel(ctx)))
+	return errors.Join(err, d.Close(context.WithoutCancel(ctx)), person.Close())
 }

@@ -8,6 +8,7 @@ import (
 
 	"layervault/driver"
 	"layervault/keys"
+	"layervault/keys/handover"
 	"layervault/keys/unlock"
 	"layervault/persist"
 )
@@ -28,12 +29,19 @@ var _ driver.SlotLister = vault{}
 // SlotSummaries implements driver.SlotLister.
 func (v vault) SlotSummaries() []string { return v.slots }
 
-// openVault unlocks the vault, or makes it when there is none.
-func (a *app) openVault(ctx context.Context, s settings, log *slog.Logger) (driver.KeySource, error) {
+// openVault unlocks the vault, or makes it when there is none. A locked vault opens with
+// a key that a person handed over (key unlock), for which person then waits.
+func (a *app) openVault(ctx context.Context, s settings, person *handover.Receiver, log *slog.Logger) (driver.KeySource, error) {
 	cfg := a.keyConfig(s, log)
 	key, ring, err := unlock.OpenOrCreate(ctx, cfg)
+	if errors.Is(err, keys.ErrLocked) {
+		key, err = handedOver(ring, person, log, err)
+	}
 	if err != nil {
 		return nil, err
+	}
+	if err := person.Cancel(); err != nil { // it opened by itself meanwhile
+		return nil, errors.Join(err, key.Close())
 	}
 	providers, err := cfg.Providers()
 	if err != nil {
@@ -49,6 +57,23 @@ func (a *app) openVault(ctx context.Context, s settings, log *slog.Logger) (driv
 		v.slots = append(v.slots, slotLine(slot))
 	}
 	return v, nil
+}
+
+// handedOver gives the key that a person handed over, or waits for one and returns why
+// the ring is locked.
+func handedOver(ring *keys.Ring, person *handover.Receiver, log *slog.Logger, locked error) (*keys.TierKey, error) {
+	if key := person.Take(); key != nil {
+		err := ring.Proves(key)
+		if err == nil {
+			log.Info("tier unlocked with a key that was handed over")
+			return key, nil
+		}
+		locked = errors.Join(locked, err, key.Close())
+	}
+	if err := person.Listen(); err != nil {
+		log.Warn("nobody can hand a key over", "error", err)
+	}
+	return nil, locked
 }
 
 // slotLine describes a slot in one line, without its state.

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"layervault/keys"
+	"layervault/keys/handover"
+	"layervault/keys/recovery"
+	"layervault/keys/unlock"
+	"layervault/persist"
+)
+
+func newKeyUnlockCommand(a *app) *cobra.Command {
+	var k keyFlags
+	cmd := &cobra.Command{
+		Use:   "unlock",
+		Short: "Unlock with a PIN or recovery key, and hand the key to the plugin that waits for it",
+		Long: `Unlock the vault and hand its key to the running plugin, which waits for one from the
+moment that it found the vault locked: for a TPM slot with a PIN (--pin-file), or to open
+with the recovery key (--recovery-key-file, or asked for) without sealing anything anew.
+The key lasts until the plugin stops. Nothing is written.
+
+dockerd starts the driver anew at its next attempt; if it gave up, start dockerd.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.unlockPlugin(cmd.Context(), k)
+		},
+	}
+	k.register(cmd.Flags(), a.env)
+	k.registerUnlock(cmd.Flags())
+	return cmd
+}
+
+func (a *app) unlockPlugin(ctx context.Context, k keyFlags) (err error) {
+	if k.tier != string(persist.Vault) {
+		return usagef("--tier %q: the plugin opens the vault", k.tier)
+	}
+	cfg, err := a.tierConfig(k)
+	if err != nil {
+		return err
+	}
+	key, slot, err := a.openByPerson(ctx, cfg, k)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, key.Close()) }()
+	if err := handover.Give(ctx, cfg.Tier, key); err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(map[string]string{"slot": slot.ID, "provider": slot.Provider})
+	}
+	return a.printf("the plugin has the key, by slot %s\n", slot.Title())
+}
+
+// openByPerson opens the tier with what the flags name, or asks for the recovery key when
+// nothing opens without a person.
+func (a *app) openByPerson(ctx context.Context, cfg unlock.Config, k keyFlags) (*keys.TierKey, keys.Slot, error) {
+	if k.recovery != "" {
+		typed, err := readSecretFile(a.in, k.recovery)
+		if err != nil {
+			return nil, keys.Slot{}, err
+		}
+		defer clear(typed)
+		cfg.Recovery = typed
+	}
+	key, ring, slot, err := unlock.Open(ctx, cfg)
+	if !errors.Is(err, keys.ErrLocked) || k.recovery != "" || !isTerminal(a.in) {
+		return key, slot, err
+	}
+	typed, err := a.askSecret(ctx, "recovery key or passphrase")
+	if err != nil {
+		return nil, keys.Slot{}, err
+	}
+	defer clear(typed)
+	key, slot, err = ring.Unlock(ctx, recovery.Typed(typed))
+	if err != nil {
+		return nil, keys.Slot{}, recoveryFault(err)
+	}
+	return key, slot, nil
+}
