@@ -96,7 +96,7 @@ func stat(path, rel string) (*Entry, inode, uint64, error) {
 		return nil, inode{}, 0, err
 	}
 	id := inode{st.Ino, uint64(st.Ctim.Sec)<<30 | uint64(st.Ctim.Nsec)}
-	return e, id, uint64(st.Nlink), nil
+	return e, id, uint64(st.Nlink), nil //nolint:unconvert // 32 bits wide on arm
 }
 
 func sumFile(path string) (string, error) {
