@@ -155,7 +155,7 @@ func newSlot(ctx context.Context, body ringBody, key *TierKey, p Provider, label
 		return err
 	})
 	if err != nil {
-		return Slot{}, fmt.Errorf("make a %s key slot: %w", p.Name(), err)
+		return Slot{}, fmt.Errorf("make a key slot (%s): %w", p.Name(), err)
 	}
 	return s, nil
 }
