@@ -24,7 +24,7 @@ type (
 	TransferURL struct{ URL string }
 	// KeyOnly is its result.
 	KeyOnly struct {
-		KeyUrl string //nolint:revive // the agent's spelling, which is on the wire
+		KeyUrl string // the agent's spelling, which is on the wire
 		Key    []byte
 	}
 )

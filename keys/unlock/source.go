@@ -64,13 +64,13 @@ func (s *Source) Passphrase(kind, id, imageUUID string) ([]byte, error) {
 func (s *Source) follow() error {
 	now, err := identify(s.cfg.RingPath())
 	if err != nil || now == s.seen {
-		return nil //nolint:nilerr // see above
+		return nil // see above
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), reopenTimeout)
 	defer cancel()
 	ring, err := s.cfg.Load(ctx)
 	if err != nil {
-		return nil //nolint:nilerr // see above
+		return nil // see above
 	}
 	switch err := ring.Proves(s.key); {
 	case err == nil:
