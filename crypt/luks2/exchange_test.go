@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"os"
+	"strings"
 	"testing"
 
 	"layervault/crypt/luks2"
@@ -101,5 +103,73 @@ func TestExchangeWithoutRoom(t *testing.T) {
 	}
 	if _, _, err := mustRead(t, f).Unlock(f, secret); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Stock cryptsetup opens an image after an exchange, and in the middle of one.
+func TestCryptsetupOpensExchanged(t *testing.T) {
+	old := []byte("an old passphrase")
+	f := newImage(t)
+	if _, _, err := luks2.Format(f, luks2.Params{}, luks2.RandomKeyKDF(), old); err != nil {
+		t.Fatal(err)
+	}
+	middle := f.Name() + ".middle"
+	if err := luks2.Exchange(&snapshot{File: f, to: middle}, old, secret, luks2.RandomKeyKDF()); err != nil {
+		t.Fatal(err)
+	}
+	for _, image := range []string{f.Name(), middle} {
+		mustCryptsetup(t, "luksDump", image)
+		mustCryptsetup(t, "open", "--test-passphrase", image)
+	}
+	if dump := mustCryptsetup(t, "luksDump", middle); !strings.Contains(dump, "layervault-retired") {
+		t.Errorf("not in the middle of an exchange:\n%s", dump)
+	}
+	if err := luks2.Exchange(f, secret, old, luks2.RandomKeyKDF()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cryptsetup(t, "open", "--test-passphrase", f.Name()); err == nil {
+		t.Error("cryptsetup opens it with the exchanged passphrase")
+	}
+}
+
+// snapshot copies an image when its old slot is marked and not yet removed.
+type snapshot struct {
+	*os.File
+	to   string
+	done bool
+}
+
+func (s *snapshot) Sync() error {
+	if err := s.File.Sync(); err != nil || s.done {
+		return err
+	}
+	h, err := luks2.Read(s.File)
+	if err != nil {
+		return err
+	}
+	tokens, err := h.Tokens()
+	if err != nil || len(tokens) == 0 || h.NeedsRepair() {
+		return err
+	}
+	s.done = true
+	data, err := os.ReadFile(s.Name())
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(s.to, data, 0o600)
+}
+
+// BenchmarkExchange is what one image costs in a rotation, on the disk of the temporary
+// folder: 20 writes and syncs, and the derivations of five tries.
+func BenchmarkExchange(b *testing.B) {
+	f := newImage(b)
+	passphrases := [2][]byte{secret, next}
+	if _, _, err := luks2.Format(f, luks2.Params{}, luks2.RandomKeyKDF(), secret); err != nil {
+		b.Fatal(err)
+	}
+	for i := 0; b.Loop(); i++ {
+		if err := luks2.Exchange(f, passphrases[i%2], passphrases[(i+1)%2], luks2.RandomKeyKDF()); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
