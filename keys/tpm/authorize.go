@@ -89,6 +89,7 @@ func (d *device) findApproval(s *signer, path string) (*ticket, error) {
 		return nil, err
 	}
 	mine, forged := 0, 0
+	present := map[string][]byte{} // by selection, so that a long file costs the TPM little
 	for bank, approvals := range file {
 		for _, a := range approvals {
 			switch {
@@ -100,11 +101,12 @@ func (d *device) findApproval(s *signer, path string) (*ticket, error) {
 			}
 			mine++
 			sel := Selection{Bank: bank, PCRs: a.PCRs}
-			values, err := d.readPCRs(sel)
-			if err != nil {
-				continue // a bank that this TPM lacks: another approval may do
+			now, known := present[sel.String()]
+			if !known {
+				now = d.presentPolicy(sel)
+				present[sel.String()] = now
 			}
-			if now, err := pcrPolicy(sel, values); err == nil && bytes.Equal(now, a.Policy) {
+			if bytes.Equal(now, a.Policy) {
 				return &ticket{signer: s, approved: a, sel: sel}, nil
 			}
 		}
@@ -113,6 +115,20 @@ func (d *device) findApproval(s *signer, path string) (*ticket, error) {
 		return nil, fmt.Errorf("%s has %d policies of this slot's key %x, none for the present values, and %d with a false signature", path, mine, []byte(s.print[:4]), forged)
 	}
 	return nil, fmt.Errorf("%s has %d policies of this slot's key %x, none for the present values", path, mine, []byte(s.print[:4]))
+}
+
+// presentPolicy is the digest over the PCRs as they are; nil for a bank that this TPM
+// lacks: another approval may do.
+func (d *device) presentPolicy(sel Selection) []byte {
+	values, err := d.readPCRs(sel)
+	if err != nil {
+		return nil
+	}
+	now, err := pcrPolicy(sel, values)
+	if err != nil {
+		return nil
+	}
+	return now
 }
 
 // verify has the TPM check the signature of t.
