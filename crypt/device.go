@@ -65,6 +65,13 @@ func (d *VirtualDevice) open(flags int) (*os.File, error) {
 // other; two are luks2.ErrDamaged, and the image is left as it is.
 func (d *VirtualDevice) header(f *os.File) (*luks2.Header, error) {
 	h, err := luks2.Read(f)
+	if errors.Is(err, luks2.ErrNotLUKS2) {
+		// It was one when it got its name, so both copies of its header were overwritten.
+		err = fmt.Errorf("%w: %w", luks2.ErrDamaged, err)
+	}
+	if errors.Is(err, luks2.ErrDamaged) {
+		err = fmt.Errorf("%w: it was not touched; restore it from a copy, or remove what it belongs to and get that again", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", d.path(), err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"layervault/layer"
 )
@@ -36,6 +37,38 @@ func (d *Driver) create(ctx context.Context, id, parent string, opts *CreateOpts
 	})
 }
 
+// initSuffix marks the layer that docker puts between an image and a container
+// (moby, layer/layer_store.go, initMount).
+const initSuffix = "-init"
+
+// removeOrphans removes what docker forgot: when the Get of a container's init layer
+// fails, docker reports that and never speaks of the layer again. It would keep its
+// parent from being removed for ever. One that is mounted, or that a container
+// stands on, is no orphan.
+func (d *Driver) removeOrphans(ctx context.Context, s *session, parent string) error {
+	children, err := s.store.Children(ctx, parent)
+	if err != nil {
+		return err
+	}
+	for _, id := range children {
+		if !strings.HasSuffix(id, initSuffix) {
+			continue
+		}
+		mounted, err := isMounted(s.merged(id))
+		if err != nil {
+			return err
+		}
+		if mounted {
+			continue
+		}
+		if err := d.Remove(ctx, id); err != nil {
+			return err
+		}
+		d.log.InfoContext(ctx, "removed the init layer of a container that was never made", "layer", id)
+	}
+	return nil
+}
+
 // Remove unmounts a layer, destroys its key and deletes it. An id that is not
 // there is no error; the parent of another layer is layer.ErrInUse.
 func (d *Driver) Remove(ctx context.Context, id string) error {
@@ -44,6 +77,9 @@ func (d *Driver) Remove(ctx context.Context, id string) error {
 		return err
 	}
 	defer unlock()
+	if err := d.removeOrphans(ctx, s, id); err != nil {
+		return err
+	}
 	// Before anything is undone: a refusal must leave the layer as it was.
 	if err := s.store.CheckUnused(ctx, id); err != nil {
 		return err

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 )
 
@@ -95,6 +97,16 @@ func (s *Store) loadIndex(ctx context.Context) error {
 	}
 	s.index.loaded = true
 	return nil
+}
+
+// Children lists the layers that stand directly on another, sorted.
+func (s *Store) Children(ctx context.Context, id string) ([]string, error) {
+	if err := s.loadIndex(ctx); err != nil {
+		return nil, err
+	}
+	s.index.mu.Lock()
+	defer s.index.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.index.children[id])), nil
 }
 
 // CheckUnused is ErrInUse for a layer that is the parent of another.

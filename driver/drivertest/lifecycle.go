@@ -57,7 +57,18 @@ func testLifecycle(t *testing.T, make Factory) {
 	if b.Exists(b.ctx, "child") {
 		t.Error("a removed layer exists")
 	}
+	// docker forgets an init layer whose Get failed; it must not hold its parent for ever.
+	b.create("a-init", "a")
+	b.create("container", "a-init")
+	b.wants(b.Remove(b.ctx, "a"), layer.ErrInUse) // a container stands on it
+	b.ok(b.Remove(b.ctx, "container"))
+	b.get("a-init")
+	b.wants(b.Remove(b.ctx, "a"), layer.ErrInUse) // somebody is at it
+	b.put("a-init")
 	b.ok(b.Remove(b.ctx, "a"))
+	if b.Exists(b.ctx, "a-init") {
+		t.Error("a forgotten init layer stays")
+	}
 }
 
 func testOptions(t *testing.T, make Factory) {
