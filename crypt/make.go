@@ -27,8 +27,19 @@ const labelSize = 16
 // Create makes a writable image: a sparse file of the header and size bytes of data,
 // with an ext4 file system that has DirDiff and DirWork. Very little of it is on disk.
 func (d *VirtualDevice) Create(ctx context.Context, size int64) error {
+	held, err := d.CreateHeld(ctx, size)
+	if err != nil {
+		return err
+	}
+	// Gone when this returns, as Get finds no use for a device that is going.
+	return closeDevice(context.WithoutCancel(ctx), held.file, held.uuid)
+}
+
+// CreateHeld is Create for an image that is about to be used: its device stays open
+// until the result is closed, so that Get need not open it again.
+func (d *VirtualDevice) CreateHeld(ctx context.Context, size int64) (*Held, error) {
 	if size < ext4.MinSize {
-		return fmt.Errorf("%w: size of %d bytes, at least %d", ErrBadParams, size, ext4.MinSize)
+		return nil, fmt.Errorf("%w: size of %d bytes, at least %d", ErrBadParams, size, ext4.MinSize)
 	}
 	size = size / ext4.BlockSize * ext4.BlockSize
 	uid, gid := user.IdentityMapping{UIDMaps: d.Deviceparams.UIDMaps, GIDMaps: d.Deviceparams.GIDMaps}.RootPair()
@@ -36,13 +47,22 @@ func (d *VirtualDevice) Create(ctx context.Context, size int64) error {
 	if d.Templates != nil {
 		mkfs = d.Templates.Mkfs
 	}
-	_, err := d.make(ctx, size, func(node *os.File) (int64, error) {
-		return size, mkfs(ctx, node.Name(), ext4.MkfsOptions{Label: d.fsLabel(), Dirs: []ext4.Dir{
-			{Name: DirDiff, Mode: 0o755, UID: uid, GID: gid},
-			{Name: DirWork, Mode: 0o700, UID: uid, GID: gid},
-		}})
+	var held *Held
+	_, err := d.make(ctx, size, func(f *os.File, h *luks2.Header, key []byte) error {
+		var err error
+		held, err = d.fillOpen(ctx, f, h, key, func(node *os.File) error {
+			return mkfs(ctx, node.Name(), ext4.MkfsOptions{Label: d.fsLabel(), Dirs: []ext4.Dir{
+				{Name: DirDiff, Mode: 0o755, UID: uid, GID: gid},
+				{Name: DirWork, Mode: 0o700, UID: uid, GID: gid},
+			}})
+		})
+		return err
 	})
-	return err
+	if err != nil && held != nil {
+		// The last user of the device of an image that is not to be.
+		return nil, errors.Join(err, closeDevice(context.WithoutCancel(ctx), held.file, held.uuid))
+	}
+	return held, err
 }
 
 // ImportData makes a sealed image from a layer's tar, which it reads to its end. The
@@ -50,12 +70,22 @@ func (d *VirtualDevice) Create(ctx context.Context, size int64) error {
 func (d *VirtualDevice) ImportData(ctx context.Context, diffTar io.Reader) (ImportResult, error) {
 	var result ImportResult
 	var err error
-	result.UUID, err = d.make(ctx, ext4.MaxTarSize, func(node *os.File) (int64, error) {
-		done, err := fill(ctx, node, diffTar, ext4.TarOptions{
-			Dir: DirDiff, Label: d.fsLabel(), UIDMaps: d.Deviceparams.UIDMaps, GIDMaps: d.Deviceparams.GIDMaps,
+	result.UUID, err = d.make(ctx, ext4.MaxTarSize, func(f *os.File, h *luks2.Header, key []byte) error {
+		var used int64
+		held, err := d.fillOpen(ctx, f, h, key, func(node *os.File) error {
+			done, err := fill(ctx, node, diffTar, ext4.TarOptions{
+				Dir: DirDiff, Label: d.fsLabel(), UIDMaps: d.Deviceparams.UIDMaps, GIDMaps: d.Deviceparams.GIDMaps,
+			})
+			result.Size, used = done.ContentSize, done.Size
+			return err
 		})
-		result.Size = done.ContentSize
-		return done.Size, err
+		if err != nil {
+			return err
+		}
+		if err := closeDevice(context.WithoutCancel(ctx), held.file, held.uuid); err != nil {
+			return err
+		}
+		return f.Truncate(h.Segment().Offset + used)
 	})
 	if err != nil {
 		return ImportResult{}, err
@@ -82,17 +112,18 @@ func fill(ctx context.Context, node *os.File, diffTar io.Reader, o ext4.TarOptio
 
 func (d *VirtualDevice) fsLabel() string { return d.Name[:min(len(d.Name), labelSize)] }
 
-// make makes an image. write fills the open device and says how many bytes of it are
-// the file system.
+// make makes an image. fill opens the formatted file, makes a file system in it that is
+// on the disk when it returns, and may leave it open.
 //
 // What a crash leaves, by step:
 //
 //	file under a temporary name, formatted     that file, SweepDir removes it
 //	device attached, file system written       that file, and for moments the device, see attach
-//	cut to its size, synced, found to open     that file
+//	a sealed one cut to its size, synced,
+//	found to open                              that file
 //	renamed                                    the image, or the temporary file: one of them
 //	directory synced                           the image
-func (d *VirtualDevice) make(ctx context.Context, size int64, write func(node *os.File) (int64, error)) (id string, err error) {
+func (d *VirtualDevice) make(ctx context.Context, size int64, fill func(f *os.File, h *luks2.Header, key []byte) error) (id string, err error) {
 	if err := d.check(); err != nil {
 		return "", err
 	}
@@ -128,7 +159,7 @@ func (d *VirtualDevice) make(ctx context.Context, size int64, write func(node *o
 		return "", err
 	}
 	defer clear(key)
-	if err := temp.fillDevice(ctx, file, h, key, write); err != nil {
+	if err := fill(file, h, key); err != nil {
 		return "", fmt.Errorf("make image %s: %w", d.path(), err)
 	}
 	if err := file.Sync(); err != nil {
@@ -167,29 +198,25 @@ func (d *VirtualDevice) format(f *os.File, id string, passphrase []byte, size in
 	return h, key, nil
 }
 
-// fillDevice opens the image, lets write fill it, makes that durable, closes it and
-// cuts the file to the size of the file system.
-func (d *VirtualDevice) fillDevice(ctx context.Context, f *os.File, h *luks2.Header, key []byte, write func(node *os.File) (int64, error)) (err error) {
+// fillOpen opens the image, lets write fill it, and makes that durable. When it fails
+// nothing is left open, even where ctx is done.
+func (d *VirtualDevice) fillOpen(ctx context.Context, f *os.File, h *luks2.Header, key []byte, write func(node *os.File) error) (*Held, error) {
 	c, err := chainOf(f, h, false)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	node, err := attach(ctx, c, key)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	used, err := write(node)
+	err = write(node)
 	if err == nil {
 		err = node.Sync()
 	}
-	// Closed in any case, even where ctx is done: nothing is to be left.
-	if closeErr := closeDevice(context.WithoutCancel(ctx), node, c.uuid); err == nil {
-		err = closeErr
-	}
 	if err != nil {
-		return err
+		return nil, errors.Join(err, closeDevice(context.WithoutCancel(ctx), node, c.uuid))
 	}
-	return f.Truncate(c.segment.Offset + used)
+	return &Held{file: node, node: node.Name(), uuid: c.uuid}, nil
 }
 
 // prove reads the header back and opens it.

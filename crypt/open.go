@@ -41,15 +41,17 @@ func mountImage(node, at string, readOnly bool) error {
 	return nil
 }
 
-// Held keeps an image open, file system and all, when nothing mounts it any more. It is
-// one file descriptor: whatever ends the process lets go of the image.
+// Held keeps an image open when nothing mounts it any more. It is one file descriptor:
+// whatever ends the process lets go of the image.
 type Held struct {
-	dir      *os.File // an O_PATH descriptor of the mount's root
+	file     *os.File // the device, or an O_PATH descriptor of a mount's root
 	node     string
+	uuid     string // of a device
 	readOnly bool
 }
 
-// Hold keeps what Get mounted at Deviceparams.Mnt open until the result is closed.
+// Hold keeps what Get mounted at Deviceparams.Mnt open, device and file system, until the
+// result is closed.
 func (d *VirtualDevice) Hold(context.Context) (*Held, error) {
 	dir, err := os.OpenFile(d.Deviceparams.Mnt, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -61,7 +63,7 @@ func (d *VirtualDevice) Hold(context.Context) (*Held, error) {
 		return nil, fmt.Errorf("hold image %s: %w", d.path(), err)
 	}
 	// An ext4's device number is that of the device it lies on.
-	return &Held{dir: dir, node: dm.NodePath(uint64(st.Dev)), readOnly: d.Type == TypeSealed}, nil //nolint:unconvert // 32 bit has another type
+	return &Held{file: dir, node: dm.NodePath(uint64(st.Dev)), readOnly: d.Type == TypeSealed}, nil //nolint:unconvert // 32 bit has another type
 }
 
 // Mount mounts the image once more: a system call, without a look at the image's header
@@ -69,7 +71,7 @@ func (d *VirtualDevice) Hold(context.Context) (*Held, error) {
 func (h *Held) Mount(at string) error { return mountImage(h.node, at, h.readOnly) }
 
 // Close lets go of the image.
-func (h *Held) Close() error { return h.dir.Close() }
+func (h *Held) Close() error { return h.file.Close() }
 
 // Put detaches the mount at Deviceparams.Mnt. Where nothing is mounted there, that is
 // what was wanted.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/moby/sys/user"
@@ -73,6 +74,12 @@ func (d *Driver) Put(ctx context.Context, id string) error {
 	if mounted {
 		if err := unmount(s.merged(id)); err != nil {
 			return fmt.Errorf("unmount layer %s: %w", id, err)
+		}
+	}
+	// An init layer will have the container's own put on it in a moment.
+	if !strings.HasSuffix(id, initSuffix) {
+		if err := s.store.Release(id); err != nil {
+			d.log.WarnContext(ctx, "cannot let go of an image kept open", "layer", id, "error", err)
 		}
 	}
 	d.counts.set(id, 0)

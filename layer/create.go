@@ -90,7 +90,7 @@ func (s *Store) create(ctx context.Context, r Record, opts CreateOptions) (err e
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.discard(context.WithoutCancel(ctx), dir))
+			err = errors.Join(err, s.warm.drop(r.ID), s.discard(context.WithoutCancel(ctx), dir))
 		}
 	}()
 	if err := s.step("create", r.ID, "directory made"); err != nil {
@@ -135,7 +135,12 @@ func (s *Store) makeWritable(ctx context.Context, r Record, dir string, defaultS
 		size = defaultSize
 	}
 	dev := s.device(Image{Layer: r.ID, Kind: Writable, IDMap: idmap}, dir)
-	if err := dev.Create(ctx, size); err != nil {
+	held, err := dev.CreateHeld(ctx, size)
+	if err != nil {
+		return fmt.Errorf("make the writable image of layer %s: %w", r.ID, err)
+	}
+	// Whoever makes it is about to mount it.
+	if err := s.warm.keep(r.ID, held); err != nil {
 		return fmt.Errorf("make the writable image of layer %s: %w", r.ID, err)
 	}
 	return nil
@@ -184,6 +189,11 @@ func (s *Store) fill(ctx context.Context, r Record, op string, build func(dir st
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.warm.drop(r.ID))
+		}
+	}()
 	if err := s.step(op, r.ID, "image made"); err != nil {
 		return err
 	}

@@ -24,6 +24,8 @@ type KeySource interface {
 // Device is an image as the store uses it.
 type Device interface {
 	crypt.DeviceAPI
+	// CreateHeld is Create for an image that is about to be used: it stays open.
+	CreateHeld(ctx context.Context, size int64) (Held, error)
 	// Hold keeps an image that Get has mounted from being closed by the kernel when
 	// its last mount goes.
 	Hold(ctx context.Context) (Held, error)
@@ -39,7 +41,21 @@ type Held interface {
 // encrypted makes a Device of package crypt's device.
 type encrypted struct{ *crypt.VirtualDevice }
 
-func (e encrypted) Hold(ctx context.Context) (Held, error) { return e.VirtualDevice.Hold(ctx) }
+func (e encrypted) CreateHeld(ctx context.Context, size int64) (Held, error) {
+	held, err := e.VirtualDevice.CreateHeld(ctx, size)
+	if err != nil {
+		return nil, err // not a Held that holds a nil pointer
+	}
+	return held, nil
+}
+
+func (e encrypted) Hold(ctx context.Context) (Held, error) {
+	held, err := e.VirtualDevice.Hold(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return held, nil
+}
 
 // Image names one image for a Devices.
 type Image struct {

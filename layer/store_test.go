@@ -51,6 +51,10 @@ func (d fileDevice) Remove(context.Context) error {
 	return nil
 }
 
+func (d fileDevice) CreateHeld(ctx context.Context, size int64) (layer.Held, error) {
+	return held{open: new(int)}, d.Create(ctx, size)
+}
+
 func (d fileDevice) Hold(context.Context) (layer.Held, error) { return held{open: new(int)}, nil }
 
 // emptyTar is a layer tar without a file.

@@ -21,8 +21,7 @@ const (
 )
 
 // warm keeps recently used images open, least recently used out first: sealed ones, and
-// writable ones that others stand on. An image that was the top of a mount is not kept,
-// so that a stopped container's image is closed cleanly at once.
+// writable ones that others stand on, or that were made a moment ago. See Release.
 type warm struct {
 	mu    sync.Mutex
 	order list.List // of *warmImage, most recent first
@@ -118,6 +117,15 @@ func closeAll(cs []io.Closer) error {
 		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// Release closes a layer's writable image if it is only kept open in case it is used
+// again: who stops a container expects to find its image closed.
+func (s *Store) Release(id string) error {
+	if r, err := s.record(id); err != nil || r.Kind != Writable {
+		return nil // nothing of it is open, or nothing that can change
+	}
+	return s.warm.drop(id)
 }
 
 // Cool closes the images that are only kept open in case they are used again.

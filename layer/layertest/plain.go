@@ -42,6 +42,13 @@ func (p plain) Create(ctx context.Context, size int64) error {
 	return err
 }
 
+func (p plain) CreateHeld(ctx context.Context, size int64) (layer.Held, error) {
+	if err := p.Create(ctx, size); err != nil {
+		return nil, err
+	}
+	return p.Hold(ctx)
+}
+
 func (p plain) ImportData(ctx context.Context, diffTar io.Reader) (crypt.ImportResult, error) {
 	return p.make(ctx, sealedSize, diffTar)
 }
@@ -157,6 +164,7 @@ type held struct {
 
 func (h held) Mount(at string) error {
 	h.p.im.Mnt = at
+	h.p.im.Path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), h.Fd()) // it may have been renamed
 	return h.p.Get(context.Background())
 }
 
