@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"strings"
 	"testing"
 )
@@ -17,14 +18,21 @@ const installRemapped = `
 	start-docker overlay2 ` + remap + `
 	docker plugin inspect layervault >/dev/null 2>&1 || docker plugin create layervault /src/dist/plugin >/dev/null
 	docker plugin set layervault key=tpm
-	docker plugin enable --timeout 120 layervault >/dev/null
-	stop-docker`
+	docker plugin enable --timeout 0 layervault >/dev/null
+	stop-docker
+	# dockerd makes these for itself alone (0700), but the remapped root must pass through to its file system
+	chmod 0711 /persist/docker/500000.500000/plugins /persist/docker/500000.500000/plugins/*/`
 
 // With --userns-remap root in a container is nobody on the host: dockerd keeps a
 // data-root of its own for it, and the driver gives files to the mapped owners.
 func TestUsernsRemap(t *testing.T) {
 	stop(t)
-	t.Cleanup(func() { stop(t) })
+	t.Cleanup(func() {
+		// Not stop: the test's context has ended.
+		if out, err := run(context.Background(), "stop-docker"); err != nil {
+			t.Errorf("stop-docker: %v\n%s", err, out)
+		}
+	})
 	if encrypted() {
 		sh(t, installRemapped)
 	}
