@@ -56,7 +56,7 @@ func (b *bench) applyPair(ctx context.Context, name string, layer []byte, goal f
 	dir := filepath.Join(b.plainRoot, "apply")
 	var ours, other []float64
 	for i := range b.repeats {
-		id := fmt.Sprintf("bench-%s-%d", strings.ReplaceAll(name, " ", "-"), i)
+		id := fmt.Sprintf("bench-%s-%d", strings.NewReplacer(" ", "-", ",", "").Replace(name), i)
 		if err := b.settle(); err != nil {
 			return err
 		}
