@@ -88,8 +88,7 @@ func TestKill(t *testing.T) {
 					whole = killed(t, d, operation, body, whole)
 				}
 				must(t, crypt.Sweep(t.Context()))
-				must(t, crypt.SweepDir(t.Context(), filepath.Dir(d.Image.ImagePath)))
-				onlyImage(t, d)
+				swept(t, d)
 				must(t, d.Put(t.Context())) // what was mounted at that moment
 				noneLeft(t)
 				err := d.Get(t.Context())
@@ -130,6 +129,22 @@ func killed(t *testing.T, d *crypt.VirtualDevice, operation string, body []byte,
 	defer timer.Stop()
 	_ = cmd.Wait()
 	return time.Since(began)
+}
+
+// swept sweeps until nothing but the image is there. A program that was being started at
+// the moment of the kill has the file, and its lock, until it is executed.
+func swept(t *testing.T, d *crypt.VirtualDevice) {
+	t.Helper()
+	dir := filepath.Dir(d.Image.ImagePath)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		must(t, crypt.SweepDir(t.Context(), dir))
+		left, err := filepath.Glob(filepath.Join(dir, ".*.tmp-*"))
+		must(t, err)
+		if len(left) == 0 || time.Now().After(deadline) {
+			break
+		}
+	}
+	onlyImage(t, d)
 }
 
 // noneLeft waits until the kernel has no device of ours.

@@ -43,7 +43,8 @@ func remove(path string) error {
 func tempPrefix(path string) string { return "." + filepath.Base(path) + ".tmp-" }
 
 // SweepDir removes the temporary files of images whose making was interrupted, in one
-// directory. Those that are being made just now stay.
+// directory. Those that are being made just now stay; so does, until the next sweep, one
+// whose maker was killed while it started a program, in the moment before that runs.
 func SweepDir(ctx context.Context, dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"layervault/keys/handover"
 	"layervault/persist"
 	"layervault/plugin/graph"
+	"layervault/plugin/mountns"
 	"layervault/plugin/socket"
 )
 
@@ -72,6 +73,9 @@ func (a *app) serve(ctx context.Context, path string, s settings) error {
 	}
 	debug.SetMemoryLimit(memoryLimit)
 
+	if err := mountns.LetGo(a.persist); err != nil {
+		return err
+	}
 	l, err := socket.Listen(ctx, path)
 	if err != nil {
 		return err

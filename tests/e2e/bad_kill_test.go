@@ -90,3 +90,22 @@ func TestPluginKilledUnderLoad(t *testing.T) {
 		docker image prune -f >/dev/null`)
 	noLeaks(t)
 }
+
+// A container runs on while the plugin is killed and started anew. The new plugin was
+// left with copies of the container's mount that no unmount reached: the container could
+// not be removed, and its images stayed open.
+func TestPluginKilledUnderAContainer(t *testing.T) {
+	if !encrypted() {
+		return
+	}
+	sh(t, startKeeper)
+	t.Cleanup(func() { _, _ = tryDocker(t, "rm", "-f", "keeper") })
+	if err := killPlugin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := docker(t, "exec", "keeper", "sh", "-c", "echo after >> /written; cat /written"); got != "before\nafter" {
+		t.Errorf("the container's file reads %q", got)
+	}
+	docker(t, "rm", "-f", "keeper")
+	noLeaks(t)
+}
