@@ -2,7 +2,6 @@ package crypt
 
 import (
 	"context"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
@@ -120,7 +119,7 @@ func (d *VirtualDevice) fsLabel() string { return d.Name[:min(len(d.Name), label
 //	file under a temporary name, formatted     that file, SweepDir removes it
 //	device attached, file system written       that file, and for moments the device, see attach
 //	a sealed one cut to its size, synced,
-//	found to open                              that file
+//	read back                                  that file
 //	renamed                                    the image, or the temporary file: one of them
 //	directory synced                           the image
 func (d *VirtualDevice) make(ctx context.Context, size int64, fill func(f *os.File, h *luks2.Header, key []byte) error) (id string, err error) {
@@ -165,8 +164,8 @@ func (d *VirtualDevice) make(ctx context.Context, size int64, fill func(f *os.Fi
 	if err := file.Sync(); err != nil {
 		return "", err
 	}
-	if err := temp.prove(id, passphrase, key); err != nil {
-		return "", fmt.Errorf("new image %s does not open: %w", d.path(), err)
+	if err := temp.readBack(h); err != nil {
+		return "", fmt.Errorf("new image %s: %w", d.path(), err)
 	}
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -219,32 +218,14 @@ func (d *VirtualDevice) fillOpen(ctx context.Context, f *os.File, h *luks2.Heade
 	return &Held{file: node, node: node.Name(), uuid: c.uuid}, nil
 }
 
-// prove reads the header back and opens it.
-func (d *VirtualDevice) prove(id string, passphrase, key []byte) error {
+// readBack is the proof that a new image can be opened once its name is there.
+func (d *VirtualDevice) readBack(h *luks2.Header) error {
 	f, err := d.open(os.O_RDONLY)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	h, err := luks2.Read(f)
-	if err != nil {
-		return err
-	}
-	if h.NeedsRepair() {
-		return h.Damage()
-	}
-	if h.UUID() != id {
-		return fmt.Errorf("%w: UUID %s, want %s", luks2.ErrDamaged, h.UUID(), id)
-	}
-	got, _, err := h.Unlock(f, passphrase)
-	if err != nil {
-		return err
-	}
-	defer clear(got)
-	if subtle.ConstantTimeCompare(got, key) != 1 {
-		return fmt.Errorf("%w: another volume key", luks2.ErrDamaged)
-	}
-	return nil
+	return h.Verify(f)
 }
 
 // renameNew renames without replacing: an image that appeared meanwhile stays.

@@ -183,3 +183,30 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// What a disk gave back wrongly is noticed before a new image gets its name.
+func TestVerify(t *testing.T) {
+	f := newImage(t)
+	h, _ := mustFormat(t, f, luks2.Params{})
+	must(t, h.Verify(f))
+	at := map[string]int64{"first byte of the key slot": 2 * copyLen, "last byte of the key slot": 2*copyLen + 64*4000 - 1}
+	for where, offset := range sore {
+		at["primary "+where], at["secondary "+where] = offset, copyLen+offset
+	}
+	for where, offset := range at {
+		flip(t, f, offset)
+		if err := h.Verify(f); !errors.Is(err, luks2.ErrDamaged) {
+			t.Errorf("%s: %v", where, err)
+		}
+		flip(t, f, offset)
+	}
+	must(t, h.Verify(f))
+	other := newImage(t)
+	mustFormat(t, other, luks2.Params{UUID: h.UUID()})
+	if err := h.Verify(other); !errors.Is(err, luks2.ErrDamaged) {
+		t.Errorf("another image: %v", err)
+	}
+	if err := mustRead(t, f).Verify(f); err == nil {
+		t.Error("a header that was only read cannot be verified, but was")
+	}
+}

@@ -120,7 +120,7 @@ func (p Params) keyslotsSize() int64 {
 //
 // The key slot is written first, then both header copies; one Sync ends it. Until
 // Format returns, what a power cut leaves is undefined: format a file under a
-// temporary name, prove that it opens, then rename it.
+// temporary name, Verify it, then rename it.
 //
 // Errors: ErrUnsupported, ErrNoRoom, ErrTooCostly, ErrEmptyKey, or what f returned.
 func Format(f File, p Params, kdf KDF, passphrase []byte) (h *Header, volumeKey []byte, err error) {
@@ -176,9 +176,10 @@ func format(f File, p Params, kdf KDF, passphrase, volumeKey []byte) (*Header, e
 	if err := forgetOldHeaders(f, p); err != nil {
 		return nil, err
 	}
-	if err := k.write(f, volumeKey, passphrase); err != nil {
+	if h.fresh.sum, err = k.write(f, volumeKey, passphrase); err != nil {
 		return nil, err
 	}
+	h.fresh.slot = k
 	for i := range h.bad {
 		if err := h.writeCopy(f, i); err != nil {
 			return nil, err

@@ -24,6 +24,12 @@ type Header struct {
 	text []byte           // the JSON as it is on disk
 	meta *metadata
 	bad  [2]error // why the primary or the secondary copy must be rewritten
+
+	// fresh is the key slot that Format wrote, for Verify.
+	fresh struct {
+		slot keyslot
+		sum  uint32 // CRC-32C of its area
+	}
 }
 
 // Segment is the encrypted data: what a dm-crypt table needs.

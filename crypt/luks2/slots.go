@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
+	"hash/crc32"
 	"slices"
 	"strconv"
 )
@@ -47,7 +48,7 @@ func (h *Header) addSlot(f File, volumeKey, passphrase []byte, kdf KDF) (int, er
 	if err != nil {
 		return -1, err
 	}
-	if err := k.write(f, volumeKey, passphrase); err != nil {
+	if _, err := k.write(f, volumeKey, passphrase); err != nil {
 		return -1, err
 	}
 	if err := f.Sync(); err != nil {
@@ -185,16 +186,17 @@ func (k keyslot) json() object {
 	}
 }
 
-// write puts the key into the slot's area: derive, split, encrypt.
-func (k keyslot) write(f File, volumeKey, passphrase []byte) error {
+// write puts the key into the slot's area: derive, split, encrypt. It gives the
+// checksum of what it wrote.
+func (k keyslot) write(f File, volumeKey, passphrase []byte) (sum uint32, err error) {
 	areaKey, err := k.kdf.derive(passphrase, k.salt, k.areaKeySize)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer clear(areaKey)
 	c, err := newSectorCipher(k.areaCipher, areaKey)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	// Room for whole sectors, so that padding does not move the stripes.
 	area := make([]byte, afSize(k.keySize))
@@ -202,7 +204,7 @@ func (k keyslot) write(f File, volumeKey, passphrase []byte) error {
 	afSplit(area[:k.keySize*afStripes], volumeKey)
 	cryptArea(area, c.encrypt)
 	if _, err := f.WriteAt(area, k.areaOffset); err != nil {
-		return fmt.Errorf("writing key slot %d: %w", k.id, err)
+		return 0, fmt.Errorf("writing key slot %d: %w", k.id, err)
 	}
-	return nil
+	return crc32.Checksum(area, castagnoli), nil
 }

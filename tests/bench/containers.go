@@ -52,18 +52,21 @@ var fioJobs = []struct {
 	{"buffered write", []string{"--rw=write", "--bs=64k", "--end_fsync=1"}},
 }
 
-// filePairs compares fio in a container with fio on the file system that holds
-// that container's layer.
+// filePairs compares fio in a container with fio on the file system that holds that
+// container's layer, which shows what the driver costs, and with fio in a container of
+// the plain engine, which shows what the whole costs, encryption included.
 func (b *bench) filePairs(ctx context.Context) (err error) {
 	const name = "bench-fio"
-	if _, err := dockerOn(ctx, b.mainHost, "run", "-d", "--name", name, "--network", "none",
-		"-v", "/usr:/usr:ro", "debian", "sleep", "infinity"); err != nil {
-		return err
+	for _, host := range []string{b.mainHost, b.plainHost} {
+		if _, err := dockerOn(ctx, host, "run", "-d", "--name", name, "--network", "none",
+			"-v", "/usr:/usr:ro", "debian", "sleep", "infinity"); err != nil {
+			return err
+		}
+		defer func() {
+			_, rmErr := dockerOn(context.WithoutCancel(ctx), host, "rm", "-f", name)
+			err = errors.Join(err, rmErr)
+		}()
 	}
-	defer func() {
-		_, rmErr := dockerOn(context.WithoutCancel(ctx), b.mainHost, "rm", "-f", name)
-		err = errors.Join(err, rmErr)
-	}()
 	dir, unmount, err := b.mountLayerOf(ctx, name)
 	if err != nil {
 		return err
@@ -73,27 +76,39 @@ func (b *bench) filePairs(ctx context.Context) (err error) {
 	for _, job := range fioJobs {
 		args := append([]string{"--name=bench", "--size=64M", "--runtime=" + b.fioSeconds, "--time_based", "--ioengine=psync",
 			"--output-format=json", "--allow_file_create=1"}, job.args...)
-		var ours, other []float64
-		for range b.repeats {
-			out, err := dockerOn(ctx, b.mainHost, append([]string{"exec", name, "fio", "--filename=/bench-file"}, args...)...)
-			if err != nil {
-				return err
-			}
-			v, err := fioRate(out)
-			if err != nil {
-				return err
-			}
-			ours = append(ours, v)
-			raw, err := exec.CommandContext(ctx, "fio", append([]string{"--filename=" + filepath.Join(dir, "bench-direct")}, args...)...).Output()
-			if err != nil {
-				return fmt.Errorf("fio on the layer's file system: %w", err)
-			}
-			if v, err = fioRate(string(raw)); err != nil {
-				return err
-			}
-			other = append(other, v)
+		inContainer := func(host string) (string, error) {
+			return dockerOn(ctx, host, append([]string{"exec", name, "fio", "--filename=/bench-file"}, args...)...)
 		}
-		b.add(pair("files in a container, "+job.name, "MB/s", "the same dm-crypt device", ours, other, 0.97, true))
+		var ours, direct, plain []float64
+		for range b.repeats {
+			for _, run := range []struct {
+				fio  func() (string, error)
+				into *[]float64
+			}{
+				{func() (string, error) { return inContainer(b.mainHost) }, &ours},
+				{func() (string, error) {
+					out, err := exec.CommandContext(ctx, "fio", append([]string{"--filename=" + filepath.Join(dir, "bench-direct")}, args...)...).Output()
+					if err != nil {
+						err = fmt.Errorf("fio on the layer's file system: %w", err)
+					}
+					return string(out), err
+				}, &direct},
+				{func() (string, error) { return inContainer(b.plainHost) }, &plain},
+			} {
+				out, err := run.fio()
+				if err != nil {
+					return err
+				}
+				rate, err := fioRate(out)
+				if err != nil {
+					return err
+				}
+				*run.into = append(*run.into, rate)
+			}
+		}
+		title := "files in a container, " + job.name
+		b.add(pair(title, "MB/s", "the same dm-crypt device", ours, direct, 0.97, true),
+			pair(title, "MB/s", "overlay2, not encrypted", ours, plain, 0, true))
 	}
 	return nil
 }
