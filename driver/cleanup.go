@@ -70,15 +70,12 @@ func (d *Driver) cleanupLayer(ctx context.Context, s *session, id string) error 
 		return fmt.Errorf("unmount %s: %w", at, err)
 	}
 	d.counts.set(id, 0)
-	if err := os.Remove(at); err != nil && !errors.Is(err, os.ErrNotExist) {
-		d.log.DebugContext(ctx, "mount point stays", "layer", id, "error", err)
-	}
-	return nil
+	return d.clearMountPoint(ctx, s, id)
 }
 
 // sweepHome clears what the removal of a layer left when it was cut short: its
-// mount and its directory. Directories of layers that exist are not touched, and
-// nothing is deleted that is not an empty directory.
+// mount and its directory, where that is empty. What an earlier run of the plugin could
+// not stop from being written beside a layer that exists is deleted.
 func (d *Driver) sweepHome(ctx context.Context, s *session) error {
 	entries, err := os.ReadDir(s.home)
 	if err != nil {
@@ -90,7 +87,13 @@ func (d *Driver) sweepHome(ctx context.Context, s *session) error {
 	}
 	for _, e := range entries {
 		id := e.Name()
-		if _, exists := slices.BinarySearch(ids, id); exists || layer.ValidateID(id) != nil || !e.IsDir() {
+		if layer.ValidateID(id) != nil || !e.IsDir() {
+			continue
+		}
+		if _, exists := slices.BinarySearch(ids, id); exists {
+			if err := d.sweepAstray(ctx, s, id); err != nil {
+				return err
+			}
 			continue
 		}
 		err := unmount(s.merged(id))
@@ -104,4 +107,20 @@ func (d *Driver) sweepHome(ctx context.Context, s *session) error {
 		}
 	}
 	return nil
+}
+
+// sweepAstray is removeMountPoint for a layer that may be mounted: its mount point stays.
+func (d *Driver) sweepAstray(ctx context.Context, s *session, id string) error {
+	// Nearly all have none, and asking the kernel for its mounts takes longer.
+	if _, err := os.Lstat(s.merged(id)); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	mounted, err := isMounted(s.merged(id))
+	if err != nil || mounted {
+		return err
+	}
+	if err := d.removeMountPoint(ctx, s, id); err != nil && !errors.Is(err, ErrAstray) {
+		return err
+	}
+	return nil // removeMountPoint has said it; nobody's request failed by it now
 }

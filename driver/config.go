@@ -39,6 +39,8 @@ type Config struct {
 	// /run/layervault.
 	Scratch string
 	Log     *slog.Logger // nil for slog.Default()
+	// Fatal is told of what only a new start of the plugin mends; nil for nobody.
+	Fatal func(error)
 
 	// Devices makes the images; nil for encrypted ones of package crypt.
 	Devices func(KeySource) layer.Devices

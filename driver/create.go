@@ -91,9 +91,11 @@ func (d *Driver) Remove(ctx context.Context, id string) error {
 	if err := s.store.Remove(ctx, id); err != nil {
 		return err
 	}
+	// The layer is gone; what was written beside it goes too, and is told of.
+	astray := d.clearMountPoint(ctx, s, id)
 	for _, dir := range []string{s.merged(id), s.dir(id)} {
 		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove layer %s: %w", id, err)
+			return errors.Join(fmt.Errorf("remove layer %s: %w", id, err), astray)
 		}
 	}
 	return nil

@@ -49,6 +49,9 @@ func New(cfg Config) *Driver {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	if cfg.Fatal == nil {
+		cfg.Fatal = func(error) {}
+	}
 	if cfg.Devices == nil {
 		params, log := cfg.CryptParams, cfg.Log
 		cfg.Devices = func(keys KeySource) layer.Devices { return layer.NewDevices(keys, params, log) }

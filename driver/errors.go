@@ -16,4 +16,7 @@ var (
 	ErrParent = errors.New("not the parent of the layer")
 	// ErrMounted: the layer is mounted, and what was asked needs it not to be.
 	ErrMounted = errors.New("layer is mounted")
+	// ErrAstray: files were written beside a layer, because its mount was not seen
+	// where dockerd looks for it.
+	ErrAstray = errors.New("files were written beside the layer")
 )

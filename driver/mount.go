@@ -83,9 +83,8 @@ func (d *Driver) Put(ctx context.Context, id string) error {
 		}
 	}
 	d.counts.set(id, 0)
-	// An empty directory does no harm: the next Get uses it, Remove removes it.
-	if err := os.Remove(s.merged(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		d.log.DebugContext(ctx, "mount point stays", "layer", id, "error", err)
+	if err := d.clearMountPoint(ctx, s, id); err != nil {
+		return fmt.Errorf("unmount layer %s: %w", id, err)
 	}
 	return nil
 }

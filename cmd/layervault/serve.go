@@ -87,7 +87,11 @@ func (a *app) serve(ctx context.Context, path string, s settings) error {
 	front.Register(h)
 
 	person := handover.New(a.layout().Tier(persist.Vault), log)
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
 	d := driver.New(driver.Config{
+		// dockerd, or systemd, starts a plugin that ends with an error.
+		Fatal:       fail,
 		Layout:      a.layout(),
 		Unlock:      func(ctx context.Context) (driver.KeySource, error) { return a.openVault(ctx, s, person, log) },
 		CryptParams: s.crypt(),
@@ -111,6 +115,9 @@ func (a *app) serve(ctx context.Context, path string, s settings) error {
 		return front.Drain(drain)
 	})
 	<-started
+	if cause := context.Cause(ctx); errors.Is(cause, driver.ErrAstray) {
+		err = errors.Join(err, cause)
+	}
 	log.Info("layervault stops")
 	return errors.Join(err, d.Close(context.WithoutCancel(ctx)), person.Close())
 }

@@ -87,3 +87,53 @@ func testNoSpace(t *testing.T, make Factory) {
 	b.with("after", func(dir string) { wantContent(t, dir, "file", "after") })
 	b.ok(b.Init(b.ctx, driver.Options{Home: b.home}))
 }
+
+// dockerd did not see a layer's mount and wrote to the directory below it, in the clear.
+// That was taken for success, and kept the layer from being removed.
+func testAstray(t *testing.T, make Factory) {
+	var fatal []error
+	b := newBench(t, func(cfg *driver.Config) {
+		make(cfg)
+		cfg.Fatal = func(err error) { fatal = append(fatal, err) }
+	})
+	b.init()
+	b.create("a", "")
+	astray := func() {
+		t.Helper()
+		dir := b.get("a")
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Fatal(err)
+		}
+		write(t, dir, "sub/file", "in the clear")
+	}
+	gone := func(told int) {
+		t.Helper()
+		wantGone(t, filepath.Join(b.home, "a", "merged"), "")
+		if len(fatal) != told {
+			t.Errorf("told %d times that a new start is needed, want %d", len(fatal), told)
+		}
+	}
+	astray()
+	b.wants(b.Put(b.ctx, "a"), driver.ErrAstray)
+	gone(1)
+	b.with("a", func(dir string) { write(t, dir, "kept", "kept") }) // no worse for it
+
+	// What the run before could not see in time is deleted at the next start; a layer that
+	// is mounted then keeps its files.
+	b.create("b", "a")
+	mounted := b.get("b")
+	write(t, mounted, "mine", "mine")
+	astray()
+	b.ok(b.Close(b.ctx))
+	b.Driver = driver.New(b.cfg)
+	b.init()
+	gone(1)
+	wantContent(t, mounted, "mine", "mine")
+	b.put("b")
+	b.with("a", func(dir string) { wantContent(t, dir, "kept", "kept") })
+
+	astray()
+	b.ok(b.Remove(b.ctx, "b"))
+	b.ok(b.Remove(b.ctx, "a"))
+	gone(2)
+}

@@ -46,6 +46,7 @@ func Run(t *testing.T, make Factory) {
 		{"Stream", testStream},
 		{"Info", testInfo},
 		{"Undo", testUndo},
+		{"Astray", testAstray},
 		{"NoSpace", testNoSpace},
 		{"Kill", testKill},
 	} {

@@ -45,6 +45,10 @@ func LetGo(dir string) error {
 		if len(copies) == 0 {
 			return nil
 		}
+		// Whatever the runtime left shared: from here on nothing below dir reaches the host.
+		if err := unix.Mount("", dir, "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+			return fmt.Errorf("keep what happens below %s in the plugin's mount namespace: %w", dir, err)
+		}
 		gone := 0
 		for _, at := range copies {
 			switch err := detach(at); {

@@ -22,8 +22,8 @@ const pluginEnv = "MOUNTNS_TEST_PLUGIN"
 
 func TestMain(m *testing.M) {
 	if job := os.Getenv(pluginEnv); job != "" {
-		host, rootfs, _ := strings.Cut(job, " ")
-		if err := asPlugin(host, rootfs); err != nil {
+		part := strings.Fields(job)
+		if err := asPlugin(part[0], part[1], part[2] == "private"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -32,15 +32,24 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func asPlugin(host, rootfs string) error {
+func asPlugin(host, rootfs string, private bool) error {
+	root := filepath.Join(filepath.Dir(host), "root")
 	bind := func(from, to string, flags uintptr) error { return unix.Mount(from, to, "", unix.MS_BIND|flags, "") }
+	makePrivate := func(at string) error { return unix.Mount("", at, "", unix.MS_PRIVATE, "") }
 	for _, step := range []func() error{
-		func() error { return bind(rootfs, rootfs, 0) },
+		func() error { return os.Mkdir(root, 0o700) },
+		func() error { return bind(rootfs, root, 0) },
+		func() error { return makePrivate(root) },
 		// As runc: what holds the plugin's own root becomes private, then its copy is made.
-		func() error { return unix.Mount("", host, "", unix.MS_PRIVATE, "") },
-		func() error { return bind(host, rootfs+"/persist", unix.MS_REC) },
-		func() error { return bind("/proc", rootfs+"/proc", 0) },
-		func() error { return unix.Chroot(rootfs) },
+		func() error {
+			if !private {
+				return nil
+			}
+			return makePrivate(host)
+		},
+		func() error { return bind(host, root+"/persist", unix.MS_REC) },
+		func() error { return bind("/proc", root+"/proc", 0) },
+		func() error { return unix.Chroot(root) },
 		func() error { return os.Chdir("/") },
 		func() error { return mountns.LetGo("/persist") },
 	} {
@@ -61,12 +70,23 @@ func asPlugin(host, rootfs string) error {
 // A container ran when the plugin was started again after a crash. When it was removed
 // its mount point was busy in the plugin, which held a copy of the mount that nobody saw.
 func TestLetGoOfWhatContainersHaveMounted(t *testing.T) {
-	for name, dataRoot := range map[string]string{
-		"data-root in persist":                    "docker",
-		"data-root with a file system of its own": "",
+	for name, c := range map[string]struct{ ownFS, shared bool }{
+		"data-root in persist":                    {},
+		"data-root with a file system of its own": {ownFS: true},
+		"a runtime that leaves mounts shared":     {shared: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			host := filepath.Join(t.TempDir(), "host")
+			dir := t.TempDir()
+			mount(t, "tmpfs", dir, "tmpfs", 0) // a private one: what the plugin mounts beside the host's is its own
+			t.Cleanup(func() {
+				if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+					t.Error(err)
+				}
+			})
+			if err := unix.Mount("", dir, "", unix.MS_PRIVATE, ""); err != nil {
+				t.Fatal(err)
+			}
+			host := filepath.Join(dir, "host")
 			mount(t, "tmpfs", host, "tmpfs", 0)
 			t.Cleanup(func() {
 				if err := unix.Unmount(host, unix.MNT_DETACH); err != nil {
@@ -75,7 +95,7 @@ func TestLetGoOfWhatContainersHaveMounted(t *testing.T) {
 			})
 			share(t, host)
 			docker := filepath.Join(host, "docker")
-			if dataRoot == "" {
+			if c.ownFS {
 				mount(t, "tmpfs", docker, "tmpfs", 0)
 				share(t, docker)
 			}
@@ -104,9 +124,14 @@ func TestLetGoOfWhatContainersHaveMounted(t *testing.T) {
 				t.Fatalf("the container's mount is there %d times, want it in the open and hidden: %q", n, before)
 			}
 
+			propagation := "private"
+			if c.shared {
+				propagation = "shared"
+			}
 			cmd := exec.Command("/proc/self/exe")
-			cmd.Env = append(os.Environ(), pluginEnv+"="+host+" "+rootfs)
-			cmd.SysProcAttr = &unix.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+			cmd.Env = append(os.Environ(), pluginEnv+"="+host+" "+rootfs+" "+propagation)
+			// Unshareflags would make everything private.
+			cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
 			cmd.Stderr = os.Stderr
 			out, err := cmd.Output()
 			if err != nil {
