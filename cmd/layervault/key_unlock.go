@@ -30,7 +30,7 @@ dockerd starts the driver anew at its next attempt; if it gave up, start dockerd
 		},
 	}
 	k.register(cmd.Flags(), a.env)
-	k.registerUnlock(cmd.Flags())
+	k.registerUnlock(cmd.Flags(), a.env)
 	return cmd
 }
 

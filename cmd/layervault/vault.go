@@ -15,7 +15,21 @@ import (
 
 // keyConfig says where the vault's key comes from.
 func (a *app) keyConfig(s settings, log *slog.Logger) unlock.Config {
-	return unlock.Config{Tier: a.layout().Tier(persist.Vault), Provider: s.key, PCRs: s.pcrs, Agent: s.agent, Log: log}
+	cfg := unlock.Config{
+		Tier:          a.layout().Tier(persist.Vault),
+		Provider:      s.key,
+		PCRs:          s.pcrs,
+		Agent:         s.agent,
+		Source:        s.source,
+		TPM:           s.tpm,
+		AllowZeroPCRs: s.allowZeroPCRs,
+		Log:           log,
+	}
+	if s.pinFile != "" {
+		cfg.PIN = func(context.Context) ([]byte, error) { return readSecretFile(a.in, s.pinFile) }
+		cfg.NewPIN = cfg.PIN
+	}
+	return cfg
 }
 
 // vault is an open vault: its keys and what docker info tells of its slots.
