@@ -10,6 +10,7 @@ import (
 	"layervault/crypt"
 	"layervault/crypt/luks2"
 	"layervault/keys"
+	"layervault/keys/handover"
 	"layervault/layer"
 	"layervault/plugin/socket"
 )
@@ -47,6 +48,8 @@ func nextStep(err error) string {
 		return "layervault key enroll --help shows the sources of trusted keys"
 	case is(keys.ErrNoTrusted):
 		return "layervault doctor; without such a chip: docker plugin set layervault key=tpm (or key=versatile)"
+	case is(handover.ErrNobody):
+		return "layervault key unlock --wait, and start docker meanwhile"
 	case is(keys.ErrUnknownProvider):
 		return "layervault serve --help lists the key providers"
 	case is(keys.ErrNoTPM):
