@@ -41,7 +41,7 @@ const defaultHandle = 0x81000001
 
 // persistentHandles is the range of handles that outlive a reset (TPM 2.0 part 2,
 // section 7.4).
-const firstPersistent, lastPersistent = 0x81000000, 0x81ffffff
+const firstPersistent, lastPersistent uint64 = 0x81000000, 0x81ffffff
 
 // maxName bounds a master key's name. The kernel takes 4095 bytes; names are words.
 const maxName = 128
