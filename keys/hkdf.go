@@ -42,6 +42,18 @@ func (s *hkdfState) deriveKey(secret, salt []byte, info string) []byte {
 	return append(make([]byte, 0, len(s.okm)), s.okm[:]...) // not on s, which is wiped
 }
 
+// SHA256 hashes parts, one after the other, for data that has a key in it: no copy stays
+// behind.
+func SHA256(parts ...[]byte) (sum [32]byte, err error) {
+	err = WithSecret(hkdfStateSize, func(mem []byte) error {
+		s := hkdfIn(mem)
+		s.sum(&s.okm, parts...)
+		sum = s.okm
+		return nil
+	})
+	return sum, err
+}
+
 // hmac is HMAC-SHA256 (RFC 2104) of a key of at most 64 bytes.
 func (s *hkdfState) hmac(out *[32]byte, key, message []byte) {
 	for _, turn := range []struct {

@@ -33,6 +33,20 @@ func TestHKDFVectors(t *testing.T) {
 	}
 }
 
+// FIPS 180-4's examples, and parts that are one message.
+func TestSHA256(t *testing.T) {
+	for text, want := range map[string]string{
+		"":    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+		"abc": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+		"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq": "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1",
+	} {
+		sum, err := SHA256([]byte(text[:len(text)/2]), []byte(text[len(text)/2:]))
+		if err != nil || hex.EncodeToString(sum[:]) != want {
+			t.Errorf("%q: %x, %v", text, sum, err)
+		}
+	}
+}
+
 // What we derive is what the standard library derives, whatever goes in.
 func FuzzHKDF(f *testing.F) {
 	for n := range 140 { // across the edges of blocks

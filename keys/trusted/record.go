@@ -39,15 +39,18 @@ func writeRecord(sector []byte, b keys.Binding, key []byte) error {
 	clear(sector)
 	copy(sector, recordMagic)
 	copy(sector[offKey:], key)
-	sum := recordSum(b, key)
+	sum, err := recordSum(b, key)
 	copy(sector[offSum:], sum[:])
-	return nil
+	return err
 }
 
 // readRecord gives a copy of the key, which the caller wipes.
 func readRecord(sector []byte, b keys.Binding) ([]byte, error) {
 	key := sector[offKey:offSum]
-	sum := recordSum(b, key)
+	sum, err := recordSum(b, key)
+	if err != nil {
+		return nil, err
+	}
 	whole := string(sector[:offKey]) == recordMagic && subtle.ConstantTimeCompare(sum[:], sector[offSum:offZeros]) == 1 &&
 		len(bytes.Trim(sector[offZeros:], "\x00")) == 0
 	if !whole {
@@ -56,11 +59,8 @@ func readRecord(sector []byte, b keys.Binding) ([]byte, error) {
 	return bytes.Clone(key), nil
 }
 
-func recordSum(b keys.Binding, key []byte) [sha256.Size]byte {
-	h := sha256.New()
-	fmt.Fprintf(h, "layervault/1/trusted/%s/%s/", b.RingID, b.SlotID)
-	h.Write(key)
-	return [sha256.Size]byte(h.Sum(nil))
+func recordSum(b keys.Binding, key []byte) ([sha256.Size]byte, error) {
+	return keys.SHA256([]byte("layervault/1/trusted/"+b.RingID+"/"+b.SlotID+"/"), key)
 }
 
 // blob is a slot in the ring.

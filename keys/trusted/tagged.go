@@ -41,7 +41,7 @@ type keygenCmd struct {
 // The requests: _IOWR('K', 0 and 1, struct caam_keygen_cmd).
 const (
 	keygenSize           = 56
-	keygenCreate uintptr = 3<<30 | keygenSize<<16 | 'K'<<8 | 0
+	keygenCreate uintptr = 3<<30 | keygenSize<<16 | 'K'<<8
 	keygenImport uintptr = 3<<30 | keygenSize<<16 | 'K'<<8 | 1
 )
 
