@@ -79,6 +79,13 @@ var (
 	ErrBadAgent = errors.New("not an address of a key service")
 	// ErrAgent: the key service did not give a usable key. It may be down: try again.
 	ErrAgent = errors.New("no key from the key service")
+	// ErrBadSource: no source of kernel trusted keys is set, or it makes no sense.
+	ErrBadSource = errors.New("not a source of trusted keys")
+	// ErrNoTrusted: this kernel makes no keys of that source, or its dm-crypt takes none.
+	ErrNoTrusted = errors.New("no such trusted keys in this kernel")
+	// ErrOtherChip: the kernel does not open what is in the slot. Another chip sealed it,
+	// or this one was cleared.
+	ErrOtherChip = errors.New("the kernel's keys do not open this slot")
 	// ErrClosed: the tier key was used after Close.
 	ErrClosed = errors.New("the tier key is closed")
 )

@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,16 @@ func (s *secret) destroy() error {
 	err := unix.Munmap(s.page) // also unlocks
 	s.page = nil
 	return err
+}
+
+// WithSecret lends fn n bytes of memory as keys are kept in, page-aligned and zero, and
+// wipes them afterwards: for a provider that takes a key from the kernel or from a device.
+func WithSecret(n int, fn func(mem []byte) error) error {
+	s, err := newSecret(n)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(s.page[:n]), s.destroy())
 }
 
 // NoCoreDumps keeps the whole process out of core dumps and away from debuggers of

@@ -1,9 +1,7 @@
 package keys
 
 import (
-	"crypto/hkdf"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -18,17 +16,23 @@ const KeySize = 32
 // concurrent use. Close it when the last image has been opened.
 type TierKey struct {
 	mu  sync.RWMutex
-	mem *secret
+	mem *secret // the key, and from scratchAt on room to derive keys in
+
+	scratch sync.Mutex
 }
+
+// scratchAt is where that room begins: both are in one page, which every RLIMIT_MEMLOCK
+// allows.
+const scratchAt = 64
 
 // newTierKey makes a random key.
 func newTierKey() (*TierKey, error) {
-	mem, err := newSecret(KeySize)
+	mem, err := newSecret(scratchAt + hkdfStateSize)
 	if err != nil {
 		return nil, err
 	}
 	// rand.Read never fails since Go 1.24: it ends the program instead.
-	_, _ = rand.Read(mem.page)
+	_, _ = rand.Read(mem.page[:KeySize])
 	return &TierKey{mem: mem}, nil
 }
 
@@ -38,7 +42,7 @@ func tierKeyFrom(key []byte) (*TierKey, error) {
 	if len(key) != KeySize {
 		return nil, fmt.Errorf("%w: the tier key has %d bytes, not %d", ErrDamagedSlot, len(key), KeySize)
 	}
-	mem, err := newSecret(KeySize)
+	mem, err := newSecret(scratchAt + hkdfStateSize)
 	if err != nil {
 		return nil, err
 	}
@@ -78,9 +82,11 @@ func (k *TierKey) checkValue(ringID string) (string, error) {
 
 func (k *TierKey) derive(info string) ([]byte, error) {
 	var out []byte
-	err := k.use(func(key []byte) (err error) {
-		out, err = hkdf.Key(sha256.New, key, nil, info, KeySize)
-		return err
+	err := k.use(func(key []byte) error {
+		k.scratch.Lock()
+		defer k.scratch.Unlock()
+		out = hkdfIn(k.mem.page[scratchAt:]).deriveKey(key, nil, info)
+		return nil
 	})
 	return out, err
 }
@@ -92,7 +98,7 @@ func (k *TierKey) use(fn func(key []byte) error) error {
 	if k.mem == nil {
 		return ErrClosed
 	}
-	return fn(k.mem.page)
+	return fn(k.mem.page[:KeySize:KeySize])
 }
 
 // Lend gives the key bytes to fn, which must not keep them: for handing the key to

@@ -3,7 +3,6 @@ package keys
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
@@ -60,7 +59,14 @@ func wrapCipher(kek, salt []byte, b Binding) (cipher.AEAD, error) {
 	if len(kek) != KeySize {
 		return nil, fmt.Errorf("%w: wrapping key of %d bytes, want %d", ErrWrongKey, len(kek), KeySize)
 	}
-	key, err := hkdf.Key(sha256.New, kek, salt, b.info(), KeySize)
+	if len(salt) > sha256.BlockSize {
+		return nil, fmt.Errorf("%w: a salt of %d bytes", ErrDamagedSlot, len(salt))
+	}
+	var key []byte
+	err := WithSecret(hkdfStateSize, func(mem []byte) error {
+		key = hkdfIn(mem).deriveKey(kek, salt, b.info())
+		return nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("derive wrapping key: %w", err)
 	}

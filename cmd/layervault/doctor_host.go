@@ -3,13 +3,16 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"layervault/keys"
 	"layervault/keys/recovery"
 	"layervault/keys/tpm"
+	"layervault/keys/trusted"
 	"layervault/keys/unlock"
 )
 
@@ -18,14 +21,17 @@ import (
 const lowSpace = 2 << 30
 
 // checkTPM looks at the TPM; without one only a vault that wants it is in trouble.
-func checkTPM(key string) []finding {
+func checkTPM(key, path string) []finding {
 	verdict := warn
 	if key == tpm.Name {
 		verdict = lack
 	}
 	const other = "docker plugin set layervault key=versatile (a key file: protects nothing on a stolen disk)"
-	if !exists(tpm.DefaultPath) {
-		return []finding{verdict("switch the TPM on in the firmware, modprobe tpm_tis tpm_crb; or "+other, "no %s", tpm.DefaultPath)}
+	if !exists(path) {
+		return []finding{verdict("switch the TPM on in the firmware, modprobe tpm_tis tpm_crb; or "+other, "no %s", path)}
+	}
+	if path != tpm.DefaultPath {
+		return []finding{ok("%s", path)} // an emulator, or one of several: sysfs speaks of the first
 	}
 	dir := "/sys/class/tpm/tpm0"
 	if major, err := os.ReadFile(filepath.Join(dir, "tpm_version_major")); err == nil && strings.TrimSpace(string(major)) != "2" {
@@ -34,6 +40,44 @@ func checkTPM(key string) []finding {
 	out := []finding{ok("%s", tpm.DefaultPath)}
 	if exists(dir) && !exists(filepath.Join(dir, "pcr-sha256")) {
 		out = append(out, verdict("switch the SHA-256 PCR bank on in the firmware", "no SHA-256 PCR bank"))
+	}
+	return out
+}
+
+// checkTrusted looks at the kernel's trusted keys, where the vault wants them: by the
+// setting, or in a slot.
+func checkTrusted(ctx context.Context, s settings, cfg unlock.Config) []finding {
+	sources := map[string]trusted.Source{}
+	src, err := trusted.ParseSource(s.source)
+	switch {
+	case s.key != trusted.Name:
+	case err != nil || src.None():
+		return []finding{lack("docker plugin set layervault source=caam (or tpm, dcp, tee, tagged)", "key=trusted wants a source; source=%q is none", s.source)}
+	default:
+		sources[src.String()] = src
+	}
+	if ring, err := cfg.Load(ctx); err == nil { // else checkRecovery says it
+		for _, slot := range ring.Slots() {
+			if src, err := trusted.SourceOf(slot.Blob); slot.Provider == trusted.Name && err == nil {
+				sources[src.String()] = src
+			}
+		}
+	}
+	if len(sources) == 0 {
+		return []finding{ok("not used")}
+	}
+	var out []finding
+	for _, name := range slices.Sorted(maps.Keys(sources)) {
+		src := sources[name]
+		if err := trusted.Available(src); err != nil {
+			out = append(out, lack("a kernel with that source, or: layervault key recover with another slot", "%v", err))
+			continue
+		}
+		if why := trusted.Weakness(src); why != "" {
+			out = append(out, warn("fuse the board and switch secure boot (HAB) on, then: layervault key reseal", "%s: slots of it protect nothing: %s", src, why))
+			continue
+		}
+		out = append(out, ok("%s", src))
 	}
 	return out
 }

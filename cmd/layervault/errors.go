@@ -10,6 +10,7 @@ import (
 	"layervault/crypt"
 	"layervault/crypt/luks2"
 	"layervault/keys"
+	"layervault/keys/handover"
 	"layervault/layer"
 	"layervault/plugin/socket"
 )
@@ -31,7 +32,7 @@ func nextStep(err error) string {
 		return "wait until the TPM lets go, or: layervault key recover"
 	case is(keys.ErrAgent):
 		return "see to the key service and try again; another way in: layervault key recover"
-	case is(keys.ErrLocked), is(keys.ErrNeedsPerson), is(keys.ErrOtherTPM):
+	case is(keys.ErrLocked), is(keys.ErrNeedsPerson), is(keys.ErrOtherTPM), is(keys.ErrOtherChip):
 		return "layervault key recover"
 	case is(keys.ErrUnfinished):
 		return "mend the images or remove their layers in docker, then: layervault key rotate (--force gives the images up)"
@@ -43,6 +44,12 @@ func nextStep(err error) string {
 		return "docker plugin set layervault key=tpm (or key=versatile where there is no TPM); for serve: --key"
 	case is(keys.ErrBadAgent):
 		return "layervault key enroll --help shows the addresses of key services"
+	case is(keys.ErrBadSource):
+		return "layervault key enroll --help shows the sources of trusted keys"
+	case is(keys.ErrNoTrusted):
+		return "layervault doctor; without such a chip: docker plugin set layervault key=tpm (or key=versatile)"
+	case is(handover.ErrNobody):
+		return "layervault key unlock --wait, and start docker meanwhile"
 	case is(keys.ErrUnknownProvider):
 		return "layervault serve --help lists the key providers"
 	case is(keys.ErrNoTPM):

@@ -40,12 +40,12 @@ var statuses = []struct {
 	status int
 	errs   []error
 }{
-	{statusUsage, []error{keys.ErrNoProvider, keys.ErrUnknownProvider, keys.ErrBadPolicyKey, keys.ErrBadPolicy, keys.ErrBadAgent, pemkey.ErrBadPEM, layer.ErrBadID, crypt.ErrBadParams}},
+	{statusUsage, []error{keys.ErrNoProvider, keys.ErrUnknownProvider, keys.ErrBadPolicyKey, keys.ErrBadPolicy, keys.ErrBadAgent, keys.ErrBadSource, pemkey.ErrBadPEM, layer.ErrBadID, crypt.ErrBadParams}},
 	{statusNoSpace, []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}},
 	{statusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrWrongPIN, keys.ErrLockout, keys.ErrPCRChanged, keys.ErrWrongKey, keys.ErrBadRecovery, errOpensNothing, luks2.ErrNoKey}},
 	{statusDamaged, []error{keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, errOtherImages, layer.ErrDamaged, luks2.ErrDamaged, luks2.ErrNotLUKS2}},
 	{statusDenied, []error{keys.ErrBadMode, fs.ErrPermission}},
-	{statusHost, []error{errHost, keys.ErrNoTPM, keys.ErrOtherTPM, keys.ErrPCRBank, keys.ErrAgent, exec.ErrNotFound}},
+	{statusHost, []error{errHost, keys.ErrNoTPM, keys.ErrOtherTPM, keys.ErrPCRBank, keys.ErrAgent, keys.ErrNoTrusted, keys.ErrOtherChip, exec.ErrNotFound}},
 	{statusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse}},
 	{statusMissing, []error{keys.ErrNotFound, keys.ErrNoRing, keys.ErrNoKeyFile, handover.ErrNobody, layer.ErrNotFound, crypt.ErrNotExist, fs.ErrNotExist}},
 	{statusFailed, []error{context.Canceled}},

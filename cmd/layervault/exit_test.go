@@ -49,6 +49,10 @@ func TestExitStatus(t *testing.T) {
 		{"no space, from the kernel", &fs.PathError{Op: "write", Path: "/p", Err: unix.ENOSPC}, 7, "prune"},
 		{"host", errHost, 8, "doctor"},
 		{"no TPM", keys.ErrNoTPM, 8, "key=versatile"},
+		{"no trusted keys", keys.ErrNoTrusted, 8, "doctor"},
+		{"another chip", keys.ErrOtherChip, 8, "key recover"},
+		{"locked, another chip", locked(keys.ErrOtherChip), 3, "key recover"},
+		{"no such source", keys.ErrBadSource, 2, "key enroll --help"},
 		{"key file for all", keys.ErrBadMode, 9, "chmod 600"},
 		{"not root", &fs.PathError{Op: "open", Path: "/p", Err: unix.EACCES}, 9, "run it as root"},
 	} {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -10,6 +11,7 @@ import (
 	"layervault/keys"
 	"layervault/keys/recovery"
 	"layervault/keys/tpm"
+	"layervault/keys/trusted"
 	"layervault/keys/unlock"
 	"layervault/persist"
 )
@@ -37,9 +39,10 @@ type keyFlags struct {
 	tpm      string
 	keyFile  string
 	agent    string // address of a key service
+	source   string // of trusted slots
 	recovery string // file with the recovery key, "-" for standard input
 	pin      string // file with the TPM slot's PIN
-	zeroPCRs bool
+	zeroPCRs string // a boolean
 }
 
 func (k *keyFlags) register(f *pflag.FlagSet, env func(string) string) {
@@ -47,13 +50,15 @@ func (k *keyFlags) register(f *pflag.FlagSet, env func(string) string) {
 	f.StringVar(&k.tpm, "tpm", envOr(env, "tpm", tpm.DefaultPath), "TPM device, or the unix socket of an emulator (env tpm)")
 	f.StringVar(&k.keyFile, "key-file", "", "key file of versatile slots (default versatile.key beside the tier)")
 	f.StringVar(&k.agent, "agent", env("agent"), "address of the key service of agent slots, such as unix:///run/keys.sock; see key enroll --help (env agent)")
-	f.BoolVar(&k.zeroPCRs, "allow-zero-pcrs", false, "seal even where the firmware measured nothing; such a slot opens whatever boots")
+	f.StringVar(&k.source, "source", env("source"), "what new trusted slots rest on: tpm, caam, dcp, tee, tagged or encrypted:user:NAME; see key enroll --help (env source)")
+	f.StringVar(&k.zeroPCRs, "allow-zero-pcrs", envOr(env, "allow-zero-pcrs", "false"), "seal even where the firmware measured nothing; such a slot opens whatever boots (env allow-zero-pcrs)")
+	f.Lookup("allow-zero-pcrs").NoOptDefVal = "true"
 }
 
 // registerUnlock adds the ways for a person to unlock.
-func (k *keyFlags) registerUnlock(f *pflag.FlagSet) {
+func (k *keyFlags) registerUnlock(f *pflag.FlagSet, env func(string) string) {
 	f.StringVar(&k.recovery, "recovery-key-file", "", "unlock with the recovery key or passphrase in this file, - for standard input")
-	f.StringVar(&k.pin, "pin-file", "", "the PIN of a TPM slot is in this file")
+	f.StringVar(&k.pin, "pin-file", env("pin-file"), "the PIN of a TPM slot is in this file (env pin-file)")
 }
 
 // config turns the flags into settings of the key ring.
@@ -62,18 +67,33 @@ func (a *app) tierConfig(k keyFlags) (unlock.Config, error) {
 	if t != persist.Vault && t != persist.Unsealed {
 		return unlock.Config{}, usagef("--tier %q: %s and %s have keys", k.tier, persist.Vault, persist.Unsealed)
 	}
+	zeroPCRs, err := strconv.ParseBool(k.zeroPCRs)
+	if err != nil {
+		return unlock.Config{}, usagef("--allow-zero-pcrs %q: it is true or false", k.zeroPCRs)
+	}
 	cfg := unlock.Config{
 		Tier:          a.layout().Tier(t),
 		TPM:           k.tpm,
 		KeyFile:       k.keyFile,
 		Agent:         k.agent,
-		AllowZeroPCRs: k.zeroPCRs,
+		Source:        k.source,
+		AllowZeroPCRs: zeroPCRs,
 		Log:           a.ringLog(),
 	}
 	if k.pin != "" {
 		cfg.PIN = func(context.Context) ([]byte, error) { return readSecretFile(a.in, k.pin) }
 	}
 	return cfg, nil
+}
+
+// loadRing reads the ring of the tier that the flags name.
+func (a *app) loadRing(ctx context.Context, k keyFlags) (unlock.Config, *keys.Ring, error) {
+	cfg, err := a.tierConfig(k)
+	if err != nil {
+		return cfg, nil, err
+	}
+	ring, err := cfg.Load(ctx)
+	return cfg, ring, err
 }
 
 // unlockTier opens the tier with the slots that need no person, or with what the
@@ -125,11 +145,7 @@ func newKeyListCommand(a *app) *cobra.Command {
 		Short: "List the key slots and try each that needs no person",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := a.tierConfig(k)
-			if err != nil {
-				return err
-			}
-			ring, err := cfg.Load(cmd.Context())
+			cfg, ring, err := a.loadRing(cmd.Context(), k)
 			if err != nil {
 				return err
 			}
@@ -181,11 +197,7 @@ The last slot, and the last recovery slot, are only removed with --force. Withou
 slot nothing opens the tier again: its data is gone.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := a.tierConfig(k)
-			if err != nil {
-				return err
-			}
-			ring, err := cfg.Load(cmd.Context())
+			_, ring, err := a.loadRing(cmd.Context(), k)
 			if err != nil {
 				return err
 			}
@@ -241,6 +253,11 @@ func sameProvider(cfg unlock.Config, slot keys.Slot) (keys.Provider, error) {
 		}
 		if sealing.PIN {
 			cfg.NewPIN = cfg.PIN
+		}
+	case trusted.Name:
+		source, err := trusted.SourceOf(slot.Blob)
+		if err == nil && cfg.Source == "" {
+			cfg.Source = source.String()
 		}
 	}
 	return cfg.ForNewSlot(slot.Provider)

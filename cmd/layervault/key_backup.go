@@ -44,11 +44,7 @@ in it. After enroll, remove and rotate make a new one.`,
 }
 
 func (a *app) backup(ctx context.Context, k keyFlags, name string) error {
-	cfg, err := a.tierConfig(k)
-	if err != nil {
-		return err
-	}
-	ring, err := cfg.Load(ctx)
+	cfg, ring, err := a.loadRing(ctx, k)
 	if err != nil {
 		return err
 	}
@@ -103,7 +99,7 @@ keyring.json.replaced; delete that when all is well.`,
 		},
 	}
 	k.register(cmd.Flags(), a.env)
-	k.registerUnlock(cmd.Flags())
+	k.registerUnlock(cmd.Flags(), a.env)
 	cmd.Flags().BoolVar(&force, "force", false, "replace a sound key ring, or one whose images the backup does not open")
 	return cmd
 }

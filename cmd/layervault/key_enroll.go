@@ -11,6 +11,7 @@ import (
 	"layervault/keys/agent"
 	"layervault/keys/recovery"
 	"layervault/keys/tpm"
+	"layervault/keys/trusted"
 	"layervault/keys/unlock"
 	"layervault/keys/versatile"
 )
@@ -32,28 +33,32 @@ const ask = "ask"
 func newKeyEnrollCommand(a *app) *cobra.Command {
 	var e enrollFlags
 	cmd := &cobra.Command{
-		Use:   "enroll tpm|versatile|agent|recovery",
+		Use:   "enroll tpm|trusted|versatile|agent|recovery",
 		Short: "Add a key slot",
 		Long: `Add a key slot. The tier must open, by another slot or with --recovery-key-file; in an
 empty tier the new slot becomes the first of a new key ring.
 
   tpm        sealed by the TPM under PCRs (--pcrs), with --pin also under a PIN
+  trusted    a trusted key of the kernel (--source): i.MX CAAM and DCP, a TEE, a TPM
   versatile  a key file; protects nothing on a stolen disk that holds the file too
   agent      a key service (--agent) unwraps the key; the plugin needs the setting agent= too
   recovery   a generated key to print and keep elsewhere; it is shown this once only.
              With --passphrase, a passphrase of your own (argon2id).
 
 Key services:
-  ` + agent.Help,
+  ` + agent.Help + `
+
+Sources of trusted keys:
+  ` + trusted.Help,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{tpm.Name, versatile.Name, agent.Name, recovery.Name},
+		ValidArgs: []string{tpm.Name, trusted.Name, versatile.Name, agent.Name, recovery.Name},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.enroll(cmd.Context(), args[0], e)
 		},
 	}
 	f := cmd.Flags()
 	e.register(f, a.env)
-	e.registerUnlock(f)
+	e.registerUnlock(f, a.env)
 	f.StringVar(&e.label, "label", "", "a name for the slot")
 	f.StringVar(&e.pcrs, "pcrs", envOr(a.env, "pcrs", tpm.DefaultPCRs), "PCRs of a tpm slot: 0-4,6-14, sha384:7, none (env pcrs)")
 	f.StringVar(&e.signedBy, "signed-by", "", "a tpm slot opens also at PCR values that this public key (PEM file) signed; see key sign-policy")

@@ -31,7 +31,7 @@ keeper: only the private key opens it. The tier must open. Export again after a 
 		},
 	}
 	k.register(cmd.Flags(), a.env)
-	k.registerUnlock(cmd.Flags())
+	k.registerUnlock(cmd.Flags(), a.env)
 	cmd.Flags().StringVar(&to, "to", "", "public key of the keeper, a PEM file")
 	return cmd
 }
@@ -126,7 +126,13 @@ func (a *app) escrowOpen(private, name, out string) error {
 		return err
 	}
 	defer clear(secret)
-	return writeSecret(a.out, out, append(secret, '\n'))
+	if err := writeSecret(a.out, out, append(secret, '\n')); err != nil || out == "-" {
+		return err
+	}
+	if a.json {
+		return a.printJSON(map[string]string{"file": out, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256})
+	}
+	return a.printf("took the key of ring %s out, into %s\n", parcel.Ring, out)
 }
 
 func newEscrowImportCommand(a *app) *cobra.Command {
@@ -143,16 +149,12 @@ as key recover does. The key's SHA-256 is checked, and that it is this tier's.`,
 		},
 	}
 	k.register(cmd.Flags(), a.env)
-	cmd.Flags().StringVar(&k.pin, "pin-file", "", "the PIN of a TPM slot is in this file")
+	cmd.Flags().StringVar(&k.pin, "pin-file", a.env("pin-file"), "the PIN of a TPM slot is in this file (env pin-file)")
 	return cmd
 }
 
 func (a *app) escrowImport(ctx context.Context, k keyFlags, name string) (err error) {
-	cfg, err := a.tierConfig(k)
-	if err != nil {
-		return err
-	}
-	ring, err := cfg.Load(ctx)
+	cfg, ring, err := a.loadRing(ctx, k)
 	if err != nil {
 		return err
 	}

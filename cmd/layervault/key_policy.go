@@ -202,11 +202,7 @@ open. A policy that no slot's signer signed is refused.`,
 }
 
 func (a *app) loadPolicy(ctx context.Context, k keyFlags, name string) error {
-	cfg, err := a.tierConfig(k)
-	if err != nil {
-		return err
-	}
-	ring, err := cfg.Load(ctx)
+	cfg, ring, err := a.loadRing(ctx, k)
 	if err != nil {
 		return err
 	}

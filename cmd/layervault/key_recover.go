@@ -9,6 +9,7 @@ import (
 	"layervault/keys"
 	"layervault/keys/recovery"
 	"layervault/keys/tpm"
+	"layervault/keys/trusted"
 	"layervault/keys/unlock"
 )
 
@@ -26,9 +27,9 @@ func newKeyRecoverCommand(a *app) *cobra.Command {
 	var k keyFlags
 	cmd := &cobra.Command{
 		Use:   "recover",
-		Short: "Unlock with the recovery key and seal the TPM slots to the present PCRs",
-		Long: `Unlock with the recovery key and seal anew each TPM slot that no longer opens, to the
-present values of its PCRs. It names the PCRs that changed, with old and new value: make
+		Short: "Unlock with the recovery key and seal the TPM and trusted slots anew",
+		Long: `Unlock with the recovery key and seal anew each TPM or trusted slot that no longer
+opens: to the present values of its PCRs, with the chip that is here. It names the PCRs that changed, with old and new value: make
 sure that you know why before you trust the machine again.
 
 The key is asked for on the terminal, or read with --recovery-key-file.`,
@@ -38,16 +39,12 @@ The key is asked for on the terminal, or read with --recovery-key-file.`,
 		},
 	}
 	k.register(cmd.Flags(), a.env)
-	k.registerUnlock(cmd.Flags())
+	k.registerUnlock(cmd.Flags(), a.env)
 	return cmd
 }
 
 func (a *app) recoverTier(ctx context.Context, k keyFlags) (err error) {
-	cfg, err := a.tierConfig(k)
-	if err != nil {
-		return err
-	}
-	ring, err := cfg.Load(ctx)
+	cfg, ring, err := a.loadRing(ctx, k)
 	if err != nil {
 		return err
 	}
@@ -69,12 +66,18 @@ func (a *app) recoverTier(ctx context.Context, k keyFlags) (err error) {
 	return a.mendSlots(ctx, cfg, ring, key)
 }
 
-// mendSlots seals each TPM slot anew that does not open, and tells of it.
+// sealedByHardware says whether a slot is one that a change of hardware or of what boots
+// can shut, and that can be made anew without a person.
+func sealedByHardware(slot keys.Slot) bool {
+	return slot.Provider == tpm.Name || slot.Provider == trusted.Name
+}
+
+// mendSlots seals each TPM and trusted slot anew that does not open, and tells of it.
 func (a *app) mendSlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring, key *keys.TierKey) error {
 	var done []resealed
 	var failures []error
 	for _, slot := range ring.Slots() {
-		if slot.Provider != tpm.Name {
+		if !sealedByHardware(slot) {
 			continue
 		}
 		r, err := a.mendSlot(ctx, cfg, ring, key, slot)
@@ -158,7 +161,7 @@ func newKeyResealCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reseal [SLOT...]",
 		Short: "Seal slots anew, to the present PCRs or to others",
-		Long: `Seal the named slots anew (all TPM slots without a name), to the present values of
+		Long: `Seal the named slots anew (all TPM and trusted slots without a name), to the present values of
 their PCRs, or of those in --pcrs. The tier must open, by any slot or with
 --recovery-key-file. Images are not touched.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -166,7 +169,7 @@ their PCRs, or of those in --pcrs. The tier must open, by any slot or with
 		},
 	}
 	k.register(cmd.Flags(), a.env)
-	k.registerUnlock(cmd.Flags())
+	k.registerUnlock(cmd.Flags(), a.env)
 	cmd.Flags().StringVar(&pcrs, "pcrs", "", "seal to these PCRs instead: 0-4,6-14, sha384:7, none")
 	return cmd
 }
@@ -196,7 +199,7 @@ func (a *app) reseal(ctx context.Context, k keyFlags, pcrs string, names []strin
 	}
 	if len(names) == 0 {
 		for _, s := range ring.Slots() {
-			if s.Provider == tpm.Name {
+			if sealedByHardware(s) {
 				slots = append(slots, s)
 			}
 		}
@@ -213,5 +216,5 @@ func (a *app) reseal(ctx context.Context, k keyFlags, pcrs string, names []strin
 		}
 		done = append(done, resealed{Slot: slot.ID, Provider: slot.Provider, Sealed: true})
 	}
-	return a.printResealed(done, "there is no TPM slot to seal anew\n")
+	return a.printResealed(done, "there is no TPM or trusted slot to seal anew\n")
 }

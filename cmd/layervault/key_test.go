@@ -11,13 +11,13 @@ import (
 )
 
 // TestKeyScripts runs testdata/key: each script has two emulated TPMs that measured a
-// boot, $TPM and $TPM2, a folder for sockets, $SOCKETS, and the command "extend PCR" for the first.
+// boot, $TPM and $TPM2, one that did not, $BLANK, a folder for sockets, $SOCKETS, and the command "extend PCR" for the first.
 func TestKeyScripts(t *testing.T) {
 	type chip struct{}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/key",
 		Setup: func(env *testscript.Env) error {
-			for _, name := range []string{"key", "pcrs", "persist", "tpm", "agent"} {
+			for _, name := range []string{"key", "pcrs", "persist", "tpm", "agent", "source", "pin-file", "allow-zero-pcrs"} {
 				env.Setenv(name, "")
 			}
 			// A unix socket's path has at most 107 bytes, and $WORK may be longer.
@@ -30,6 +30,7 @@ func TestKeyScripts(t *testing.T) {
 			first := swtpmtest.Start(env.T().(testing.TB)).Boot()
 			env.Values[chip{}] = first
 			env.Setenv("TPM", first.Socket)
+			env.Setenv("BLANK", swtpmtest.Start(env.T().(testing.TB)).Socket)
 			env.Setenv("TPM2", swtpmtest.Start(env.T().(testing.TB)).Boot().Socket)
 			return nil
 		},

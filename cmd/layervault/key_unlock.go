@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -15,6 +16,7 @@ import (
 
 func newKeyUnlockCommand(a *app) *cobra.Command {
 	var k keyFlags
+	var wait bool
 	cmd := &cobra.Command{
 		Use:   "unlock",
 		Short: "Unlock with a PIN or recovery key, and hand the key to the plugin that waits for it",
@@ -23,18 +25,23 @@ moment that it found the vault locked: for a TPM slot with a PIN (--pin-file), o
 with the recovery key (--recovery-key-file, or asked for) without sealing anything anew.
 The key lasts until the plugin stops. Nothing is written.
 
-dockerd starts the driver anew at its next attempt; if it gave up, start dockerd.`,
+A plugin that serves dockerd's own layers does not wait for long: dockerd ends when the
+vault is locked, and its plugins with it. For those give --wait before dockerd is
+started, or started again:
+
+    layervault key unlock --wait --pin-file FILE & systemctl start docker`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.unlockPlugin(cmd.Context(), k)
+			return a.unlockPlugin(cmd.Context(), k, wait)
 		},
 	}
 	k.register(cmd.Flags(), a.env)
-	k.registerUnlock(cmd.Flags())
+	k.registerUnlock(cmd.Flags(), a.env)
+	cmd.Flags().BoolVar(&wait, "wait", false, "where no plugin waits for the key, wait for one")
 	return cmd
 }
 
-func (a *app) unlockPlugin(ctx context.Context, k keyFlags) (err error) {
+func (a *app) unlockPlugin(ctx context.Context, k keyFlags, wait bool) (err error) {
 	if k.tier != string(persist.Vault) {
 		return usagef("--tier %q: the plugin opens the vault", k.tier)
 	}
@@ -47,7 +54,13 @@ func (a *app) unlockPlugin(ctx context.Context, k keyFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, key.Close()) }()
-	if err := handover.Give(ctx, cfg.Tier, key); err != nil {
+	err = handover.Give(ctx, cfg.Tier, key)
+	if wait && errors.Is(err, handover.ErrNobody) {
+		err = handover.Offer(ctx, cfg.Tier, key, func() {
+			_, _ = fmt.Fprintln(a.err, "waiting for the plugin to ask for the key: start docker now")
+		})
+	}
+	if err != nil {
 		return err
 	}
 	if a.json {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"layervault/crypt"
+	"layervault/keys/tpm"
 )
 
 // settings is what a person chooses for the plugin: config.json has one
@@ -16,15 +17,20 @@ type settings struct {
 	key      string
 	pcrs     string
 	agent    string
+	source   string // of a trusted key
+	tpm      string // device or socket
+	pinFile  string
+	zeroPCRs string // a boolean
 	size     string
 	cipher   string
 	sector   string
 	loglevel string
 
 	// Filled by check.
-	sizeBytes   int64
-	sectorBytes int
-	level       slog.Level
+	allowZeroPCRs bool
+	sizeBytes     int64
+	sectorBytes   int
+	level         slog.Level
 }
 
 // Defaults, the same in config.json. There is none for the key: an encrypted
@@ -45,14 +51,22 @@ func (s *settings) register(f *pflag.FlagSet, env func(string) string) {
 
 // registerKey adds the flags that say how the vault opens.
 func (s *settings) registerKey(f *pflag.FlagSet, env func(string) string) {
-	f.StringVar(&s.key, "key", envOr(env, "key", ""), "key provider of the vault: tpm, versatile or agent (env key)")
+	f.StringVar(&s.key, "key", envOr(env, "key", ""), "key provider of the vault: tpm, trusted, versatile or agent (env key)")
 	f.StringVar(&s.pcrs, "pcrs", envOr(env, "pcrs", defaultPCRs), "PCRs a tpm key is sealed under (env pcrs)")
 	f.StringVar(&s.agent, "agent", env("agent"), "address of the key service, for key=agent or agent slots (env agent)")
+	f.StringVar(&s.source, "source", env("source"), "what key=trusted rests on: tpm, caam, dcp, tee, tagged or encrypted:user:NAME; see key enroll --help (env source)")
+	f.StringVar(&s.tpm, "tpm", envOr(env, "tpm", tpm.DefaultPath), "TPM device, or the unix socket of an emulator (env tpm)")
+	f.StringVar(&s.pinFile, "pin-file", env("pin-file"), "the PIN of tpm slots is in this file; a new vault's slot gets it (env pin-file)")
+	f.StringVar(&s.zeroPCRs, "allow-zero-pcrs", envOr(env, "allow-zero-pcrs", "false"), "seal even where the firmware measured nothing; such a slot opens whatever boots (env allow-zero-pcrs)")
+	f.Lookup("allow-zero-pcrs").NoOptDefVal = "true"
 }
 
 // check reads the settings that are numbers and words. A missing key is not its
 // business: the plugin must start without one, to say so to dockerd.
 func (s *settings) check() error {
+	if err := s.checkKey(); err != nil {
+		return err
+	}
 	var err error
 	if s.sizeBytes, err = units.RAMInBytes(s.size); err != nil || s.sizeBytes <= 0 {
 		return usagef("setting size=%q: write a number with a unit, such as 64G", s.size)
@@ -63,6 +77,14 @@ func (s *settings) check() error {
 	}
 	if err := s.level.UnmarshalText([]byte(s.loglevel)); err != nil {
 		return usagef("setting loglevel=%q: it is debug, info, warn or error", s.loglevel)
+	}
+	return nil
+}
+
+// checkKey is check for what registerKey adds.
+func (s *settings) checkKey() (err error) {
+	if s.allowZeroPCRs, err = strconv.ParseBool(s.zeroPCRs); err != nil {
+		return usagef("setting allow-zero-pcrs=%q: it is true or false", s.zeroPCRs)
 	}
 	return nil
 }

@@ -68,6 +68,9 @@ It asks the disk and the kernel, not the plugin: it works beside a running plugi
 without one, and while the vault is locked. A locked vault is exit status 3.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.checkKey(); err != nil {
+				return err
+			}
 			st, err := a.readStatus(cmd.Context(), s)
 			if printErr := a.printStatus(st); printErr != nil {
 				return printErr

@@ -15,7 +15,21 @@ import (
 
 // keyConfig says where the vault's key comes from.
 func (a *app) keyConfig(s settings, log *slog.Logger) unlock.Config {
-	return unlock.Config{Tier: a.layout().Tier(persist.Vault), Provider: s.key, PCRs: s.pcrs, Agent: s.agent, Log: log}
+	cfg := unlock.Config{
+		Tier:          a.layout().Tier(persist.Vault),
+		Provider:      s.key,
+		PCRs:          s.pcrs,
+		Agent:         s.agent,
+		Source:        s.source,
+		TPM:           s.tpm,
+		AllowZeroPCRs: s.allowZeroPCRs,
+		Log:           log,
+	}
+	if s.pinFile != "" {
+		cfg.PIN = func(context.Context) ([]byte, error) { return readSecretFile(a.in, s.pinFile) }
+		cfg.NewPIN = cfg.PIN
+	}
+	return cfg
 }
 
 // vault is an open vault: its keys and what docker info tells of its slots.
@@ -35,7 +49,7 @@ func (a *app) openVault(ctx context.Context, s settings, person *handover.Receiv
 	cfg := a.keyConfig(s, log)
 	key, ring, err := unlock.OpenOrCreate(ctx, cfg)
 	if errors.Is(err, keys.ErrLocked) {
-		key, err = handedOver(ring, person, log, err)
+		key, err = handedOver(ctx, ring, person, log, err)
 	}
 	if err != nil {
 		return nil, err
@@ -59,10 +73,15 @@ func (a *app) openVault(ctx context.Context, s settings, person *handover.Receiv
 	return v, nil
 }
 
-// handedOver gives the key that a person handed over, or waits for one and returns why
-// the ring is locked.
-func handedOver(ring *keys.Ring, person *handover.Receiver, log *slog.Logger, locked error) (*keys.TierKey, error) {
-	if key := person.Take(); key != nil {
+// handedOver gives the key that a person handed over or offers, or waits for one and
+// returns why the ring is locked.
+func handedOver(ctx context.Context, ring *keys.Ring, person *handover.Receiver, log *slog.Logger, locked error) (*keys.TierKey, error) {
+	key := person.Take()
+	if key == nil {
+		person.Fetch(ctx)
+		key = person.Take()
+	}
+	if key != nil {
 		err := ring.Proves(key)
 		if err == nil {
 			log.Info("tier unlocked with a key that was handed over")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -28,9 +29,25 @@ type CryptTable struct {
 // kernel thread a request takes about half the time.
 var cryptWithoutWorkqueues = Version{Major: 1, Minor: 22}
 
+// KeyRef names a key in a keyring of the calling thread, as dm-crypt looks for it.
+type KeyRef struct {
+	Type        string // "logon", "trusted", "encrypted" or "user"
+	Description string // without spaces; a logon key's has a prefix that ends in ":"
+}
+
+// keyTypes are those that dm-crypt takes (trusted and encrypted since Linux 5.11).
+var keyTypes = []string{"logon", "user", "encrypted", "trusted"}
+
+func (k KeyRef) check() error {
+	if !slices.Contains(keyTypes, k.Type) || k.Description == "" || strings.ContainsAny(k.Description, " \x00") {
+		return fmt.Errorf("%w: key %s:%q", ErrBadName, k.Type, k.Description)
+	}
+	return nil
+}
+
 // target is the line of the table. The key is named, never written: the kernel
 // prints tables to whoever asks.
-func (t CryptTable) target(keyDescription string) Target {
+func (t CryptTable) target(key KeyRef) Target {
 	options := []string{"allow_discards"}
 	if t.SectorSize != 512 { // the default, unknown as an option before Linux 4.12
 		options = append(options, fmt.Sprintf("sector_size:%d", t.SectorSize))
@@ -41,7 +58,7 @@ func (t CryptTable) target(keyDescription string) Target {
 	return Target{
 		Length: t.Length,
 		Type:   "crypt",
-		Params: fmt.Sprintf("%s :%d:logon:%s %d %d:%d %d %d %s", t.Cipher, t.KeySize, keyDescription,
+		Params: fmt.Sprintf("%s :%d:%s:%s %d %d:%d %d %d %s", t.Cipher, t.KeySize, key.Type, key.Description,
 			t.IVOffset, unix.Major(t.Dev), unix.Minor(t.Dev), t.Offset, len(options), strings.Join(options, " ")),
 	}
 }
@@ -68,13 +85,27 @@ func (c *Control) LoadCrypt(name string, t CryptTable, keyDescription string, ke
 		return fmt.Errorf("%w: key description %q", ErrBadName, keyDescription) // logon keys must have a prefix
 	}
 	return withLogonKey(keyDescription, key, func() error {
-		err := c.Load(name, t.ReadOnly, t.target(keyDescription))
-		if t.NoWorkqueues && errors.Is(err, ErrTarget) {
-			t.NoWorkqueues = false
-			err = c.Load(name, t.ReadOnly, t.target(keyDescription))
-		}
-		return err
+		return c.LoadCryptNamed(name, t, KeyRef{Type: "logon", Description: keyDescription})
 	})
+}
+
+// LoadCryptNamed loads a crypt table whose key is one that lies in a keyring of the
+// calling thread: the caller locks the thread (runtime.LockOSThread) from the moment
+// that it puts the key there. dm-crypt keeps a copy of its own, in the kernel: of a
+// trusted or encrypted key no program ever has the bytes. ErrNoKey where the key is not
+// found, ErrTarget where this kernel's dm-crypt does not take keys of that type.
+//
+// Where the kernel refuses NoWorkqueues, the table is loaded without.
+func (c *Control) LoadCryptNamed(name string, t CryptTable, key KeyRef) error {
+	if err := key.check(); err != nil {
+		return err
+	}
+	err := c.Load(name, t.ReadOnly, t.target(key))
+	if t.NoWorkqueues && errors.Is(err, ErrTarget) {
+		t.NoWorkqueues = false
+		err = c.Load(name, t.ReadOnly, t.target(key))
+	}
+	return err
 }
 
 // withLogonKey runs f while the key lies in this thread's keyring. dm-crypt searches

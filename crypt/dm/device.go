@@ -87,6 +87,27 @@ func (c *Control) Resume(name string) error {
 	return c.simple(unix.DM_DEV_SUSPEND, name, 0, "resume")
 }
 
+// udevHandsOff are the flags by which udev's rules for device-mapper know that a device
+// is nobody's business: no look for file systems or partitions on it, no links. They
+// travel in the upper half of event_nr (libdevmapper.h, DM_UDEV_DISABLE_*_FLAG:
+// subsystem, disk and other rules); the lower half names a semaphore to tell of the
+// rules' end, 0 for none.
+const udevHandsOff = (0x0002 | 0x0004 | 0x0008) << 16
+
+// ResumeUnseen is Resume for a device that udev is not to read: what it reads stays in
+// the page cache for a while.
+func (c *Control) ResumeUnseen(name string) error {
+	if err := checkName(name, unix.DM_NAME_LEN); err != nil {
+		return err
+	}
+	req := newRequest(headerSize, name, "", 0)
+	native.PutUint32(req[offEventNr:], udevHandsOff)
+	if err := c.ioctl(unix.DM_DEV_SUSPEND, req); err != nil {
+		return fmt.Errorf("resume device-mapper device %s: %w", name, err)
+	}
+	return nil
+}
+
 // Suspend finishes what is under way and holds back further requests. A mounted
 // file system is frozen first.
 func (c *Control) Suspend(name string) error {

@@ -128,8 +128,24 @@ func TestCryptTarget(t *testing.T) {
 			"aes-cbc-essiv:sha256 :32:logon:layervault:u 8 7:0 32768 1 allow_discards",
 		},
 	} {
-		if got := c.table.target("layervault:u"); got.Params != c.want || got.Type != "crypt" || got.Length != 800 {
+		if got := c.table.target(KeyRef{"logon", "layervault:u"}); got.Params != c.want || got.Type != "crypt" || got.Length != 800 {
 			t.Errorf("%+v, want %s", got, c.want)
+		}
+	}
+}
+
+func TestKeyRefs(t *testing.T) {
+	table := CryptTable{Cipher: "capi:tk(cbc(aes))-plain", KeySize: 36, Dev: unix.Mkdev(7, 1), Length: 8, SectorSize: 512}
+	const want = "capi:tk(cbc(aes))-plain :36:trusted:layervault:k 0 7:1 0 1 allow_discards"
+	if got := table.target(KeyRef{"trusted", "layervault:k"}); got.Params != want {
+		t.Errorf("%s, want %s", got.Params, want)
+	}
+	for key, ok := range map[KeyRef]bool{
+		{"trusted", "layervault:k"}: true, {"encrypted", "k"}: true, {"logon", "a:b"}: true, {"user", "k"}: true,
+		{"keyring", "k"}: false, {"", "k"}: false, {"trusted", ""}: false, {"trusted", "a b"}: false, {"trusted", "a\x00b"}: false,
+	} {
+		if err := key.check(); (err == nil) != ok || err != nil && !errors.Is(err, ErrBadName) {
+			t.Errorf("%+v: %v", key, err)
 		}
 	}
 }

@@ -29,6 +29,10 @@ import (
 // Name is the socket's name in the folder of the tier.
 const Name = "unlock.sock"
 
+// OfferName is the name of the socket at which somebody offers a key to the process that is
+// yet to start (Offer).
+const OfferName = "offer.sock"
+
 // greeting precedes the key, so that neither side mistakes the other; its number is that
 // of the protocol.
 const greeting = "layervault/1 key\n"
@@ -145,16 +149,35 @@ func (r *Receiver) serve(l net.Listener) {
 		if err != nil {
 			return // closed
 		}
-		answer := accepted
-		if err := r.receive(conn.(*net.UnixConn)); err != nil {
-			r.log.Warn("refused a tier key", "tier", r.tier, "error", err)
-			answer = err.Error()
-		} else {
-			r.log.Info("received the tier key", "tier", r.tier)
-		}
-		_, _ = io.WriteString(conn, answer+"\n")
-		_ = conn.Close()
+		r.takeFrom(conn)
 	}
+}
+
+// Fetch takes the key that somebody offers (Offer), for Take to give. Nobody's offer is no
+// error; what comes of one is in the log.
+func (r *Receiver) Fetch(ctx context.Context) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(r.tier, OfferName))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+		return
+	}
+	if err != nil {
+		r.log.Warn("cannot ask for the tier key that is offered", "tier", r.tier, "error", err)
+		return
+	}
+	r.takeFrom(conn)
+}
+
+// takeFrom takes the key of one connection, answers, and closes it.
+func (r *Receiver) takeFrom(conn net.Conn) {
+	answer := accepted
+	if err := r.receive(conn.(*net.UnixConn)); err != nil {
+		r.log.Warn("refused a tier key", "tier", r.tier, "error", err)
+		answer = err.Error()
+	} else {
+		r.log.Info("received the tier key", "tier", r.tier)
+	}
+	_, _ = io.WriteString(conn, answer+"\n")
+	_ = conn.Close()
 }
 
 func (r *Receiver) receive(conn *net.UnixConn) error {
@@ -215,7 +238,7 @@ func sameUser(conn *net.UnixConn) error {
 }
 
 // Give sends key to the process that waits at the tier. Errors: ErrNobody, ErrRefused.
-func Give(ctx context.Context, tier string, key *keys.TierKey) (err error) {
+func Give(ctx context.Context, tier string, key *keys.TierKey) error {
 	path := filepath.Join(tier, Name)
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
@@ -224,6 +247,11 @@ func Give(ctx context.Context, tier string, key *keys.TierKey) (err error) {
 	if err != nil {
 		return fmt.Errorf("give the key: %w", err)
 	}
+	return send(conn, key)
+}
+
+// send gives the key to one receiver, and closes the connection.
+func send(conn net.Conn, key *keys.TierKey) (err error) {
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return fmt.Errorf("give the key: %w", err)
@@ -244,4 +272,39 @@ func Give(ctx context.Context, tier string, key *keys.TierKey) (err error) {
 		return fmt.Errorf("%w: %q", ErrRefused, text)
 	}
 	return nil
+}
+
+// Offer waits for a process that finds the tier locked, and gives it the key: where that
+// process does not live long enough to be given one, as a plugin whose dockerd ends when the
+// vault is locked. It calls ready when it can be found. Errors: ErrRefused, the context's.
+func Offer(ctx context.Context, tier string, key *keys.TierKey, ready func()) (err error) {
+	path := filepath.Join(tier, OfferName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // of one that was killed
+		return fmt.Errorf("offer the key: %w", err)
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	if err != nil {
+		return fmt.Errorf("offer the key: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() }) // also unlinks the socket
+	defer func() {
+		if stop() {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	if err := os.Chmod(path, 0o600); err != nil {
+		return fmt.Errorf("offer the key: %w", err)
+	}
+	ready()
+	conn, err := l.Accept()
+	if err != nil {
+		if ctxErr := ctx.Err(); ctxErr != nil {
+			err = ctxErr
+		}
+		return fmt.Errorf("offer the key: %w", err)
+	}
+	if err := sameUser(conn.(*net.UnixConn)); err != nil {
+		return fmt.Errorf("offer the key: %w", errors.Join(err, conn.Close()))
+	}
+	return send(conn, key)
 }

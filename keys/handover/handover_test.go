@@ -1,6 +1,7 @@
 package handover
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -86,6 +87,57 @@ func TestGiveAndTake(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(folder, Name)); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("the socket stays: %v", err)
+	}
+}
+
+// A key that is offered before its receiver is there; nobody's offer is nothing.
+func TestOfferAndFetch(t *testing.T) {
+	folder, ring, key := tier(t)
+	r := New(folder, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() { _ = r.Close() })
+	r.Fetch(t.Context())
+	if r.Take() != nil {
+		t.Fatal("a key from nowhere")
+	}
+	offer := func(key *keys.TierKey) chan error {
+		t.Helper()
+		ready, done := make(chan struct{}), make(chan error, 1)
+		go func() { done <- Offer(t.Context(), folder, key, func() { close(ready) }) }()
+		<-ready
+		return done
+	}
+	done := offer(key)
+	info, err := os.Stat(filepath.Join(folder, OfferName))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("%v, %v", info, err)
+	}
+	r.Fetch(t.Context())
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	got := r.Take()
+	if got == nil || ring.Proves(got) != nil {
+		t.Fatal("not the key")
+	}
+	defer got.Close()
+	if _, err := os.Stat(filepath.Join(folder, OfferName)); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("the socket stays: %v", err)
+	}
+
+	_, _, other := tier(t)
+	done = offer(other)
+	r.Fetch(t.Context())
+	if err := <-done; !errors.Is(err, ErrRefused) || r.Take() != nil {
+		t.Fatalf("another ring's key: %v", err)
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	err = Offer(ctx, folder, key, cancel)
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("nobody came: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(folder, OfferName)); !errors.Is(err, os.ErrNotExist) {
 		t.Fatalf("the socket stays: %v", err)
 	}
 }

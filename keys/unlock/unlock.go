@@ -15,18 +15,21 @@ import (
 	"layervault/keys/agent"
 	"layervault/keys/recovery"
 	"layervault/keys/tpm"
+	"layervault/keys/trusted"
 	"layervault/keys/versatile"
 )
 
 // Config is what settings say about one tier's keys.
 type Config struct {
 	Tier string // folder of the tier, absolute: /persist/vault
-	// Provider is what a new ring's first slot is made with: "tpm", "versatile", "agent".
+	// Provider is what a new ring's first slot is made with: "tpm", "trusted", "versatile", "agent".
 	// Empty is fine while there is a ring, and keys.ErrNoProvider when there is none.
 	Provider string
 	PCRs     string // tpm.ParsePCRs; "" = tpm.DefaultPCRs
 	TPM      string // device or socket; "" = tpm.DefaultPath
 	KeyFile  string // of versatile; "" = versatile.key beside the tier's folder
+	// Source is what a new trusted slot rests on (trusted.ParseSource); "" for nothing.
+	Source string
 	// Agent is where the key service of agent slots is (agent.Parse); "" for nowhere.
 	Agent string
 	// SignedBy may approve other PCR values for a new tpm slot; nil for nobody.
@@ -72,8 +75,12 @@ func (c Config) Providers() ([]keys.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
+	kernel, err := c.trusted()
+	if err != nil {
+		return nil, err
+	}
 	// The service after what is at hand: it may be slow.
-	return []keys.Provider{chip, file, service, recovery.Typed(c.Recovery)}, nil
+	return []keys.Provider{chip, kernel, file, service, recovery.Typed(c.Recovery)}, nil
 }
 
 // ForNewSlot makes the named provider for a first or another slot. Recovery slots are
@@ -82,15 +89,17 @@ func (c Config) ForNewSlot(name string) (keys.Provider, error) {
 	switch name {
 	case tpm.Name:
 		return c.tpm()
+	case trusted.Name:
+		return c.trusted()
 	case versatile.Name:
 		return c.versatile()
 	case agent.Name:
 		return c.agent()
 	case "":
-		return nil, fmt.Errorf("%w: set key=tpm or key=versatile (or key=agent; there is no default, so that nothing is encrypted with a key you did not choose)",
+		return nil, fmt.Errorf("%w: set key=tpm or key=versatile (or key=trusted, key=agent; there is no default, so that nothing is encrypted with a key you did not choose)",
 			keys.ErrNoProvider)
 	default:
-		return nil, fmt.Errorf("%w %q; known are tpm, versatile and agent", keys.ErrUnknownProvider, name)
+		return nil, fmt.Errorf("%w %q; known are tpm, trusted, versatile and agent", keys.ErrUnknownProvider, name)
 	}
 }
 
@@ -107,6 +116,14 @@ func (c Config) tpm() (keys.Provider, error) {
 		Path: c.TPM, PCRs: sel, AllowZeroPCRs: c.AllowZeroPCRs, PIN: c.PIN, NewPIN: c.NewPIN,
 		SignedBy: c.SignedBy, Policies: c.PoliciesPath(),
 	}), nil
+}
+
+func (c Config) trusted() (keys.Provider, error) {
+	src, err := trusted.ParseSource(c.Source)
+	if err != nil {
+		return nil, err
+	}
+	return trusted.New(trusted.Config{Source: src, Log: c.Log}), nil
 }
 
 func (c Config) agent() (keys.Provider, error) {

@@ -190,7 +190,12 @@ type unmanaged struct {
 
 func serve(t *testing.T, root, key string) *unmanaged {
 	t.Helper()
-	s := &unmanaged{socket: filepath.Join(root, "s.sock")}
+	return serveAt(t, root, key, filepath.Join(root, "s.sock"))
+}
+
+func serveAt(t *testing.T, root, key, socket string) *unmanaged {
+	t.Helper()
+	s := &unmanaged{socket: socket}
 	s.cmd = exec.Command("layervault", "--persist", root, "serve", "--key", key, "--socket", s.socket)
 	s.cmd.Stderr = os.Stderr
 	if err := s.cmd.Start(); err != nil {

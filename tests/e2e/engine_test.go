@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,8 +30,9 @@ const (
 
 // engine is a dockerd of the tests' own, beside the one that start-docker runs.
 type engine struct {
-	name string
-	root string // data-root
+	name   string
+	root   string // data-root
+	driver string // storage driver; "" for overlay2
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -48,7 +50,7 @@ func (e *engine) Host() string { return "unix://" + e.run() + "/docker.sock" }
 
 func (e *engine) log() string { return e.run() + "/dockerd.log" }
 
-// Start brings the engine up on overlay2 and waits until it answers. It does
+// Start brings the engine up on its driver and waits until it answers. It does
 // nothing when the engine runs.
 func (e *engine) Start(ctx context.Context, flags ...string) error {
 	e.mu.Lock()
@@ -64,7 +66,7 @@ func (e *engine) Start(ctx context.Context, flags ...string) error {
 		return err
 	}
 	defer log.Close()
-	args := append([]string{"--storage-driver", "overlay2", "--bridge", "none", "--iptables=false", "--ip6tables=false",
+	args := append([]string{"--experimental", "--storage-driver", cmp.Or(e.driver, "overlay2"), "--bridge", "none", "--iptables=false", "--ip6tables=false",
 		"--data-root", e.root, "--exec-root", e.run() + "/exec", "--pidfile", e.run() + "/dockerd.pid", "--host", e.Host(),
 		// the containerd of the engine under test serves this one too: each keeps to its own containers
 		"--containerd-namespace", e.name, "--containerd-plugins-namespace", e.name + "-plugins"}, flags...)

@@ -24,6 +24,7 @@ func TestMain(m *testing.M) {
 		"tarsum":       func() { tool(tarSum) },
 		"oddtree":      func() { tool(func([]string) error { return sample.Odd(os.Stdout) }) },
 		"layeredimage": func() { tool(layeredImage) },
+		"keyservice":   func() { tool(keyService) },
 	})
 }
 

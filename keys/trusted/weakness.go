@@ -1,0 +1,67 @@
+package trusted
+
+import (
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Both i.MX chips seal with a key that is known to everybody until they are fused and boot
+// in secure mode (HAB). Mainline kernels write that to their log at each sealing
+// (drivers/crypto/caam/blob_gen.c) or refuse DCP's zero key, unless told not to look
+// (trusted.dcp_skip_zk_test, security/keys/trusted-keys/trusted_dcp.c).
+const (
+	testKeyWords = "insecure test key" // CAAM's; in NXP's kernels DCP's too
+	zeroKeyWords = "neither in secure nor trusted mode"
+	zeroKeyParam = "dcp_skip_zk_test"
+)
+
+func (linux) weakness(src Source) string { return Weakness(src) }
+
+// Weakness says why the chip behind a source protects less than one would think, or "".
+// It reads the kernel's log and command line; what it may not read, it does not know.
+func Weakness(src Source) string {
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		cmdline = nil // not known
+	}
+	return weaknessFrom(src.kind, kernelLog(), string(cmdline))
+}
+
+func weaknessFrom(kind, log, cmdline string) string {
+	log = strings.ToLower(log)
+	said := strings.Contains(log, testKeyWords) || kind == kindDCP && strings.Contains(log, zeroKeyWords)
+	switch {
+	case said && (kind == kindCAAM || kind == kindTagged):
+		return "CAAM is not in secure mode (HAB) and seals with a test key that all such chips share"
+	case kind == kindDCP && (said || paramSet(cmdline, zeroKeyParam)):
+		return "DCP is not in secure mode (HAB), or nobody looked: its key may be the known zero key"
+	}
+	return ""
+}
+
+// paramSet says whether a boolean parameter of the module trusted is on.
+func paramSet(cmdline, name string) bool {
+	for _, word := range strings.Fields(cmdline) {
+		param, value, given := strings.Cut(word, "=")
+		if param == "trusted."+name && (!given || value == "1" || strings.EqualFold(value, "y")) {
+			return true
+		}
+	}
+	return false
+}
+
+// kernelLog is the kernel's log, "" where it may not be read.
+func kernelLog() string {
+	size, err := unix.Klogctl(unix.SYSLOG_ACTION_SIZE_BUFFER, nil)
+	if err != nil || size <= 0 {
+		return ""
+	}
+	buf := make([]byte, size)
+	n, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, buf)
+	if err != nil {
+		return ""
+	}
+	return string(buf[:n])
+}

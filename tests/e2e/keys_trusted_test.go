@@ -1,0 +1,40 @@
+//go:build guest
+
+package e2e
+
+import (
+	"context"
+	"testing"
+)
+
+// A vault under a key of the kernel's, through the managed plugin: it has a session keyring
+// of its own and finds the master key in root's. (Debian's kernel has encrypted keys; trusted
+// ones take the same way in the tests of keys/trusted.)
+func TestKeysTrusted(t *testing.T) {
+	if !encrypted() {
+		return
+	}
+	testRing(t)
+	const master = `head -c 32 /run/e2e-master | keyctl padd user e2e-master @u >/dev/null`
+	sh(t, `head -c 32 /dev/urandom > /run/e2e-master; `+master)
+	t.Cleanup(func() {
+		_, _ = run(context.Background(), "bash", "-c", `keyctl purge user e2e-master; rm -f /run/e2e-master`)
+	})
+	sh(t, `layervault key enroll trusted --source encrypted:user:e2e-master --label kernel`)
+	keepSlots(t, "kernel")
+	restart(t)
+	works(t)
+	contains(t, "docker info", docker(t, "info", "--format", "{{.DriverStatus}}"), "trusted")
+	refused(t, func() {
+		sh(t, `keyctl purge user e2e-master >/dev/null`)
+	}, func() {
+		sh(t, master)
+	}, "no master key user:e2e-master", "layervault key recover")
+	if got := slotState(t, "kernel"); got != "opens" {
+		t.Errorf("the slot %s", got)
+	}
+	if out := sh(t, `dmsetup ls | grep layervault-key || true; grep layervault: /proc/keys || true`); out != "" {
+		t.Errorf("left in the kernel:\n%s", out)
+	}
+	noLeaks(t)
+}
