@@ -92,21 +92,10 @@ func attach(ctx context.Context, c chain, key []byte) (node *os.File, err error)
 			err = errors.Join(err, removeErr)
 		}
 	}()
-	table := dm.CryptTable{
-		Cipher:       c.segment.Cipher,
-		KeySize:      len(key),
-		IVOffset:     c.segment.IVTweak,
-		Dev:          lo.Dev,
-		Offset:       uint64(c.segment.Offset / sector),
-		Length:       uint64(c.size / sector),
-		SectorSize:   c.segment.SectorSize,
-		ReadOnly:     c.readOnly,
-		NoWorkqueues: control.HasCryptWithoutWorkqueues(),
-	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := control.LoadCrypt(name, table, "layervault:"+c.uuid, key); err != nil {
+	if err := control.LoadCrypt(name, cryptTable(control, c, lo.Dev, len(key)), "layervault:"+c.uuid, key); err != nil {
 		return nil, err
 	}
 	if err := control.Resume(name); err != nil {
@@ -117,6 +106,21 @@ func attach(ctx context.Context, c chain, key []byte) (node *os.File, err error)
 		return nil, err
 	}
 	return openNode(info.Dev, c.readOnly)
+}
+
+// cryptTable describes an image's device over a loop device.
+func cryptTable(control *dm.Control, c chain, over uint64, keySize int) dm.CryptTable {
+	return dm.CryptTable{
+		Cipher:       c.segment.Cipher,
+		KeySize:      keySize,
+		IVOffset:     c.segment.IVTweak,
+		Dev:          over,
+		Offset:       uint64(c.segment.Offset / sector),
+		Length:       uint64(c.size / sector),
+		SectorSize:   c.segment.SectorSize,
+		ReadOnly:     c.readOnly,
+		NoWorkqueues: control.HasCryptWithoutWorkqueues(),
+	}
 }
 
 // live opens the device of an image that is open already. It returns nil where there
