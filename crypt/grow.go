@@ -14,7 +14,6 @@ import (
 	"layervault/crypt/luks2"
 )
 
-
 // Size is how many bytes of data the image has room for: the size of its device.
 func (d *VirtualDevice) Size() (int64, error) {
 	f, err := d.open(os.O_RDONLY)
@@ -30,32 +29,27 @@ func (d *VirtualDevice) Size() (int64, error) {
 	return c.size, err
 }
 
-// InUse says whether the image is open: whether anything uses its device, in whatever
-// mount namespace, a mount of it above all.
-func (d *VirtualDevice) InUse() (bool, error) {
+// Opened is the number of the device that the image is open as (see unix.Mkdev), 0 when
+// nothing uses it: no mount, in whatever mount namespace, and no open file.
+func (d *VirtualDevice) Opened() (uint64, error) {
 	uuid, err := d.UUID()
 	if err != nil {
-		return false, err
+		return 0, err
 	}
-	return InUse(uuid)
+	return opened(deviceUUID(uuid))
 }
 
-// InUse says whether the image of this LUKS2 UUID is open.
-func InUse(uuid string) (bool, error) {
-	return deviceInUse(deviceUUID(uuid))
-}
-
-func deviceInUse(uuid string) (bool, error) {
+func opened(uuid string) (uint64, error) {
 	control, err := dm.Open()
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	defer func() { _ = control.Close() }()
 	info, err := control.InfoByUUID(uuid)
-	if errors.Is(err, dm.ErrNotExist) {
-		return false, nil
+	if errors.Is(err, dm.ErrNotExist) || err == nil && info.OpenCount == 0 {
+		return 0, nil
 	}
-	return info.OpenCount > 0, err
+	return info.Dev, err
 }
 
 // Grow makes a writable image larger, to size bytes of data: its file, its device and

@@ -42,9 +42,7 @@ func (l Layout) Volumes(t Tier) string { return filepath.Join(l.Tier(t), "volume
 // device.json).
 func (l Layout) Disks(t Tier) string { return filepath.Join(l.Tier(t), "disks") }
 
-// DiskVolumes is the folder with what is known of volumes that lie on a disk of
-// device.json.
-func (l Layout) DiskVolumes() string { return filepath.Join(l.Root, "disk-volumes") }
-
-// Revision is the file that says which revision the host runs.
-func (l Layout) Revision() string { return filepath.Join(l.Root, "revision.json") }
+// VolumeState is the folder with what belongs to volumes of every tier: a lock, the mounts
+// that docker asked for, records of volumes that lie on a disk of device.json, and which
+// revision the host runs. There is no secret in it.
+func (l Layout) VolumeState() string { return filepath.Join(l.Root, "volumes") }
