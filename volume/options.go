@@ -48,6 +48,8 @@ type Request struct {
 	Options
 	UUID       string // "" for a new one
 	Generation int64  // -1 for the present one, or 0
+
+	notClear bool // clear=false
 }
 
 // The ciphers that volumes may have; see docs/keys.md.
@@ -76,9 +78,7 @@ var options = map[string]option{
 		if is {
 			return r.setTier(persist.Clear)
 		}
-		if r.Tier == persist.Clear {
-			return fmt.Errorf("it contradicts tier=%s", persist.Clear)
-		}
+		r.notClear = true
 		return nil
 	},
 	"uuid": func(r *Request, value string) error {
@@ -156,7 +156,9 @@ func ParseOptions(opts map[string]string) (Request, error) {
 	if r.Disk == "" && r.Tier == "" {
 		r.Tier = persist.Vault
 	}
-	return r, r.check()
+	err := r.check()
+	r.notClear = false
+	return r, err
 }
 
 // ParseSize reads a size with a unit, such as 20G.
@@ -220,6 +222,8 @@ func (r *Request) check() error {
 		}
 	}
 	switch {
+	case r.notClear && r.Tier == persist.Clear:
+		return fmt.Errorf("%w clear=false: it contradicts tier=%s", ErrBadOption, r.Tier)
 	case r.Disk != "" && r.Tier != "":
 		return fmt.Errorf("%w tier=%s: the disk %s decides that", ErrBadOption, r.Tier, r.Disk)
 	case r.Platform != "" && r.Disk == "":
