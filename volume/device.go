@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 
 	"layervault/crypt"
 	"layervault/persist"
@@ -79,4 +80,25 @@ func (s *Store) device(v Volume, mnt string) (Device, error) {
 		return nil, err
 	}
 	return s.cfg.Devices(Image{ID: v.ID(), Tier: v.Options.Tier, Path: v.Path, Mnt: mnt, Options: mountOptions}), nil
+}
+
+// Passphrase gives the LUKS2 passphrase of a volume's image. The caller wipes it.
+func (s *Store) Passphrase(ctx context.Context, name string) ([]byte, error) {
+	v, err := s.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if !v.IsImage() {
+		return nil, fmt.Errorf("key of volume %s: %w: it has no image of its own", name, ErrNotHere)
+	}
+	d := crypt.VirtualDevice{Image: crypt.RawImage{ImagePath: v.Path}}
+	imageUUID, err := d.UUID()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := s.cfg.Keys(ctx, v.Options.Tier)
+	if err != nil {
+		return nil, err
+	}
+	return keys.Passphrase(KeyKind, v.ID().String(), imageUUID)
 }

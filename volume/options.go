@@ -138,8 +138,34 @@ var options = map[string]option{
 // OptionNames lists the options that ParseOptions knows.
 func OptionNames() []string { return slices.Sorted(maps.Keys(options)) }
 
+// ParseChange reads options that change a volume in its next generation: what is not
+// mentioned has its zero value.
+func ParseChange(opts map[string]string) (Options, error) {
+	r, err := parse(opts)
+	if err == nil && (r.UUID != "" || r.Generation >= 0) {
+		err = fmt.Errorf("%w: the UUID stays, and the generation is counted", ErrBadOption)
+	}
+	return r.Options, err
+}
+
 // ParseOptions reads docker's -o options.
 func ParseOptions(opts map[string]string) (Request, error) {
+	r, err := parse(opts)
+	if err != nil {
+		return Request{}, err
+	}
+	if r.Persistence == "" {
+		r.Persistence = Permanent
+	}
+	if r.Disk == "" && r.Tier == "" {
+		r.Tier = persist.Vault
+	}
+	err = r.check()
+	r.notClear = false
+	return r, err
+}
+
+func parse(opts map[string]string) (Request, error) {
 	r := Request{Generation: -1}
 	for _, name := range slices.Sorted(maps.Keys(opts)) { // the same error each time
 		read, ok := options[name]
@@ -150,15 +176,7 @@ func ParseOptions(opts map[string]string) (Request, error) {
 			return Request{}, fmt.Errorf("%w %s=%q: %w", ErrBadOption, name, opts[name], err)
 		}
 	}
-	if r.Persistence == "" {
-		r.Persistence = Permanent
-	}
-	if r.Disk == "" && r.Tier == "" {
-		r.Tier = persist.Vault
-	}
-	err := r.check()
-	r.notClear = false
-	return r, err
+	return r, nil
 }
 
 // ParseSize reads a size with a unit, such as 20G.

@@ -72,6 +72,8 @@ func newRootCommand(a *app) *cobra.Command {
 		newDoctorCommand(a),
 		newKeyCommand(a),
 		newImageCommand(a),
+		newVolumeCommand(a),
+		newRevisionCommand(a),
 		newVersionCommand(a),
 	)
 	return root
