@@ -74,6 +74,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newImageCommand(a),
 		newVolumeCommand(a),
 		newRevisionCommand(a),
+		newDiskCommand(a),
 		newVersionCommand(a),
 	)
 	return root

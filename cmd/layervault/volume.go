@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"layervault/persist"
 	"layervault/volume"
 )
 
@@ -42,7 +41,7 @@ func (v *volumeSettings) check() (err error) {
 // openVolumes opens the store of volumes.
 func (a *app) openVolumes(ctx context.Context, s settings, v volumeSettings, keys volumeKeys, log *slog.Logger) (*volume.Store, error) {
 	return volume.Open(ctx, volume.Config{
-		Layout: a.layout(), Mounts: v.mounts, Keys: keys, Disks: a.disks(v, keys, log), DefaultSize: v.sizeBytes, CryptParams: s.crypt(), Log: log,
+		Layout: a.layout(), Mounts: v.mounts, Keys: keys, Disks: a.disks(s, v, keys, log), DefaultSize: v.sizeBytes, CryptParams: s.crypt(), Log: log,
 	})
 }
 
@@ -464,9 +463,3 @@ func (v *volumeVerb) key() *cobra.Command {
 	cmd.Flags().StringVar(&out, "key-file-out", out, "file to make (mode 0600), or - for standard output, which must not be a terminal")
 	return cmd
 }
-
-// volumeKeys opens a tier for volumes and disks.
-type volumeKeys = func(ctx context.Context, tier persist.Tier) (volume.KeySource, error)
-
-// disks gives the disks of device.json, nil when none is configured.
-func (a *app) disks(volumeSettings, volumeKeys, *slog.Logger) volume.Disks { return nil }

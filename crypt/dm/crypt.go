@@ -21,6 +21,11 @@ type CryptTable struct {
 	SectorSize   int    // bytes of one encryption unit: 512 to 4096
 	ReadOnly     bool
 	NoWorkqueues bool // encrypt where the request is made, see cryptWithoutWorkqueues
+	// NoDiscards keeps discards from the device beneath: what is deleted still occupies it,
+	// and nobody sees which blocks are in use.
+	NoDiscards bool
+	// KeyType is the kernel's type of the key: "" for logon, or trusted, encrypted.
+	KeyType string
 }
 
 // cryptWithoutWorkqueues is the version of the crypt target that first took
@@ -31,20 +36,30 @@ var cryptWithoutWorkqueues = Version{Major: 1, Minor: 22}
 // target is the line of the table. The key is named, never written: the kernel
 // prints tables to whoever asks.
 func (t CryptTable) target(keyDescription string) Target {
-	options := []string{"allow_discards"}
+	var options []string
+	if !t.NoDiscards {
+		options = append(options, "allow_discards")
+	}
 	if t.SectorSize != 512 { // the default, unknown as an option before Linux 4.12
 		options = append(options, fmt.Sprintf("sector_size:%d", t.SectorSize))
 	}
 	if t.NoWorkqueues {
 		options = append(options, "no_read_workqueue", "no_write_workqueue")
 	}
-	return Target{
-		Length: t.Length,
-		Type:   "crypt",
-		Params: fmt.Sprintf("%s :%d:logon:%s %d %d:%d %d %d %s", t.Cipher, t.KeySize, keyDescription,
-			t.IVOffset, unix.Major(t.Dev), unix.Minor(t.Dev), t.Offset, len(options), strings.Join(options, " ")),
+	keyType := t.KeyType
+	if keyType == "" {
+		keyType = keyLogon
 	}
+	params := fmt.Sprintf("%s :%d:%s:%s %d %d:%d %d", t.Cipher, t.KeySize, keyType, keyDescription,
+		t.IVOffset, unix.Major(t.Dev), unix.Minor(t.Dev), t.Offset)
+	if len(options) > 0 {
+		params += fmt.Sprintf(" %d %s", len(options), strings.Join(options, " "))
+	}
+	return Target{Length: t.Length, Type: "crypt", Params: params}
 }
+
+// keyLogon is the type of keys that dm-crypt may use and no program can read.
+const keyLogon = "logon"
 
 // HasCryptWithoutWorkqueues tells whether this kernel's crypt target takes the
 // options of NoWorkqueues.
@@ -67,24 +82,39 @@ func (c *Control) LoadCrypt(name string, t CryptTable, keyDescription string, ke
 	if strings.ContainsAny(keyDescription, " \x00") || !strings.Contains(keyDescription, ":") {
 		return fmt.Errorf("%w: key description %q", ErrBadName, keyDescription) // logon keys must have a prefix
 	}
-	return withLogonKey(keyDescription, key, func() error {
-		err := c.Load(name, t.ReadOnly, t.target(keyDescription))
-		if t.NoWorkqueues && errors.Is(err, ErrTarget) {
-			t.NoWorkqueues = false
-			err = c.Load(name, t.ReadOnly, t.target(keyDescription))
-		}
-		return err
+	return WithKey(keyLogon, keyDescription, key, func(int) error {
+		return c.loadCrypt(name, t, keyDescription)
 	})
 }
 
-// withLogonKey runs f while the key lies in this thread's keyring. dm-crypt searches
-// the keyrings of the caller, hence the locked thread.
-func withLogonKey(description string, key []byte, f func() error) (err error) {
+// LoadCryptKernelKey is LoadCrypt for a key of another kind: payload is what add_key(2) is
+// given for a key of type t.KeyType, "load" and a blob in hex for a trusted key.
+func (c *Control) LoadCryptKernelKey(name string, t CryptTable, keyDescription string, payload []byte) error {
+	if strings.ContainsAny(keyDescription, " \x00") {
+		return fmt.Errorf("%w: key description %q", ErrBadName, keyDescription)
+	}
+	return WithKey(t.KeyType, keyDescription, payload, func(int) error {
+		return c.loadCrypt(name, t, keyDescription)
+	})
+}
+
+func (c *Control) loadCrypt(name string, t CryptTable, keyDescription string) error {
+	err := c.Load(name, t.ReadOnly, t.target(keyDescription))
+	if t.NoWorkqueues && errors.Is(err, ErrTarget) {
+		t.NoWorkqueues = false
+		err = c.Load(name, t.ReadOnly, t.target(keyDescription))
+	}
+	return err
+}
+
+// WithKey runs f while a key lies in this thread's keyring; f gets its serial number.
+// dm-crypt searches the keyrings of the caller, hence the locked thread.
+func WithKey(keyType, description string, payload []byte, f func(id int) error) (err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	id, err := unix.AddKey("logon", description, key, unix.KEY_SPEC_THREAD_KEYRING)
+	id, err := unix.AddKey(keyType, description, payload, unix.KEY_SPEC_THREAD_KEYRING)
 	if err != nil {
-		return fmt.Errorf("add key %s to the thread keyring: %w", description, err)
+		return fmt.Errorf("add %s key %s to the thread keyring: %w", keyType, description, err)
 	}
 	defer func() {
 		// Invalidating wipes the payload at once; unlinking alone would leave that to the
@@ -95,5 +125,5 @@ func withLogonKey(description string, key []byte, f func() error) (err error) {
 			err = errors.Join(err, fmt.Errorf("drop key %s: %w", description, invalid))
 		}
 	}()
-	return f()
+	return f(id)
 }
