@@ -12,7 +12,7 @@ import (
 )
 
 // TokenType is the type of the LUKS2 token that holds a volume's record.
-const TokenType = "layervault-volume"
+const TokenType = "layervault-volume" //nolint:gosec // a LUKS2 token is no secret
 
 // recordVersion is the version of records this code writes; it refuses a higher one.
 const recordVersion = 1

@@ -31,9 +31,6 @@ const (
 	DefaultSize    = 64 << 30
 )
 
-// imageTiers are the tiers whose volumes are images.
-var imageTiers = []persist.Tier{persist.Vault, persist.Unsealed}
-
 // allTiers are the tiers that hold volumes.
 var allTiers = []persist.Tier{persist.Vault, persist.Unsealed, persist.Clear}
 

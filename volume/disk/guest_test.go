@@ -63,7 +63,7 @@ func (h *host) set() *disk.Set {
 
 func (h *host) mount(name string) (at string) {
 	h.Helper()
-	at = h.T.TempDir()
+	at = h.TempDir()
 	must(h, h.set().MountAt(h.Context(), name, at))
 	h.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
 	return at
