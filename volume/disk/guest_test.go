@@ -311,7 +311,7 @@ func TestVendorKeys(t *testing.T) {
 	tools := t.TempDir()
 	sh(t, `cat >"$1/dcp" <<'EOF'
 #!/bin/sh
-case $1 in encrypt) cat | xxd -p -c 64 >"$2" ;; decrypt) xxd -r -p "$2" ;; esac
+case $1 in encrypt) base64 -w 0 >"$2" ;; decrypt) base64 -d "$2" ;; esac
 EOF
 cat >"$1/blob" <<'EOF'
 #!/bin/sh
@@ -324,7 +324,7 @@ chmod +x "$1/dcp" "$1/blob"`, tools)
 	at := h.mount("hw")
 	write(t, at, "vendor")
 	h.unmount(at)
-	node := sh(t, `xxd -r -p "$1/board" >"$2/raw"; loop=$(losetup -f --show "$1/file.img")
+	node := sh(t, `base64 -d "$1/board" >"$2/raw"; loop=$(losetup -f --show "$1/file.img")
 		cryptsetup open -s 256 -c "capi:cbc(aes)-essiv:sha256" --type plain --key-file="$2/raw" "$loop" stock; echo /dev/dm-$(dmsetup info -c --noheadings -o minor stock)`, h.dir+"/f", tools)
 	mnt := t.TempDir()
 	sh(t, `mount -o noatime "$1" "$2"`, node, mnt)
