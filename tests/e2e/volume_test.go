@@ -88,7 +88,7 @@ func TestVolume(t *testing.T) {
 // The plugin is killed under a container with a volume: the container goes on, and all of
 // it can be removed. A restart of dockerd keeps the content, and what it forgets to unmount
 // does not keep the volume.
-func TestVolumePluginKilled(t *testing.T) {
+func TestVolumeUnderAKilledPlugin(t *testing.T) {
 	const name = "e2e-killed"
 	docker(t, "volume", "create", "-d", "layervault", "-o", "size=64M", name)
 	t.Cleanup(func() { _, _ = tryDocker(t, "volume", "rm", "-f", name) })
