@@ -2,6 +2,7 @@ package crypt
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"log/slog"
 
@@ -45,6 +46,8 @@ type DeviceParams struct {
 	Mnt     string       // the directory Get mounts at; it must exist
 	UIDMaps []user.IDMap // container to host, nil for none
 	GIDMaps []user.IDMap
+	// Options are more of mount(8)'s options for a writable image, see ParseMountOptions.
+	Options MountOptions
 }
 
 // KeyFunc returns the passphrase of the image with this LUKS2 UUID. The caller
@@ -62,6 +65,9 @@ type VirtualDevice struct {
 	Cryptparams  CryptParams
 	Key          KeyFunc
 	Log          *slog.Logger // nil for slog.Default()
+	// Tokens are LUKS2 tokens that a new image is born with: JSON objects with "type" and
+	// "keyslots", which this package does not interpret.
+	Tokens []json.RawMessage
 	// Templates, shared by many devices, saves Create from running mke2fs each time; may be nil.
 	Templates *Templates
 }

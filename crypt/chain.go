@@ -62,18 +62,36 @@ func chainOf(f *os.File, h *luks2.Header, readOnly bool) (chain, error) {
 // A crash leaves: before the table is resumed and the node open, a device without
 // users (Sweep removes it; the loop device goes with it); after that, nothing.
 func attach(ctx context.Context, c chain, key []byte) (node *os.File, err error) {
+	return build(ctx, device{
+		file: c.file, name: DeviceName(c.uuid), uuid: deviceUUID(c.uuid), readOnly: c.readOnly, blockSize: c.segment.SectorSize,
+		load: func(control *dm.Control, name string, over uint64) error {
+			return control.LoadCrypt(name, cryptTable(control, c, over, len(key)), "layervault:"+c.uuid, key)
+		},
+	})
+}
+
+// device is a device-mapper device over a loop device over a file.
+type device struct {
+	file       *os.File
+	name, uuid string // device-mapper's
+	readOnly   bool
+	blockSize  int // logical, of the loop device
+	load       func(control *dm.Control, name string, over uint64) error
+}
+
+func build(ctx context.Context, d device) (node *os.File, err error) {
 	control, err := dm.Open()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = control.Close() }()
-	lo, err := loop.Attach(ctx, c.file, loop.Options{ReadOnly: c.readOnly, DirectIO: true, BlockSize: c.segment.SectorSize})
+	lo, err := loop.Attach(ctx, d.file, loop.Options{ReadOnly: d.readOnly, DirectIO: true, BlockSize: d.blockSize})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = lo.Close() }() // the table holds it from then on
-	name := DeviceName(c.uuid)
-	if _, err := control.Create(name, deviceUUID(c.uuid)); err != nil {
+	name := d.name
+	if _, err := control.Create(name, d.uuid); err != nil {
 		if errors.Is(err, dm.ErrExists) {
 			// The caller holds the image's lock, so nobody is about to open that device: it is
 			// going, or was left by a process that was killed before it opened it. The latter is
@@ -92,21 +110,10 @@ func attach(ctx context.Context, c chain, key []byte) (node *os.File, err error)
 			err = errors.Join(err, removeErr)
 		}
 	}()
-	table := dm.CryptTable{
-		Cipher:       c.segment.Cipher,
-		KeySize:      len(key),
-		IVOffset:     c.segment.IVTweak,
-		Dev:          lo.Dev,
-		Offset:       uint64(c.segment.Offset / sector),
-		Length:       uint64(c.size / sector),
-		SectorSize:   c.segment.SectorSize,
-		ReadOnly:     c.readOnly,
-		NoWorkqueues: control.HasCryptWithoutWorkqueues(),
-	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := control.LoadCrypt(name, table, "layervault:"+c.uuid, key); err != nil {
+	if err := d.load(control, name, lo.Dev); err != nil {
 		return nil, err
 	}
 	if err := control.Resume(name); err != nil {
@@ -116,18 +123,37 @@ func attach(ctx context.Context, c chain, key []byte) (node *os.File, err error)
 	if err != nil {
 		return nil, err
 	}
-	return openNode(info.Dev, c.readOnly)
+	return openNode(info.Dev, d.readOnly)
+}
+
+// cryptTable describes an image's device over a loop device.
+func cryptTable(control *dm.Control, c chain, over uint64, keySize int) dm.CryptTable {
+	return dm.CryptTable{
+		Cipher:       c.segment.Cipher,
+		KeySize:      keySize,
+		IVOffset:     c.segment.IVTweak,
+		Dev:          over,
+		Offset:       uint64(c.segment.Offset / sector),
+		Length:       uint64(c.size / sector),
+		SectorSize:   c.segment.SectorSize,
+		ReadOnly:     c.readOnly,
+		NoWorkqueues: control.HasCryptWithoutWorkqueues(),
+	}
 }
 
 // live opens the device of an image that is open already. It returns nil where there
 // is none.
 func live(uuid string, readOnly bool) (*os.File, error) {
+	return liveDevice(deviceUUID(uuid), readOnly)
+}
+
+func liveDevice(uuid string, readOnly bool) (*os.File, error) {
 	control, err := dm.Open()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = control.Close() }()
-	info, err := control.InfoByUUID(deviceUUID(uuid))
+	info, err := control.InfoByUUID(uuid)
 	if errors.Is(err, dm.ErrNotExist) || err == nil && !info.Active {
 		return nil, nil
 	}
@@ -143,7 +169,7 @@ func live(uuid string, readOnly bool) (*os.File, error) {
 	}
 	// Between the question and the opening the number may have been given to another
 	// device. Now that it is open it stays.
-	now, err := control.InfoByUUID(deviceUUID(uuid))
+	now, err := control.InfoByUUID(uuid)
 	if err != nil || now.Dev != info.Dev {
 		_ = node.Close()
 		if err == nil || errors.Is(err, dm.ErrNotExist) {
@@ -208,8 +234,12 @@ func retry(ctx context.Context, f func() error) error {
 	}
 }
 
-// closeDevice closes the only node of a device and waits until the device is gone.
+// closeDevice closes the only node of an image's device and waits until the device is gone.
 func closeDevice(ctx context.Context, node *os.File, uuid string) error {
+	return closeNamed(ctx, node, DeviceName(uuid))
+}
+
+func closeNamed(ctx context.Context, node *os.File, name string) error {
 	if err := node.Close(); err != nil {
 		return err
 	}
@@ -219,7 +249,7 @@ func closeDevice(ctx context.Context, node *os.File, uuid string) error {
 	}
 	defer func() { _ = control.Close() }()
 	return retry(ctx, func() error {
-		err := control.Remove(DeviceName(uuid), false)
+		err := control.Remove(name, false)
 		switch {
 		case errors.Is(err, dm.ErrNotExist):
 			return nil

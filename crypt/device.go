@@ -127,6 +127,11 @@ func (d *VirtualDevice) lock(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	return lockFile(ctx, f)
+}
+
+// lockFile locks an open file, which it closes with the lock.
+func lockFile(ctx context.Context, f *os.File) (unlock func(), err error) {
 	for {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
 		if !errors.Is(err, unix.EINTR) {
@@ -138,7 +143,7 @@ func (d *VirtualDevice) lock(ctx context.Context) (unlock func(), err error) {
 	}
 	if err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("lock %s: %w", d.path(), err)
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
 	return func() { _ = f.Close() }, nil
 }

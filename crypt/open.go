@@ -21,7 +21,7 @@ import (
 // every overlay that uses it, the kernel takes down dm-crypt and loop device.
 func (d *VirtualDevice) Get(ctx context.Context) error {
 	return d.use(ctx, func(node *os.File) error {
-		if err := mountImage(node.Name(), d.Deviceparams.Mnt, d.Type == TypeSealed); err != nil {
+		if err := mountImage(node.Name(), d.Deviceparams.Mnt, d.Type == TypeSealed, d.Deviceparams.Options); err != nil {
 			return fmt.Errorf("image %s: %w", d.path(), err)
 		}
 		return node.Close()
@@ -30,8 +30,11 @@ func (d *VirtualDevice) Get(ctx context.Context) error {
 
 // mountImage mounts the file system of an open device. Every mount of one image uses
 // the same flags, as the kernel wants it.
-func mountImage(node, at string, readOnly bool) error {
-	flags, data := uintptr(0), "discard,noinit_itable"
+func mountImage(node, at string, readOnly bool, more MountOptions) error {
+	flags, data := more.Flags, "discard,noinit_itable"
+	if more.Data != "" {
+		data += "," + more.Data
+	}
 	if readOnly {
 		flags, data = unix.MS_RDONLY, ""
 	}
@@ -68,7 +71,7 @@ func (d *VirtualDevice) Hold(context.Context) (*Held, error) {
 
 // Mount mounts the image once more: a system call, without a look at the image's header
 // and without a key. The device cannot have become another's while it is held.
-func (h *Held) Mount(at string) error { return mountImage(h.node, at, h.readOnly) }
+func (h *Held) Mount(at string) error { return mountImage(h.node, at, h.readOnly, MountOptions{}) }
 
 // Close lets go of the image.
 func (h *Held) Close() error { return h.file.Close() }

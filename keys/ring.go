@@ -132,7 +132,7 @@ func (r *Ring) fill(ctx context.Context, key *TierKey, p Provider, label string)
 // have been made under a ring that is no longer there. Temporaries (".tmp-*") are
 // leftovers of a crash and do not count.
 func RefuseIfUsed(tier string) error {
-	for _, sub := range []string{"layers", "volumes"} {
+	for _, sub := range []string{"layers", "volumes", "disks"} {
 		entries, err := os.ReadDir(filepath.Join(tier, sub))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("create key ring: %w", err)

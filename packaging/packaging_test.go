@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -69,7 +70,8 @@ func TestConfig(t *testing.T) {
 	if err := json.Unmarshal(data, &config); err != nil {
 		t.Fatal(err)
 	}
-	if config.Interface.Socket != "layervault.sock" || config.Interface.Types[0] != "docker.graphdriver/1.0" {
+	types := strings.Join(config.Interface.Types, " ")
+	if config.Interface.Socket != "layervault.sock" || types != "docker.graphdriver/1.0 docker.volumedriver/1.0" {
 		t.Errorf("interface is %+v", config.Interface)
 	}
 	// The images must not lie there: docker plugin rm deletes it.
@@ -88,7 +90,7 @@ func TestConfig(t *testing.T) {
 			t.Errorf("key has the default %q", *e.Value)
 		}
 	}
-	want := []string{"key", "pcrs", "agent", "source", "tpm", "pin-file", "allow-zero-pcrs", "size", "cipher", "sector", "loglevel"}
+	want := []string{"key", "pcrs", "agent", "source", "tpm", "pin-file", "allow-zero-pcrs", "size", "volumesize", "disks", "cipher", "sector", "loglevel"}
 	if len(names) != len(want) {
 		t.Fatalf("settings are %v, want %v", names, want)
 	}

@@ -33,3 +33,16 @@ func (l Layout) Layers(t Tier) string { return filepath.Join(l.Tier(t), "layers"
 
 // KeyRing is the file with the slots that hold the tier's key.
 func (l Layout) KeyRing(t Tier) string { return filepath.Join(l.Tier(t), "keyring.json") }
+
+// Volumes is the folder that holds the volumes of a tier: an image, or in the clear tier
+// a folder, named by volume UUID and generation counter.
+func (l Layout) Volumes(t Tier) string { return filepath.Join(l.Tier(t), "volumes") }
+
+// Disks is the folder that holds the images of a tier's own disks (type luks of
+// device.json).
+func (l Layout) Disks(t Tier) string { return filepath.Join(l.Tier(t), "disks") }
+
+// VolumeState is the folder with what belongs to volumes of every tier: a lock, the mounts
+// that docker asked for, records of volumes that lie on a disk of device.json, and which
+// revision the host runs. There is no secret in it.
+func (l Layout) VolumeState() string { return filepath.Join(l.Root, "volumes") }

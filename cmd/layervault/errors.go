@@ -13,6 +13,7 @@ import (
 	"layervault/keys/handover"
 	"layervault/layer"
 	"layervault/plugin/socket"
+	"layervault/volume"
 )
 
 // nextStep is the command to type after an error, or "". It is the only place
@@ -68,6 +69,18 @@ func nextStep(err error) string {
 		return "the vault is made when the plugin first starts: docker plugin enable layervault"
 	case is(keys.ErrNotFound):
 		return "layervault key list"
+	case is(volume.ErrNotFound):
+		return "layervault volume list"
+	case is(volume.ErrNoRevision):
+		return "layervault revision set REVISION"
+	case is(volume.ErrNoDisk):
+		return "layervault disk list; the plugin's setting is: docker plugin set layervault disks=/persist/device.json"
+	case is(volume.ErrInUse):
+		return "stop what uses it, then try again; layervault volume show says more"
+	case is(volume.ErrUnknownOption), is(volume.ErrBadOption):
+		return "docs/volumes.md explains the options"
+	case is(volume.ErrDamaged), is(volume.ErrAmbiguous):
+		return "layervault volume list; nothing was changed"
 	case is(luks2.ErrDamaged), is(luks2.ErrNotLUKS2):
 		return "cryptsetup luksDump the image; if both headers are gone, remove the image in docker and pull it again"
 	case is(luks2.ErrNoKey):

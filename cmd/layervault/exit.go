@@ -9,12 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt"
+	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/pemkey"
 	"layervault/layer"
 	"layervault/plugin/socket"
+	"layervault/volume"
+	"layervault/volume/disk"
 )
 
 // The exit statuses. Scripts rely on them; a new kind of failure gets a new number.
@@ -40,14 +43,15 @@ var statuses = []struct {
 	status int
 	errs   []error
 }{
-	{statusUsage, []error{keys.ErrNoProvider, keys.ErrUnknownProvider, keys.ErrBadPolicyKey, keys.ErrBadPolicy, keys.ErrBadAgent, keys.ErrBadSource, pemkey.ErrBadPEM, layer.ErrBadID, crypt.ErrBadParams}},
+	{statusUsage, []error{keys.ErrNoProvider, keys.ErrUnknownProvider, keys.ErrBadPolicyKey, keys.ErrBadPolicy, keys.ErrBadAgent, keys.ErrBadSource, pemkey.ErrBadPEM, layer.ErrBadID, crypt.ErrBadParams,
+		volume.ErrBadName, volume.ErrBadOption, volume.ErrUnknownOption, volume.ErrNotHere, disk.ErrBadFile, disk.ErrUnsupported}},
 	{statusNoSpace, []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}},
 	{statusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrWrongPIN, keys.ErrLockout, keys.ErrPCRChanged, keys.ErrWrongKey, keys.ErrBadRecovery, errOpensNothing, luks2.ErrNoKey}},
-	{statusDamaged, []error{keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, errOtherImages, layer.ErrDamaged, luks2.ErrDamaged, luks2.ErrNotLUKS2}},
-	{statusDenied, []error{keys.ErrBadMode, fs.ErrPermission}},
-	{statusHost, []error{errHost, keys.ErrNoTPM, keys.ErrOtherTPM, keys.ErrPCRBank, keys.ErrAgent, keys.ErrNoTrusted, keys.ErrOtherChip, exec.ErrNotFound}},
-	{statusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse}},
-	{statusMissing, []error{keys.ErrNotFound, keys.ErrNoRing, keys.ErrNoKeyFile, handover.ErrNobody, layer.ErrNotFound, crypt.ErrNotExist, fs.ErrNotExist}},
+	{statusDamaged, []error{keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, errOtherImages, layer.ErrDamaged, volume.ErrDamaged, volume.ErrAmbiguous, disk.ErrKeyMissing, disk.ErrImageMissing, disk.ErrBadKey, ext4.ErrNotExt4, errFaultyDisk, luks2.ErrDamaged, luks2.ErrNotLUKS2}},
+	{statusDenied, []error{keys.ErrBadMode, disk.ErrOutside, fs.ErrPermission}},
+	{statusHost, []error{errHost, keys.ErrNoTPM, keys.ErrOtherTPM, keys.ErrPCRBank, keys.ErrAgent, keys.ErrNoTrusted, keys.ErrOtherChip, exec.ErrNotFound, disk.ErrTool}},
+	{statusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse, volume.ErrExists, volume.ErrInUse, volume.ErrBusyPath}},
+	{statusMissing, []error{keys.ErrNotFound, keys.ErrNoRing, keys.ErrNoKeyFile, handover.ErrNobody, layer.ErrNotFound, crypt.ErrNotExist, volume.ErrNotFound, volume.ErrNoDisk, volume.ErrNoRevision, disk.ErrNotFound, fs.ErrNotExist}},
 	{statusFailed, []error{context.Canceled}},
 }
 

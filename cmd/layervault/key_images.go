@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,15 +18,18 @@ import (
 	"layervault/keys"
 	"layervault/layer"
 	"layervault/persist"
+	"layervault/volume"
+	"layervault/volume/disk"
 )
 
 // layerKind is the kind in the key derivation of layers; layer.Reader.Passphrase has
 // the same, which TestLayerImages holds against it.
 const layerKind = "layer"
 
-// image is one layer's image, for a rotation of the tier key.
+// image is the image of a layer, a volume or a disk, for a rotation of the tier key.
 type image struct {
-	id   string // of the layer
+	kind string // in the key derivation
+	id   string // in the key derivation: of the layer, volume or disk
 	path string
 	// leftover: beside a record that says "fresh", so of an import that was never
 	// answered for. It is erased when its layer is next needed, and may be broken.
@@ -36,7 +40,7 @@ type image struct {
 }
 
 // Title implements keys.Image.
-func (im *image) Title() string { return "layer " + im.id }
+func (im *image) Title() string { return im.kind + " " + im.id }
 
 // Opens implements keys.Image.
 func (im *image) Opens(_ context.Context, key *keys.TierKey) (err error) {
@@ -49,7 +53,7 @@ func (im *image) Opens(_ context.Context, key *keys.TierKey) (err error) {
 	if err != nil {
 		return im.unlessLeftover(err)
 	}
-	pass, err := key.Passphrase(layerKind, im.id, h.UUID())
+	pass, err := key.Passphrase(im.kind, im.id, h.UUID())
 	if err != nil {
 		return err
 	}
@@ -74,12 +78,12 @@ func (im *image) Exchange(_ context.Context, old, next *keys.TierKey) (err error
 	if err != nil {
 		return im.unlessLeftover(err)
 	}
-	oldPass, err := old.Passphrase(layerKind, im.id, h.UUID())
+	oldPass, err := old.Passphrase(im.kind, im.id, h.UUID())
 	if err != nil {
 		return err
 	}
 	defer clear(oldPass)
-	nextPass, err := next.Passphrase(layerKind, im.id, h.UUID())
+	nextPass, err := next.Passphrase(im.kind, im.id, h.UUID())
 	if err != nil {
 		return err
 	}
@@ -102,9 +106,27 @@ func (im *image) unlessLeftover(err error) error {
 	return err
 }
 
-// tierImages lists the images of a tier, layers today. It refuses a tier that holds LUKS
-// images of other kinds: a rotation would leave them without a key.
+// tierImages lists the images of a tier: layers, volumes, and disks of type luks. It
+// refuses a tier that holds LUKS images of other kinds: a rotation would leave them
+// without a key.
 func (a *app) tierImages(t persist.Tier) (_ []*image, err error) {
+	images, err := a.layerImages(t)
+	if err != nil {
+		return nil, err
+	}
+	for kind, dir := range map[string]string{volume.KeyKind: a.layout().Volumes(t), disk.KeyKind: a.layout().Disks(t)} {
+		more, err := namedImages(kind, dir)
+		if err != nil {
+			return nil, err
+		}
+		images = append(images, more...)
+	}
+	// In the same order each time, for whoever watches.
+	slices.SortFunc(images, func(a, b *image) int { return strings.Compare(a.Title(), b.Title()) })
+	return images, a.refuseOthers(t, images)
+}
+
+func (a *app) layerImages(t persist.Tier) (_ []*image, err error) {
 	root := a.layout().Layers(t)
 	entries, err := os.ReadDir(root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -120,7 +142,7 @@ func (a *app) tierImages(t persist.Tier) (_ []*image, err error) {
 		if strings.HasPrefix(e.Name(), ".") {
 			continue // the lock, and garbage that the next start of the plugin erases
 		}
-		im := &image{id: e.Name(), path: filepath.Join(root, e.Name(), layer.ImageName)}
+		im := &image{kind: layerKind, id: e.Name(), path: filepath.Join(root, e.Name(), layer.ImageName)}
 		switch _, err := os.Lstat(im.path); {
 		case errors.Is(err, fs.ErrNotExist):
 			continue // fresh
@@ -132,7 +154,38 @@ func (a *app) tierImages(t persist.Tier) (_ []*image, err error) {
 		im.leftover = err == nil && rec.Kind == layer.Fresh
 		images = append(images, im)
 	}
-	return images, a.refuseOthers(t)
+	return images, nil
+}
+
+// namedImages lists the LUKS images in a folder whose names are part of their keys.
+func namedImages(kind, dir string) ([]*image, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the images: %w", err)
+	}
+	var images []*image
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") || !e.Type().IsRegular() {
+			continue // the lock, and garbage that is erased when volumes are next used
+		}
+		path := filepath.Join(dir, e.Name())
+		_, err := volume.ParseID(e.Name())
+		is := err == nil && kind == volume.KeyKind
+		if !is {
+			if is, err = isLUKS(path); err != nil {
+				return nil, fmt.Errorf("list the images: %w", err)
+			}
+			// In the folder of volumes a stranger is refused: it has no key of ours.
+			is = is && kind != volume.KeyKind
+		}
+		if is {
+			images = append(images, &image{kind: kind, id: e.Name(), path: path})
+		}
+	}
+	return images, nil
 }
 
 // luksMagic begins every LUKS image.
@@ -141,8 +194,13 @@ var luksMagic = []byte("LUKS\xba\xbe")
 // errOtherImages: images that this layervault cannot rotate.
 var errOtherImages = errors.New("images of a kind that this layervault does not rotate")
 
-func (a *app) refuseOthers(t persist.Tier) error {
+// refuseOthers looks for images that are not among the known ones.
+func (a *app) refuseOthers(t persist.Tier, known []*image) error {
 	layers := a.layout().Layers(t)
+	ours := map[string]bool{}
+	for _, im := range known {
+		ours[im.path] = true
+	}
 	err := filepath.WalkDir(a.layout().Tier(t), func(path string, e fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
@@ -151,8 +209,10 @@ func (a *app) refuseOthers(t persist.Tier) error {
 			return err
 		case path == layers:
 			return fs.SkipDir
-		case !e.Type().IsRegular():
+		case !e.Type().IsRegular(), ours[path]:
 			return nil
+		case isTemporary(path) && (filepath.Dir(path) == a.layout().Volumes(t) || filepath.Dir(path) == a.layout().Disks(t)):
+			return nil // nobody was told of it
 		}
 		is, err := isLUKS(path)
 		if is {
@@ -164,6 +224,12 @@ func (a *app) refuseOthers(t persist.Tier) error {
 		return fmt.Errorf("look for images: %w", err)
 	}
 	return nil
+}
+
+// isTemporary says whether a file is an image that is being made; see crypt.SweepDir.
+func isTemporary(path string) bool {
+	name := filepath.Base(path)
+	return strings.HasPrefix(name, ".") && strings.Contains(name, ".tmp-")
 }
 
 func isLUKS(path string) (bool, error) {
@@ -179,24 +245,49 @@ func isLUKS(path string) (bool, error) {
 	return bytes.Equal(head, luksMagic), nil
 }
 
-// lockTier takes the lock of the store's owner (layer.Open), so that no plugin serves
-// the tier or begins to. A plugin must not run beside a rotation: it holds the old key
-// in memory, with which it would fail on images that are done, and make new ones.
+// lockTier takes the lock of the layer store's owner (layer.Open), and that of everybody
+// who has the tier's key for volumes (shareTier), so that no plugin serves the tier or
+// begins to. A plugin must not run beside a rotation: it holds the old key in memory, with
+// which it would fail on images that are done, and make new ones.
 func (a *app) lockTier(t persist.Tier) (unlock func() error, err error) {
-	root := a.layout().Layers(t)
-	if err := os.MkdirAll(root, 0o700); err != nil {
-		return nil, fmt.Errorf("lock the layer store: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(root, ".lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	layers, err := flock(filepath.Join(a.layout().Layers(t), ".lock"), unix.LOCK_EX)
 	if err != nil {
 		return nil, fmt.Errorf("lock the layer store: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w: a plugin serves %s; stop it first (docker plugin disable layervault)", layer.ErrBusy, root)
-		}
-		return nil, fmt.Errorf("lock the layer store: %w", err)
+	volumes, err := flock(filepath.Join(a.layout().Volumes(t), ".lock"), unix.LOCK_EX)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the volumes: %w", err), layers.Close())
+	}
+	return func() error { return errors.Join(layers.Close(), volumes.Close()) }, nil
+}
+
+// shareTier keeps a rotation off while somebody has the tier's key for volumes.
+func (a *app) shareTier(t persist.Tier) (unlock func() error, err error) {
+	f, err := flock(filepath.Join(a.layout().Volumes(t), ".lock"), unix.LOCK_SH)
+	if err != nil {
+		return nil, fmt.Errorf("use the volumes of %s: %w", t, err)
 	}
 	return f.Close, nil
+}
+
+// flock locks a file that it makes. It does not wait.
+func flock(path string, how int) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) && how == unix.LOCK_SH {
+			return nil, fmt.Errorf("%w: the tier key is being rotated; try again", layer.ErrBusy)
+		}
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w: a plugin serves %s; stop it first (docker plugin disable layervault)", layer.ErrBusy, filepath.Dir(path))
+		}
+		return nil, err
+	}
+	return f, nil
 }

@@ -376,11 +376,11 @@ func TestOpenVaultFinishesARotation(t *testing.T) {
 	a := quietApp(dir)
 	person := handover.New(filepath.Join(dir, "vault"), a.ringLog())
 	defer person.Close()
-	source, err := a.openVault(t.Context(), settings{key: "versatile"}, person, a.ringLog())
+	source, err := a.openTier(t.Context(), persist.Vault, settings{key: "versatile"}, person, a.ringLog())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer source.(io.Closer).Close()
+	defer source.Close()
 	key, ring := openKey(t, dir)
 	if ring.Rotating() {
 		t.Fatal("not finished")

@@ -3,13 +3,13 @@ package main
 import (
 	"bytes"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"layervault/keys"
 	"layervault/keys/handover"
+	"layervault/persist"
 )
 
 // A locked vault opens in the same process, once a key was handed over, or once what
@@ -24,7 +24,7 @@ func TestLockedStart(t *testing.T) {
 	defer person.Close()
 	opens := func(when string) {
 		t.Helper()
-		source, err := a.openVault(t.Context(), settings{}, person, a.ringLog())
+		source, err := a.openTier(t.Context(), persist.Vault, settings{}, person, a.ringLog())
 		if err != nil {
 			t.Fatalf("%s: %v", when, err)
 		}
@@ -36,7 +36,7 @@ func TestLockedStart(t *testing.T) {
 		if err != nil || !bytes.Equal(got, expected) {
 			t.Fatalf("%s: another key, %v", when, err)
 		}
-		if err := source.(io.Closer).Close(); err != nil {
+		if err := source.Close(); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := os.Stat(filepath.Join(tier, handover.Name)); !errors.Is(err, os.ErrNotExist) {
@@ -46,7 +46,7 @@ func TestLockedStart(t *testing.T) {
 	locked := func() {
 		t.Helper()
 		for range 2 {
-			if _, err := a.openVault(t.Context(), settings{}, person, a.ringLog()); !errors.Is(err, keys.ErrLocked) {
+			if _, err := a.openTier(t.Context(), persist.Vault, settings{}, person, a.ringLog()); !errors.Is(err, keys.ErrLocked) {
 				t.Fatalf("got %v", err)
 			}
 		}

@@ -72,6 +72,9 @@ func newRootCommand(a *app) *cobra.Command {
 		newDoctorCommand(a),
 		newKeyCommand(a),
 		newImageCommand(a),
+		newVolumeCommand(a),
+		newRevisionCommand(a),
+		newDiskCommand(a),
 		newVersionCommand(a),
 	)
 	return root

@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/docker/go-plugins-helpers/sdk"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"layervault/crypt"
 	"layervault/driver"
 	"layervault/keys"
 	"layervault/keys/handover"
@@ -18,6 +21,8 @@ import (
 	"layervault/plugin/graph"
 	"layervault/plugin/mountns"
 	"layervault/plugin/socket"
+	volumedoor "layervault/plugin/volume"
+	"layervault/volume"
 )
 
 const (
@@ -37,31 +42,42 @@ const (
 
 func newServeCommand(a *app) *cobra.Command {
 	var s settings
+	var v volumeSettings
 	var path string
+	var onlyVolumes bool
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Answer dockerd: the graph driver plugin",
-		Long: `Answer dockerd on a socket: the graph driver plugin.
+		Short: "Answer dockerd: the graph driver and volume plugin",
+		Long: `Answer dockerd on a socket: the graph driver and the volume driver, or with --volumes
+the volume driver alone, which every Docker takes, 28 and later too.
 
 Each setting is a flag, or else the environment variable of the same name, which is
 how "docker plugin set layervault key=tpm" arrives. The first start makes the vault.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := s.check(); err != nil {
+			if err := errors.Join(s.check(), v.check()); err != nil {
 				return err
 			}
-			return a.serve(cmd.Context(), path, s)
+			return a.serve(cmd.Context(), path, s, v, onlyVolumes)
 		},
 	}
 	cmd.Flags().StringVar(&path, "socket", defaultSocket, "socket to answer on")
+	cmd.Flags().BoolVar(&onlyVolumes, "volumes", false, "serve volumes only")
 	s.register(cmd.Flags(), a.env)
+	v.register(cmd.Flags(), a.env)
 	return cmd
+}
+
+// door is one protocol of the socket.
+type door interface {
+	Register(h sdk.Handler)
+	Drain(ctx context.Context) error
 }
 
 // serve answers on the socket until ctx ends. It listens before it opens the
 // vault: dockerd takes a plugin for dead that does not accept within seconds, and a
 // TPM or a sweep after a crash may take longer.
-func (a *app) serve(ctx context.Context, path string, s settings) error {
+func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettings, onlyVolumes bool) error {
 	log := newLog(a.out, a.err, s.level)
 	// main has tried this too; a process that holds the key for months must succeed.
 	if err := keys.NoCoreDumps(); err != nil {
@@ -82,42 +98,83 @@ func (a *app) serve(ctx context.Context, path string, s settings) error {
 	}
 	log.Info("layervault listens", "version", readVersion().Version, "socket", path, "persist", a.persist, "key", s.key)
 
-	front := graph.New(log)
-	h := sdk.NewHandler(graph.Manifest(graph.Implements))
-	front.Register(h)
-
 	person := handover.New(a.layout().Tier(persist.Vault), log)
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	d := driver.New(driver.Config{
-		// dockerd, or systemd, starts a plugin that ends with an error.
-		Fatal:       fail,
-		Layout:      a.layout(),
-		Unlock:      func(ctx context.Context) (driver.KeySource, error) { return a.openVault(ctx, s, person, log) },
-		CryptParams: s.crypt(),
-		DefaultSize: s.sizeBytes,
-		Log:         log,
-	})
-	started := make(chan struct{})
-	go func() {
-		defer close(started)
-		// After a crash dockerd does not call Init again. A failure is told to
-		// whoever asks next: the driver tries again at each request.
-		if err := d.Resume(ctx); err != nil {
-			log.Error("cannot take up where the last run ended", "error", err, "hint", nextStep(err))
-		}
-		front.Open(d)
-	}()
+	tiers := newTiers(a, s, person, log)
+	volumes := volumedoor.New(log)
+	doors := []door{volumes}
+	implements := []string{volumedoor.Implements}
+	var starting sync.WaitGroup
+	var d *driver.Driver
+	if !onlyVolumes {
+		front := graph.New(log)
+		doors, implements = append(doors, front), []string{graph.Implements, volumedoor.Implements}
+		d = driver.New(driver.Config{
+			// dockerd, or systemd, starts a plugin that ends with an error.
+			Fatal:       fail,
+			Layout:      a.layout(),
+			Unlock:      tiers.forDriver,
+			CryptParams: s.crypt(),
+			DefaultSize: s.sizeBytes,
+			Log:         log,
+		})
+		starting.Go(func() {
+			// After a crash dockerd does not call Init again. A failure is told to
+			// whoever asks next: the driver tries again at each request.
+			if err := d.Resume(ctx); err != nil {
+				log.Error("cannot take up where the last run ended", "error", err, "hint", nextStep(err))
+			}
+			front.Open(d)
+		})
+	}
+	h := sdk.NewHandler(graph.Manifest(implements...))
+	for _, door := range doors {
+		door.Register(h)
+	}
+	var store *volume.Store
+	starting.Go(func() { store = a.startVolumes(ctx, volumes, s, v, tiers, onlyVolumes, log) })
 
 	err = socket.Serve(ctx, l, h, func() error {
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 		defer cancel()
-		return front.Drain(drain)
+		var errs []error
+		for _, door := range doors {
+			errs = append(errs, door.Drain(drain))
+		}
+		return errors.Join(errs...)
 	})
-	<-started
+	starting.Wait()
 	if cause := context.Cause(ctx); errors.Is(cause, driver.ErrAstray) {
 		err = errors.Join(err, cause)
 	}
 	log.Info("layervault stops")
-	return errors.Join(err, d.Close(context.WithoutCancel(ctx)), person.Close())
+	if d != nil {
+		err = errors.Join(err, d.Close(context.WithoutCancel(ctx)))
+	}
+	if store != nil {
+		err = errors.Join(err, store.Close())
+	}
+	return errors.Join(err, tiers.Close(), person.Close())
+}
+
+// startVolumes opens the volume store for its door. The vault may be locked: volumes are
+// listed all the same.
+func (a *app) startVolumes(ctx context.Context, door *volumedoor.Server, s settings, v volumeSettings, tiers *tiers, alone bool, log *slog.Logger) *volume.Store {
+	if alone { // else the graph driver does so
+		if err := crypt.Sweep(ctx); err != nil {
+			log.Warn("cannot sweep devices that an earlier run left", "error", err)
+		}
+	}
+	store, err := a.openVolumes(ctx, s, v, tiers.forVolumes, log)
+	if err != nil {
+		log.Error("no volumes can be served", "error", err, "hint", nextStep(err))
+		door.Refuse(err)
+		return nil
+	}
+	if err := store.Heal(ctx); err != nil {
+		log.Error("cannot look after mounts of an earlier run", "error", err)
+	}
+	door.Open(store)
+	return store
 }

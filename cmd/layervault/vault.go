@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 
-	"layervault/driver"
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/unlock"
@@ -32,41 +31,42 @@ func (a *app) keyConfig(s settings, log *slog.Logger) unlock.Config {
 	return cfg
 }
 
-// vault is an open vault: its keys and what docker info tells of its slots.
-type vault struct {
+// tierKeys are the keys of an open tier, and what docker info tells of its slots.
+type tierKeys struct {
 	*unlock.Source
 	slots []string
 }
 
-var _ driver.SlotLister = vault{}
-
-// SlotSummaries implements driver.SlotLister.
-func (v vault) SlotSummaries() []string { return v.slots }
-
-// openVault unlocks the vault, or makes it when there is none. A locked vault opens with
-// a key that a person handed over (key unlock), for which person then waits.
-func (a *app) openVault(ctx context.Context, s settings, person *handover.Receiver, log *slog.Logger) (driver.KeySource, error) {
+// openTier unlocks a tier, or makes it when there is none. A locked vault opens with a key
+// that a person handed over (key unlock), for which person, if there is one, then waits.
+func (a *app) openTier(ctx context.Context, tier persist.Tier, s settings, person *handover.Receiver, log *slog.Logger) (tierKeys, error) {
 	cfg := a.keyConfig(s, log)
+	if tier != persist.Vault {
+		// What must open before attestation cannot depend on what was measured.
+		cfg.Tier, cfg.PCRs, person = a.layout().Tier(tier), "none", nil
+	}
 	key, ring, err := unlock.OpenOrCreate(ctx, cfg)
-	if errors.Is(err, keys.ErrLocked) {
+	if errors.Is(err, keys.ErrLocked) && person != nil {
 		key, err = handedOver(ctx, ring, person, log, err)
 	}
 	if err != nil {
-		return nil, err
+		return tierKeys{}, err
 	}
-	if err := person.Cancel(); err != nil { // it opened by itself meanwhile
-		return nil, errors.Join(err, key.Close())
+	if person != nil {
+		if err := person.Cancel(); err != nil { // it opened by itself meanwhile
+			return tierKeys{}, errors.Join(err, key.Close())
+		}
 	}
 	providers, err := cfg.Providers()
 	if err != nil {
-		return nil, errors.Join(err, key.Close())
+		return tierKeys{}, errors.Join(err, key.Close())
 	}
 	if ring.Rotating() {
-		if err := a.finishRotation(ctx, persist.Vault, ring, key, log); err != nil {
-			return nil, errors.Join(err, key.Close())
+		if err := a.finishRotation(ctx, tier, ring, key, log); err != nil {
+			return tierKeys{}, errors.Join(err, key.Close())
 		}
 	}
-	v := vault{Source: unlock.NewSource(cfg, key)}
+	v := tierKeys{Source: unlock.NewSource(cfg, key)}
 	for _, slot := range ring.Summary(providers...) {
 		v.slots = append(v.slots, slotLine(slot))
 	}

@@ -22,6 +22,9 @@ type CryptTable struct {
 	SectorSize   int    // bytes of one encryption unit: 512 to 4096
 	ReadOnly     bool
 	NoWorkqueues bool // encrypt where the request is made, see cryptWithoutWorkqueues
+	// NoDiscards keeps discards from the device beneath: what is deleted still occupies it,
+	// and nobody sees which blocks are in use.
+	NoDiscards bool
 }
 
 // cryptWithoutWorkqueues is the version of the crypt target that first took
@@ -35,8 +38,11 @@ type KeyRef struct {
 	Description string // without spaces; a logon key's has a prefix that ends in ":"
 }
 
+// keyLogon is the type of keys that dm-crypt may use and no program can read.
+const keyLogon = "logon"
+
 // keyTypes are those that dm-crypt takes (trusted and encrypted since Linux 5.11).
-var keyTypes = []string{"logon", "user", "encrypted", "trusted"}
+var keyTypes = []string{keyLogon, "user", "encrypted", "trusted"}
 
 func (k KeyRef) check() error {
 	if !slices.Contains(keyTypes, k.Type) || k.Description == "" || strings.ContainsAny(k.Description, " \x00") {
@@ -48,19 +54,22 @@ func (k KeyRef) check() error {
 // target is the line of the table. The key is named, never written: the kernel
 // prints tables to whoever asks.
 func (t CryptTable) target(key KeyRef) Target {
-	options := []string{"allow_discards"}
+	var options []string
+	if !t.NoDiscards {
+		options = append(options, "allow_discards")
+	}
 	if t.SectorSize != 512 { // the default, unknown as an option before Linux 4.12
 		options = append(options, fmt.Sprintf("sector_size:%d", t.SectorSize))
 	}
 	if t.NoWorkqueues {
 		options = append(options, "no_read_workqueue", "no_write_workqueue")
 	}
-	return Target{
-		Length: t.Length,
-		Type:   "crypt",
-		Params: fmt.Sprintf("%s :%d:%s:%s %d %d:%d %d %d %s", t.Cipher, t.KeySize, key.Type, key.Description,
-			t.IVOffset, unix.Major(t.Dev), unix.Minor(t.Dev), t.Offset, len(options), strings.Join(options, " ")),
+	params := fmt.Sprintf("%s :%d:%s:%s %d %d:%d %d", t.Cipher, t.KeySize, key.Type, key.Description,
+		t.IVOffset, unix.Major(t.Dev), unix.Minor(t.Dev), t.Offset)
+	if len(options) > 0 {
+		params += fmt.Sprintf(" %d %s", len(options), strings.Join(options, " "))
 	}
+	return Target{Length: t.Length, Type: "crypt", Params: params}
 }
 
 // HasCryptWithoutWorkqueues tells whether this kernel's crypt target takes the
@@ -84,9 +93,16 @@ func (c *Control) LoadCrypt(name string, t CryptTable, keyDescription string, ke
 	if strings.ContainsAny(keyDescription, " \x00") || !strings.Contains(keyDescription, ":") {
 		return fmt.Errorf("%w: key description %q", ErrBadName, keyDescription) // logon keys must have a prefix
 	}
-	return withLogonKey(keyDescription, key, func() error {
-		return c.LoadCryptNamed(name, t, KeyRef{Type: "logon", Description: keyDescription})
-	})
+	return c.LoadCryptKernelKey(name, t, KeyRef{Type: keyLogon, Description: keyDescription}, key)
+}
+
+// LoadCryptKernelKey is LoadCrypt for a key of any kind: payload is what add_key(2) is
+// given, for a trusted key "load" and a blob in hex.
+func (c *Control) LoadCryptKernelKey(name string, t CryptTable, key KeyRef, payload []byte) error {
+	if err := key.check(); err != nil {
+		return err
+	}
+	return WithKey(key.Type, key.Description, payload, func(int) error { return c.LoadCryptNamed(name, t, key) })
 }
 
 // LoadCryptNamed loads a crypt table whose key is one that lies in a keyring of the
@@ -108,14 +124,14 @@ func (c *Control) LoadCryptNamed(name string, t CryptTable, key KeyRef) error {
 	return err
 }
 
-// withLogonKey runs f while the key lies in this thread's keyring. dm-crypt searches
-// the keyrings of the caller, hence the locked thread.
-func withLogonKey(description string, key []byte, f func() error) (err error) {
+// WithKey runs f while a key lies in this thread's keyring; f gets its serial number.
+// dm-crypt searches the keyrings of the caller, hence the locked thread.
+func WithKey(keyType, description string, payload []byte, f func(id int) error) (err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	id, err := unix.AddKey("logon", description, key, unix.KEY_SPEC_THREAD_KEYRING)
+	id, err := unix.AddKey(keyType, description, payload, unix.KEY_SPEC_THREAD_KEYRING)
 	if err != nil {
-		return fmt.Errorf("add key %s to the thread keyring: %w", description, err)
+		return fmt.Errorf("add %s key %s to the thread keyring: %w", keyType, description, err)
 	}
 	defer func() {
 		// Invalidating wipes the payload at once; unlinking alone would leave that to the
@@ -126,5 +142,5 @@ func withLogonKey(description string, key []byte, f func() error) (err error) {
 			err = errors.Join(err, fmt.Errorf("drop key %s: %w", description, invalid))
 		}
 	}()
-	return f()
+	return f(id)
 }

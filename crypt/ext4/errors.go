@@ -19,6 +19,8 @@ var (
 	ErrNeedsRepair = errors.New("file system is damaged")
 	// ErrCheck: e2fsck could not do its work.
 	ErrCheck = errors.New("e2fsck failed")
+	// ErrNoTrim: the device, or what lies beneath it, takes no discards.
+	ErrNoTrim = errors.New("device takes no discards")
 	// ErrNoSpace: the device is full.
 	ErrNoSpace = errors.New("no space left")
 )

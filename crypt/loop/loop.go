@@ -114,7 +114,7 @@ func configure(n int, file *os.File, o Options) (*Device, error) {
 	return &Device{
 		File:     node,
 		Number:   n,
-		Dev:      unix.Mkdev(major, uint32(n)),
+		Dev:      unix.Mkdev(Major, uint32(n)),
 		DirectIO: status.Flags&unix.LO_FLAGS_DIRECT_IO != 0,
 	}, nil
 }

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// major is the device number of all loop devices (Documentation/admin-guide/devices.txt).
-const major = 7
+// Major is the device number of all loop devices (Documentation/admin-guide/devices.txt).
+const Major = 7
 
 // openNode opens /dev/loopN. A /dev that is not a devtmpfs (a container's) knows only
 // the devices that were there when it was filled: the node is made then.
@@ -22,7 +22,7 @@ func openNode(n int, readOnly bool) (*os.File, error) {
 	}
 	f, err := os.OpenFile(path, mode, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := unix.Mknod(path, unix.S_IFBLK|0o600, int(unix.Mkdev(major, uint32(n)))); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := unix.Mknod(path, unix.S_IFBLK|0o600, int(unix.Mkdev(Major, uint32(n)))); err != nil && !errors.Is(err, unix.EEXIST) {
 			return nil, fmt.Errorf("make %s: %w", path, os.NewSyscallError("mknod", err))
 		}
 		f, err = os.OpenFile(path, mode, 0)
@@ -35,7 +35,7 @@ func openNode(n int, readOnly bool) (*os.File, error) {
 		_ = f.Close()
 		return nil, err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFBLK || st.Rdev != unix.Mkdev(major, uint32(n)) {
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK || st.Rdev != unix.Mkdev(Major, uint32(n)) {
 		_ = f.Close()
 		return nil, fmt.Errorf("%s is not loop device %d: remove it", path, n)
 	}

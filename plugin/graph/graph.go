@@ -30,6 +30,7 @@ import (
 	"github.com/moby/go-archive"
 
 	"layervault/driver"
+	"layervault/plugin/socket"
 )
 
 // Implements is the name of this door in the answer to /Plugin.Activate.
@@ -71,12 +72,12 @@ type Server struct {
 	driver Driver
 	opened chan struct{}
 
-	running inflight
+	running *socket.Inflight
 }
 
 // New makes a server without a driver: its requests wait until [Server.Open].
 func New(log *slog.Logger) *Server {
-	return &Server{log: log, opened: make(chan struct{}), running: inflight{idle: make(chan struct{})}}
+	return &Server{log: log, opened: make(chan struct{}), running: socket.NewInflight()}
 }
 
 // Open gives the server its driver and lets the requests that waited for it go

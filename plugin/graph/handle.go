@@ -6,21 +6,20 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
-	"sync"
 	"time"
-)
 
-var errStopping = errors.New("plugin is stopping; repeat the command when it runs again")
+	"layervault/plugin/socket"
+)
 
 // handle wraps a call: POST only, wait for the driver, recover from panics, write
 // the answer, log the request.
 func (s *Server) handle(method string, call call) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if !s.running.enter() {
-			encode(w, http.StatusServiceUnavailable, response{Err: errStopping.Error()})
+		if !s.running.Enter() {
+			encode(w, http.StatusServiceUnavailable, response{Err: socket.ErrStopping.Error()})
 			return
 		}
-		defer s.running.leave()
+		defer s.running.Leave()
 		start := time.Now()
 		x := &exchange{Request: r, w: w}
 		res, err := s.run(call, x)
@@ -71,49 +70,4 @@ func (s *Server) run(call call, x *exchange) (res response, err error) {
 
 // Drain refuses further requests and waits until those under way have ended, or
 // until ctx ends.
-func (s *Server) Drain(ctx context.Context) error {
-	s.running.stop()
-	select {
-	case <-s.running.idle:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("requests still under way: %w", context.Cause(ctx))
-	}
-}
-
-// inflight counts requests. A sync.WaitGroup would not do: it must not grow while
-// it is waited for.
-type inflight struct {
-	mu       sync.Mutex
-	n        int
-	stopping bool
-	idle     chan struct{} // closed when stopping and n == 0
-}
-
-func (f *inflight) enter() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.stopping {
-		return false
-	}
-	f.n++
-	return true
-}
-
-func (f *inflight) leave() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.n--
-	if f.stopping && f.n == 0 {
-		close(f.idle)
-	}
-}
-
-func (f *inflight) stop() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.stopping && f.n == 0 {
-		close(f.idle)
-	}
-	f.stopping = true
-}
+func (s *Server) Drain(ctx context.Context) error { return s.running.Drain(ctx) }

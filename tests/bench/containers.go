@@ -73,11 +73,17 @@ func (b *bench) filePairs(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, unmount()) }()
 
+	return b.fioPairs(ctx, "files in a container", name, "/bench-file", dir)
+}
+
+// fioPairs runs every job on a file in a container, on a file of the same file system
+// directly, and on the same file in the plain engine's container of that name.
+func (b *bench) fioPairs(ctx context.Context, subject, name, file, dir string) error {
 	for _, job := range fioJobs {
 		args := append([]string{"--name=bench", "--size=64M", "--runtime=" + b.fioSeconds, "--time_based", "--ioengine=psync",
 			"--output-format=json", "--allow_file_create=1"}, job.args...)
 		inContainer := func(host string) (string, error) {
-			return dockerOn(ctx, host, append([]string{"exec", name, "fio", "--filename=/bench-file"}, args...)...)
+			return dockerOn(ctx, host, append([]string{"exec", name, "fio", "--filename=" + file}, args...)...)
 		}
 		var ours, direct, plain []float64
 		for range b.repeats {
@@ -106,7 +112,7 @@ func (b *bench) filePairs(ctx context.Context) (err error) {
 				*run.into = append(*run.into, rate)
 			}
 		}
-		title := "files in a container, " + job.name
+		title := subject + ", " + job.name
 		b.add(pair(title, "MB/s", "the same dm-crypt device", ours, direct, 0.97, true),
 			pair(title, "MB/s", "overlay2, not encrypted", ours, plain, 0, true))
 	}
@@ -124,6 +130,11 @@ func (b *bench) mountLayerOf(ctx context.Context, container string) (dir string,
 	if err != nil {
 		return "", nil, err
 	}
+	return mountAgain(names, uuid)
+}
+
+// mountAgain mounts the file system of an open image a second time.
+func mountAgain(names []string, uuid string) (dir string, unmount func() error, err error) {
 	for _, n := range names {
 		got, err := os.ReadFile(n)
 		if err != nil || strings.TrimSpace(string(got)) != "layervault-"+uuid {
@@ -139,7 +150,55 @@ func (b *bench) mountLayerOf(ctx context.Context, container string) (dir string,
 		}
 		return dir, func() error { return unix.Unmount(dir, 0) }, nil
 	}
-	return "", nil, fmt.Errorf("no dm device for the layer %s of %s", uuid, container)
+	return "", nil, fmt.Errorf("no dm device for the image %s", uuid)
+}
+
+// volumePairs compares fio on a volume in a container with fio on the file system of that
+// volume's image, which shows what the volume driver costs, and with fio on a volume of
+// docker's own local driver in the plain engine.
+func (b *bench) volumePairs(ctx context.Context) (err error) {
+	const name = "bench-volume"
+	for host, options := range map[string][]string{
+		b.mainHost: {"-d", "layervault", "-o", "size=2G"}, b.plainHost: nil,
+	} {
+		if _, err := dockerOn(ctx, host, append(append([]string{"volume", "create"}, options...), name)...); err != nil {
+			return err
+		}
+		defer func() {
+			_, rmErr := dockerOn(context.WithoutCancel(ctx), host, "volume", "rm", name)
+			err = errors.Join(err, rmErr)
+		}()
+		if _, err := dockerOn(ctx, host, "run", "-d", "--name", name, "--network", "none",
+			"-v", "/usr:/usr:ro", "-v", name+":/volume", "debian", "sleep", "infinity"); err != nil {
+			return err
+		}
+		defer func() {
+			_, rmErr := dockerOn(context.WithoutCancel(ctx), host, "rm", "-f", name)
+			err = errors.Join(err, rmErr)
+		}()
+	}
+	out, err := exec.CommandContext(ctx, "layervault", "volume", "show", "--json", name).Output()
+	if err != nil {
+		return fmt.Errorf("layervault volume show: %w", err)
+	}
+	var shown struct{ Path string }
+	if err := json.Unmarshal(out, &shown); err != nil {
+		return fmt.Errorf("layervault volume show: %w", err)
+	}
+	uuid, err := exec.CommandContext(ctx, "cryptsetup", "luksUUID", shown.Path).Output()
+	if err != nil {
+		return fmt.Errorf("cryptsetup luksUUID: %w", err)
+	}
+	names, err := filepath.Glob("/sys/block/dm-*/dm/name")
+	if err != nil {
+		return err
+	}
+	dir, unmount, err := mountAgain(names, strings.TrimSpace(string(uuid)))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unmount()) }()
+	return b.fioPairs(ctx, "files in a volume", name, "/volume/bench-file", dir)
 }
 
 // fioRate is the bandwidth of fio's only job, MB/s (10^6).

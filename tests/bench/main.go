@@ -40,7 +40,7 @@ func main() {
 	flag.IntVar(&b.runs, "runs", 7, "how often docker run is measured")
 	flag.StringVar(&b.fioSeconds, "fio-seconds", "4", "how long each fio job runs")
 	flag.StringVar(&jsonFile, "json", "", "write the result to this file too")
-	flag.StringVar(&only, "only", "", "measure only these, by the first word of their names: apply,load,run,files,disk,memory,start")
+	flag.StringVar(&only, "only", "", "measure only these, by the first word of their names: apply,load,run,files,volumes,disk,memory,start")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -87,6 +87,7 @@ func (b *bench) main(ctx context.Context, only, jsonFile string) error {
 			return b.loadPair(ctx, "Debian root", "bench-load", image)
 		}},
 		{"files", func() error { return b.filePairs(ctx) }},
+		{"volumes", func() error { return b.volumePairs(ctx) }},
 		{"disk", func() error {
 			return b.diskCost(ctx, map[string][]byte{"Debian root": debian, "40,000 small files": small})
 		}},

@@ -1,0 +1,326 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"layervault/persist"
+	"layervault/volume"
+	"layervault/volume/disk"
+)
+
+// volumeKeys opens a tier for volumes and disks.
+type volumeKeys = func(ctx context.Context, tier persist.Tier) (volume.KeySource, error)
+
+// defaultDiskMounts is where disk mount --all mounts.
+const defaultDiskMounts = "/run/layervault-disks"
+
+// diskRules says where disks may lie.
+func (a *app) diskRules(v volumeSettings) disk.Rules {
+	root := v.diskRoot
+	if root == "" {
+		root = a.persist
+	}
+	return disk.Rules{Root: filepath.Clean(root), Layout: a.layout()}
+}
+
+// disks gives the disks of device.json, nil when none is configured. A file that makes no
+// sense is told to whoever wants a disk of it.
+func (a *app) disks(s settings, v volumeSettings, keys volumeKeys, log *slog.Logger) volume.Disks {
+	if v.disks == "" {
+		return nil
+	}
+	set, err := disk.Load(disk.Config{Rules: a.diskRules(v), Keys: keys, Params: s.crypt(), Log: log}, v.disks)
+	if err != nil {
+		log.Warn("no disk can be used", "error", err)
+	}
+	return set
+}
+
+func newDiskCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{}
+	v := a.newVolumeVerb(cmd.PersistentFlags())
+	g := group("disk", "Look at Pantavisor's disks (device.json, setting disks), and mount them",
+		v.listDisks(), v.checkDisks(), v.mountDisk(), v.umountDisk(), v.composeDisk())
+	g.PersistentFlags().AddFlagSet(cmd.PersistentFlags())
+	return g
+}
+
+// withDisks calls f with the disks that are configured.
+func (v *volumeVerb) withDisks(f func(s *disk.Set) error) (err error) {
+	if v.vol.disks == "" {
+		return usagef("no device.json is configured: name one with --disks FILE (env disks)")
+	}
+	if err := errors.Join(v.set.check(), v.vol.check()); err != nil {
+		return err
+	}
+	log := v.app.ringLog()
+	tiers := newTiers(v.app, v.set, nil, log)
+	defer func() { err = errors.Join(err, tiers.Close()) }()
+	set, err := disk.Load(disk.Config{Rules: v.app.diskRules(v.vol), Keys: tiers.forVolumes, Params: v.set.crypt(), Log: log}, v.vol.disks)
+	if err != nil {
+		return err
+	}
+	return f(set)
+}
+
+// diskRow is one disk in disk list --json.
+type diskRow struct {
+	Name     string    `json:"name"`
+	Aliases  []string  `json:"aliases"`
+	Type     disk.Type `json:"type"`
+	Mode     disk.Mode `json:"mode,omitempty"`
+	State    string    `json:"state"`
+	Problems []string  `json:"problems"`
+	Path     string    `json:"path"`
+	Size     int64     `json:"size_bytes,omitempty"`
+	Default  bool      `json:"default,omitempty"`
+	Options  string    `json:"options,omitempty"`
+	Mounts   []string  `json:"mounts"`
+}
+
+// diskVolumeRow is one entry of device.json's volumes.
+type diskVolumeRow struct {
+	Name        string             `json:"name"`
+	Persistence volume.Persistence `json:"persistence"`
+	Disk        string             `json:"disk,omitempty"`
+}
+
+func diskRows(all []disk.Status) []diskRow {
+	rows := make([]diskRow, 0, len(all))
+	for _, st := range all {
+		path := st.Dir
+		if st.IsCrypt() {
+			path = st.ImagePath()
+		}
+		rows = append(rows, diskRow{
+			Name: st.Name, Aliases: append([]string{}, st.Aliases...), Type: st.Type, Mode: st.Mode, State: st.State, Problems: append([]string{}, st.Problems...),
+			Path: path, Size: st.Size, Default: st.Default, Options: st.Options, Mounts: append([]string{}, st.Mounts...),
+		})
+	}
+	return rows
+}
+
+func (v *volumeVerb) listDisks() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the disks, and the volumes that device.json puts on them",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return v.withDisks(func(s *disk.Set) error {
+				all, err := s.Inspect()
+				if err != nil {
+					return err
+				}
+				return v.printDisks(diskRows(all), s.File().Volumes)
+			})
+		},
+	}
+}
+
+func (v *volumeVerb) printDisks(rows []diskRow, volumes []disk.Volume) error {
+	if v.app.json {
+		list := make([]diskVolumeRow, 0, len(volumes))
+		for _, vol := range volumes {
+			list = append(list, diskVolumeRow(vol))
+		}
+		return v.app.printJSON(map[string]any{"disks": rows, "volumes": list})
+	}
+	cells := make([][]string, 0, len(rows))
+	for _, r := range rows {
+		name, bound := r.Name, "-"
+		if r.Default {
+			name += " (default)"
+		}
+		if r.Size > 0 {
+			bound = size(r.Size)
+		}
+		cells = append(cells, []string{name, string(r.Type), r.State, bound, orDash(r.Path)})
+	}
+	if err := v.app.table([]string{"DISK", "TYPE", "STATE", "SIZE", "PATH"}, cells); err != nil || len(volumes) == 0 {
+		return err
+	}
+	cells = cells[:0]
+	for _, vol := range volumes {
+		cells = append(cells, []string{vol.Name, string(vol.Persistence), orDash(vol.Disk)})
+	}
+	if err := v.app.printf("\n"); err != nil {
+		return err
+	}
+	return v.app.table([]string{"VOLUME", "PERSISTENCE", "DISK"}, cells)
+}
+
+// errFaultyDisk: disk check found something.
+var errFaultyDisk = errors.New("a disk is faulty")
+
+func (v *volumeVerb) checkDisks() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check",
+		Short: "Check device.json, and what lies on the disk against it; nothing is made",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return v.withDisks(func(s *disk.Set) error {
+				all, err := s.Inspect()
+				if err != nil {
+					return err
+				}
+				var errs []error
+				for _, st := range all {
+					for _, p := range st.Problems {
+						errs = append(errs, fmt.Errorf("%w: %s: %s", errFaultyDisk, st.Name, p))
+					}
+				}
+				if v.app.json {
+					errs = append(errs, v.app.printJSON(diskRows(all)))
+				} else if len(errs) == 0 {
+					errs = append(errs, v.app.printf("%d disks, nothing wrong\n", len(all)))
+				}
+				return errors.Join(errs...)
+			})
+		},
+	}
+}
+
+func (v *volumeVerb) mountDisk() *cobra.Command {
+	var all bool
+	dir := defaultDiskMounts
+	cmd := &cobra.Command{
+		Use:   "mount DISK PATH | --all",
+		Short: "Mount a disk on the host, or every disk; the first time makes image and key",
+		Args:  cobra.MaximumNArgs(2),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if all != (len(args) == 0) || len(args) == 1 {
+			return usagef("give a disk and a path, or --all")
+		}
+		return v.withDisks(func(s *disk.Set) error {
+			if !all {
+				if err := s.MountHost(cmd.Context(), args[0], args[1]); err != nil {
+					return err
+				}
+				return v.app.result(map[string]string{"disk": args[0], "path": args[1]}, "%s is mounted at %s\n", args[0], args[1])
+			}
+			mounted, err := s.MountAll(cmd.Context(), dir)
+			return errors.Join(err, v.app.result(map[string]any{"mounted": append([]string{}, mounted...)}, "%s\n", strings.Join(mounted, "\n")))
+		})
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "every disk, each at its name below --at")
+	cmd.Flags().StringVar(&dir, "at", dir, "folder for --all")
+	return cmd
+}
+
+func (v *volumeVerb) umountDisk() *cobra.Command {
+	var all bool
+	dir := defaultDiskMounts
+	cmd := &cobra.Command{
+		Use:   "umount DISK [PATH] | --all",
+		Short: "Unmount a disk from the host, or all of them in the reverse order",
+		Args:  cobra.MaximumNArgs(2),
+	}
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		if all != (len(args) == 0) {
+			return usagef("give a disk, or --all")
+		}
+		return v.withDisks(func(s *disk.Set) error {
+			switch len(args) {
+			case 0:
+				return s.UnmountAll(dir)
+			case 1:
+				return s.Unmount(args[0], "")
+			}
+			return s.Unmount(args[0], args[1])
+		})
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "every disk that mount --all mounted")
+	cmd.Flags().StringVar(&dir, "at", dir, "folder for --all")
+	return cmd
+}
+
+// mountView is one volume in disk compose --json.
+type mountView struct {
+	Volume  string            `json:"volume"`
+	Target  string            `json:"target"`
+	Guessed bool              `json:"guessed,omitempty"`
+	Options map[string]string `json:"options"`
+}
+
+func (v *volumeVerb) composeDisk() *cobra.Command {
+	var yaml bool
+	driver := "layervault"
+	cmd := &cobra.Command{
+		Use:   "compose RUN.JSON",
+		Short: "Print the docker volumes and run options that match a container's run.json or src.json",
+		Long: `Print the docker volumes and run options that match a container's run.json or src.json.
+
+A src.json beside a run.json is read too: it knows the mount points, of which run.json
+keeps only a key.`,
+		Args: cobra.ExactArgs(1),
+	}
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		return v.withDisks(func(s *disk.Set) error {
+			run, err := readJSON(args[0])
+			if err != nil {
+				return err
+			}
+			var src []byte
+			if beside := filepath.Join(filepath.Dir(args[0]), "src.json"); filepath.Base(args[0]) != "src.json" {
+				if src, err = readJSON(beside); errors.Is(err, fs.ErrNotExist) {
+					src = nil
+				} else if err != nil {
+					return err
+				}
+			}
+			c, err := s.Compose(run, src)
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			return v.printCompose(c, driver, yaml)
+		})
+	}
+	cmd.Flags().BoolVar(&yaml, "yaml", false, "print a part of a compose file")
+	cmd.Flags().StringVar(&driver, "driver", driver, "name of the volume plugin in docker")
+	return cmd
+}
+
+func (v *volumeVerb) printCompose(c disk.Container, driver string, yaml bool) error {
+	if v.app.json {
+		mounts := make([]mountView, 0, len(c.Mounts))
+		for _, m := range c.Mounts {
+			mounts = append(mounts, mountView{m.Volume, m.Target, m.Guessed, m.Options})
+		}
+		return v.app.printJSON(map[string]any{"container": c.Name, "mounts": mounts})
+	}
+	if yaml {
+		return v.app.printf("%s", c.YAML(driver))
+	}
+	var b strings.Builder
+	run := []string{"docker run --name " + c.Name}
+	for _, m := range c.Mounts {
+		fmt.Fprintf(&b, "docker volume create -d %s %s %s\n", driver, strings.Join(m.Flags(), " "), m.Volume)
+		run = append(run, fmt.Sprintf("--mount 'type=volume,volume-driver=%s,source=%s,target=%s'", driver, m.Volume, m.Target))
+		if m.Guessed {
+			fmt.Fprintf(&b, "# %s is worked out from the storage key; see src.json if a name in it has a dash\n", m.Target)
+		}
+	}
+	return v.app.printf("%s%s IMAGE\n", b.String(), strings.Join(run, " \\\n  "))
+}
+
+// mostJSON bounds run.json and src.json, in bytes, as device.json is.
+const mostJSON = 1 << 20
+
+func readJSON(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return readAtMost(f, name, mostJSON)
+}

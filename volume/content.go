@@ -1,0 +1,148 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+
+	"layervault/internal/durable"
+)
+
+// Names in the file system of an image, or in the folder of the clear tier.
+const (
+	contentDir  = "diff"
+	revisionDir = "rev"
+	bootFile    = "boot-id"
+)
+
+// Names on a disk, Pantavisor's.
+const (
+	diskPermanent = "perm"
+	diskRevision  = "rev"
+	diskBoot      = "boot"
+)
+
+// DefaultPlatform is the folder on a disk of volumes that name no platform.
+const DefaultPlatform = "docker"
+
+// contentMode is that of a volume's root, as docker and Pantavisor have it. What is above
+// it on the host is 0700.
+const contentMode = 0o755
+
+// place says where in its file system a volume's content lies.
+type place struct {
+	dir string
+	// marker is the file that says of which boot the content is; "" when it lasts.
+	marker string
+}
+
+// placeOf finds the place. revision is the host's, for volumes that are bound to none.
+func placeOf(r Record, revision string) (place, error) {
+	o := r.Options
+	if o.Revision != "" {
+		revision = o.Revision
+	}
+	if o.Persistence == Revision && revision == "" {
+		return place{}, fmt.Errorf("%w: the content of volume %s belongs to one", ErrNoRevision, r.Name)
+	}
+	if o.Disk == "" {
+		switch o.Persistence {
+		case Revision:
+			return place{dir: path.Join(revisionDir, revision)}, nil
+		case Boot:
+			return place{dir: contentDir, marker: bootFile}, nil
+		}
+		return place{dir: contentDir}, nil
+	}
+	platform := platformOf(o)
+	dir := dirOnDisk(r.Name, platform)
+	switch o.Persistence {
+	case Revision:
+		return place{dir: path.Join(diskRevision, revision, platform, dir)}, nil
+	case Boot:
+		return place{
+			dir:    path.Join(diskBoot, platform, dir),
+			marker: path.Join(diskBoot, platform, "."+dir+"."+bootFile),
+		}, nil
+	}
+	return place{dir: path.Join(diskPermanent, platform, dir)}, nil
+}
+
+func platformOf(o Options) string {
+	if o.Platform == "" {
+		return DefaultPlatform
+	}
+	return o.Platform
+}
+
+// dirOnDisk is the folder of a volume below its platform's. All of docker's volumes share
+// one set of names, those of one platform another: a name that begins with the platform's
+// and a dot is the volume's behind it.
+func dirOnDisk(name, platform string) string {
+	if rest := len(platform) + 1; len(name) > rest && name[:rest] == platform+"." {
+		return name[rest:]
+	}
+	return name
+}
+
+// prepare makes the place's directory, empty if it is of another boot, and returns it
+// open. Nothing on the way may be a symbolic link that leads out of root.
+//
+// A crash leaves a content of the earlier boot, or none, without the marker of this one:
+// the next mount begins anew.
+func (p place) prepare(root *os.Root, boot string) (*os.File, error) {
+	if p.marker != "" {
+		if err := p.emptyAtBoot(root, boot); err != nil {
+			return nil, fmt.Errorf("empty %s for a new boot: %w", p.dir, err)
+		}
+	}
+	if err := makeDir(root, p.dir); err != nil {
+		return nil, err
+	}
+	return root.Open(p.dir)
+}
+
+func (p place) emptyAtBoot(root *os.Root, boot string) error {
+	have, err := root.ReadFile(p.marker)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if string(have) == boot {
+		return nil
+	}
+	if err := root.RemoveAll(p.dir); err != nil {
+		return err
+	}
+	if err := makeDir(root, p.dir); err != nil {
+		return err
+	}
+	return durable.WriteFile(root, p.marker+".tmp", p.marker, []byte(boot), 0o600)
+}
+
+// makeDir makes a directory and its parents, each for everyone to read whatever the umask.
+func makeDir(root *os.Root, dir string) error {
+	info, err := root.Lstat(dir)
+	if err == nil {
+		if !info.IsDir() {
+			return fmt.Errorf("%w: %s is no directory", ErrDamaged, dir)
+		}
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if parent := path.Dir(dir); parent != "." {
+		if err := makeDir(root, parent); err != nil {
+			return err
+		}
+	}
+	if err := root.Mkdir(dir, contentMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := root.Chmod(dir, contentMode); err != nil {
+		return err
+	}
+	return durable.SyncDir(root, path.Dir(dir))
+}

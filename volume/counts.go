@@ -1,0 +1,107 @@
+package volume
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// use is one of docker's mounts of a volume.
+type use struct {
+	Process string `json:"process"` // of ours, that mounted it
+	Dir     string `json:"dir"`     // the name of its mount point
+}
+
+// uses are docker's mounts of one volume, by docker's ids. They are of this boot only:
+// after a reboot nothing is mounted.
+type uses map[string]use
+
+type usesFile struct {
+	Version int    `json:"version"`
+	Boot    string `json:"boot"`
+	Uses    uses   `json:"uses"`
+}
+
+const usesVersion = 1
+
+func usesPath(id ID) string { return filepath.Join(mountsDir, id.String()+".json") }
+
+// uses reads docker's mounts of a volume. A file that cannot be understood counts as none:
+// the kernel knows what is mounted.
+func (s *Store) uses(id ID) (uses, error) {
+	data, err := s.state.ReadFile(usesPath(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return uses{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("mounts of volume %s: %w", id, err)
+	}
+	var file usesFile
+	if err := json.Unmarshal(data, &file); err != nil || file.Version != usesVersion {
+		s.log.Warn("cannot read which mounts docker has of a volume; going by the kernel", "volume", id.String(), "error", err)
+		return uses{}, nil
+	}
+	if file.Boot != s.boot || file.Uses == nil {
+		return uses{}, nil
+	}
+	return file.Uses, nil
+}
+
+// keepUses writes docker's mounts of a volume. It is not synced: a crash that loses it
+// loses the mounts too.
+func (s *Store) keepUses(id ID, u uses) error {
+	name := usesPath(id)
+	if len(u) == 0 {
+		if err := s.state.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("mounts of volume %s: %w", id, err)
+		}
+		return nil
+	}
+	data, err := json.Marshal(usesFile{usesVersion, s.boot, u})
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(mountsDir, "."+id.String()+".tmp")
+	err = s.state.WriteFile(tmp, append(data, '\n'), 0o600)
+	if err == nil {
+		err = s.state.Rename(tmp, name)
+	}
+	if err != nil {
+		return fmt.Errorf("mounts of volume %s: %w", id, err)
+	}
+	return nil
+}
+
+// dirs lists the mount points, each once.
+func (u uses) dirs() []string {
+	var dirs []string
+	for _, one := range u {
+		dirs = append(dirs, one.Dir)
+	}
+	slices.Sort(dirs)
+	return slices.Compact(dirs)
+}
+
+// at counts the mounts at one mount point.
+func (u uses) at(dir string) (n int) {
+	for _, one := range u {
+		if one.Dir == dir {
+			n++
+		}
+	}
+	return n
+}
+
+// mountDir names the mount point of a volume's content. Each revision has one of its own:
+// containers of two revisions may run at the same time.
+func mountDir(id ID, p place) string {
+	if base, ok := strings.CutPrefix(p.dir, revisionDir+"/"); ok {
+		revision, _, _ := strings.Cut(base, "/")
+		return id.String() + "@" + revision
+	}
+	return id.String()
+}

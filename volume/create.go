@@ -1,0 +1,289 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt"
+	"layervault/internal/durable"
+	"layervault/persist"
+)
+
+// Create makes a volume. When it returns, the volume is durable; when it fails, nothing is
+// left. Repeating it with the same options is no error. With other options it is ErrExists,
+// except with a generation after the present one: then the volume begins anew, empty, as
+// the options say, and the old generation is removed (see Purge).
+func (s *Store) Create(ctx context.Context, name string, want Request) (Volume, error) {
+	if err := ValidateName("volume", name); err != nil {
+		return Volume{}, err
+	}
+	if err := s.resolveDisk(&want.Options); err != nil {
+		return Volume{}, fmt.Errorf("create volume %s: %w", name, err)
+	}
+	unlock, err := s.lockName(ctx, name)
+	if err != nil {
+		return Volume{}, err
+	}
+	defer unlock()
+	switch have, err := s.Get(ctx, name); {
+	case err == nil:
+		return s.recreate(ctx, have, want)
+	case !errors.Is(err, ErrNotFound):
+		return Volume{}, err
+	}
+	if want.UUID == "" {
+		want.UUID = uuid.NewString()
+	} else if err := s.refuseUsedUUID(ctx, want.UUID, name); err != nil {
+		return Volume{}, err
+	}
+	return s.make(ctx, s.newRecord(name, want))
+}
+
+func (s *Store) newRecord(name string, want Request) Record {
+	r := Record{
+		Version: recordVersion, Name: name, UUID: want.UUID, Generation: max(want.Generation, 0),
+		Created: time.Now().UTC().Truncate(time.Millisecond), Options: want.Options,
+	}
+	return r
+}
+
+// resolveDisk puts a disk's own name in place of an alias. There must be such a disk.
+func (s *Store) resolveDisk(o *Options) error {
+	if o.Disk == "" {
+		return nil
+	}
+	if s.cfg.Disks == nil {
+		return fmt.Errorf("%w: %s: no device.json is configured (setting disks)", ErrNoDisk, o.Disk)
+	}
+	name, err := s.cfg.Disks.Resolve(o.Disk)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNoDisk, err)
+	}
+	o.Disk = name
+	return nil
+}
+
+func (s *Store) refuseUsedUUID(ctx context.Context, id, name string) error {
+	others, err := s.generations(ctx, id)
+	if err != nil || len(others) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: volume %q has the UUID %s that %s was to get", ErrExists, others[0].Name, id, name)
+}
+
+// recreate tells a retry from a clash, and from a new generation.
+func (s *Store) recreate(ctx context.Context, have Volume, want Request) (Volume, error) {
+	clash := func(what string, is, wanted any) error {
+		return fmt.Errorf("%w: %s has %s %v, not %v: change it with \"layervault volume purge\", which makes a new, empty generation",
+			ErrExists, have.Name, what, is, wanted)
+	}
+	if want.UUID != "" && want.UUID != have.UUID {
+		return Volume{}, clash("UUID", have.UUID, want.UUID)
+	}
+	if want.Generation > have.Generation {
+		r := s.newRecord(have.Name, want)
+		r.UUID = have.UUID
+		return s.replace(ctx, have, r)
+	}
+	if want.Generation >= 0 && want.Generation < have.Generation {
+		return Volume{}, clash("generation", have.Generation, want.Generation)
+	}
+	is, asked := have.Options, want.Options
+	if asked.Size != is.Size && have.IsImage() {
+		// A volume that was grown is what is asked for by its present size too.
+		size, err := s.sizeOf(have)
+		if err != nil {
+			return Volume{}, err
+		}
+		if asked.Size != size {
+			return Volume{}, fmt.Errorf("%w: make it larger with \"layervault volume grow\"", clash("size", size, asked.Size))
+		}
+		asked.Size = is.Size
+	}
+	if is != asked {
+		return Volume{}, clash("the options", describe(is), describe(asked))
+	}
+	return have, nil
+}
+
+// describe writes options as a person would give them.
+func describe(o Options) string {
+	var words []string
+	for _, w := range [][2]string{
+		{"tier", string(o.Tier)}, {"disk", o.Disk}, {"persistence", string(o.Persistence)}, {"platform", o.Platform},
+		{"revision", o.Revision}, {"cipher", o.Cipher}, {"mountopts", o.MountOpts},
+	} {
+		if w[1] != "" {
+			words = append(words, w[0]+"="+w[1])
+		}
+	}
+	if o.Size != 0 {
+		words = append(words, fmt.Sprintf("size=%d", o.Size))
+	}
+	if o.Sector != 0 {
+		words = append(words, fmt.Sprintf("sector=%d", o.Sector))
+	}
+	return strings.Join(words, " ")
+}
+
+func (s *Store) sizeOf(v Volume) (int64, error) {
+	dev, err := s.device(v, "")
+	if err != nil {
+		return 0, err
+	}
+	return dev.Size()
+}
+
+// make makes what a record describes. The name is locked.
+func (s *Store) make(ctx context.Context, r Record) (v Volume, err error) {
+	if err := r.check(); err != nil {
+		return Volume{}, fmt.Errorf("create volume %s: %w", r.Name, err)
+	}
+	v = Volume{Record: r}
+	switch {
+	case r.Options.Disk != "":
+		v.Path = filepath.Join(s.cfg.Layout.VolumeState(), onDisksDir, r.ID().String()+".json")
+		err = s.makeOnDisk(r)
+	case r.Options.Tier == persist.Clear:
+		v.Path = s.path(persist.Clear, r.ID())
+		err = s.makeFolder(r, v.Path)
+	default:
+		v.Path = s.path(r.Options.Tier, r.ID())
+		err = s.makeImage(ctx, r, v.Path)
+	}
+	if err != nil {
+		return Volume{}, fmt.Errorf("create volume %s: %w", r.Name, err)
+	}
+	return v, nil
+}
+
+// makeImage makes the volume's image. What a crash leaves is told in crypt: a temporary
+// file, or the image with its token.
+func (s *Store) makeImage(ctx context.Context, r Record, path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	text, err := r.encodeToken()
+	if err != nil {
+		return err
+	}
+	params := s.cfg.CryptParams
+	if r.Options.Cipher != "" {
+		params.Cipher, params.KeySize = r.Options.Cipher, 0
+	}
+	if r.Options.Sector != 0 {
+		params.SectorSize = r.Options.Sector
+	}
+	size := r.Options.Size
+	if size == 0 {
+		size = s.cfg.DefaultSize
+	}
+	dev := s.cfg.Devices(Image{ID: r.ID(), Tier: r.Options.Tier, Path: path, Params: params, Token: text})
+	if err := dev.Create(ctx, size); errors.Is(err, crypt.ErrExists) {
+		return fmt.Errorf("%w: its record cannot be read; see layervault volume list: %w", ErrExists, err)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// makeFolder makes a volume of the clear tier.
+func (s *Store) makeFolder(r Record, path string) (err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-")
+	if err != nil {
+		return err
+	}
+	hold, err := os.Open(tmp)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(tmp))
+		}
+		err = errors.Join(err, hold.Close())
+	}()
+	if err := unix.Flock(int(hold.Fd()), unix.LOCK_EX); err != nil { // sweepFolders leaves it alone
+		return err
+	}
+	root, err := os.OpenRoot(tmp)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }()
+	data, err := r.encodeFile()
+	if err != nil {
+		return err
+	}
+	if err := makeDir(root, contentDir); err != nil {
+		return err
+	}
+	if err := durable.WriteFile(root, recordFile+".tmp", recordFile, data, 0o600); err != nil {
+		return err
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE); err != nil {
+		return fmt.Errorf("rename to %s: %w", path, err)
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// makeOnDisk only remembers the volume: its directory is made when it is first mounted, as
+// Pantavisor does.
+func (s *Store) makeOnDisk(r Record) error {
+	data, err := r.encodeFile()
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(onDisksDir, r.ID().String()+".json")
+	return durable.WriteFile(s.state, filepath.Join(onDisksDir, "."+r.ID().String()+".tmp"), name, data, 0o600)
+}
+
+// sweepFolders removes the half-made, and half-removed, folders of the clear tier.
+func sweepFolders(ctx context.Context, dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), ".") || !strings.Contains(e.Name(), ".tmp-") {
+			continue
+		}
+		errs = append(errs, removeUnlocked(filepath.Join(dir, e.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+// removeUnlocked removes a folder unless somebody is busy with it.
+func removeUnlocked(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return nil
+	}
+	return os.RemoveAll(path)
+}

@@ -1,0 +1,104 @@
+package volume
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"layervault/crypt"
+	"layervault/persist"
+)
+
+// KeyKind is the part of the key derivation that tells volumes from layers.
+const KeyKind = "volume"
+
+// Device is a volume's image as the store uses it.
+type Device interface {
+	// Create makes the image, with a file system of size bytes. crypt.ErrExists when
+	// the file is there.
+	Create(ctx context.Context, size int64) error
+	// Get mounts the image at Image.Mnt, once more if it is open already.
+	Get(ctx context.Context) error
+	// Put detaches the mount at Image.Mnt.
+	Put(ctx context.Context) error
+	// Grow makes the image larger; it is mounted at Image.Mnt.
+	Grow(ctx context.Context, size int64) error
+	// Remove destroys the key slots, then the file. Not there is no error.
+	Remove(ctx context.Context) error
+	// Size is that of the image's device, in bytes.
+	Size() (int64, error)
+	// Opened is the number of the device that the image is open as (see unix.Mkdev), 0
+	// when nothing uses it.
+	Opened() (uint64, error)
+}
+
+// Image names one image for a Devices.
+type Image struct {
+	ID      ID
+	Tier    persist.Tier
+	Path    string // of the file
+	Mnt     string // where Get mounts; "" when it is not to be mounted
+	Params  crypt.CryptParams
+	Options crypt.MountOptions
+	Token   json.RawMessage // that a new image is born with
+}
+
+// Devices makes the Device of an image.
+type Devices func(Image) Device
+
+// encrypted makes devices of package crypt.
+func (s *Store) encrypted() Devices {
+	templates := new(crypt.Templates)
+	return func(im Image) Device {
+		d := &crypt.VirtualDevice{
+			Image:        crypt.RawImage{ImagePath: im.Path},
+			Name:         im.ID.UUID,
+			Type:         crypt.TypeWritable,
+			Deviceparams: crypt.DeviceParams{FsType: "ext4", Mnt: im.Mnt, Options: im.Options},
+			Cryptparams:  im.Params,
+			Key: func(ctx context.Context, imageUUID string) ([]byte, error) {
+				keys, err := s.cfg.Keys(ctx, im.Tier)
+				if err != nil {
+					return nil, err
+				}
+				return keys.Passphrase(KeyKind, im.ID.String(), imageUUID)
+			},
+			Log:       s.log,
+			Templates: templates,
+		}
+		if im.Token != nil {
+			d.Tokens = []json.RawMessage{im.Token}
+		}
+		return d
+	}
+}
+
+// device makes the Device of a volume that has an image. mnt is where to mount it.
+func (s *Store) device(v Volume, mnt string) (Device, error) {
+	mountOptions, err := crypt.ParseMountOptions(v.Options.MountOpts)
+	if err != nil {
+		return nil, err
+	}
+	return s.cfg.Devices(Image{ID: v.ID(), Tier: v.Options.Tier, Path: v.Path, Mnt: mnt, Options: mountOptions}), nil
+}
+
+// Passphrase gives the LUKS2 passphrase of a volume's image. The caller wipes it.
+func (s *Store) Passphrase(ctx context.Context, name string) ([]byte, error) {
+	v, err := s.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if !v.IsImage() {
+		return nil, fmt.Errorf("key of volume %s: %w: it has no image of its own", name, ErrNotHere)
+	}
+	d := crypt.VirtualDevice{Image: crypt.RawImage{ImagePath: v.Path}}
+	imageUUID, err := d.UUID()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := s.cfg.Keys(ctx, v.Options.Tier)
+	if err != nil {
+		return nil, err
+	}
+	return keys.Passphrase(KeyKind, v.ID().String(), imageUUID)
+}

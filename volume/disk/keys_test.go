@@ -1,0 +1,138 @@
+package disk
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"layervault/crypt"
+)
+
+// vendor makes programs that stand in for the vendors'.
+func vendor(t *testing.T) (Tools, string) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, script := range map[string]string{
+		// create leaves a tagged key and its black blob; import makes the key of the blob again.
+		"caam-keygen": `case $1 in
+create) head -c 36 /dev/zero | tr '\0' k >"$CAAM/$2"; tr k b <"$CAAM/$2" >"$CAAM/$2.bb" ;;
+import) tr b k <"$CAAM/$2" >"$CAAM/$3" ;;
+esac`,
+		"dcp":  `case $1 in encrypt) base64 -w 0 >"$2" ;; decrypt) base64 -d "$2" ;; esac`,
+		"fail": `echo "no such hardware" >&2; exit 3`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\nset -e\nCAAM="+dir+"/caam\n"+script+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(dir+"/caam", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return Tools{CAAMKeygen: dir + "/caam-keygen", CAAMFolder: dir + "/caam", DCPTool: dir + "/dcp", DCPBlob: dir + "/fail"}, dir
+}
+
+// Where each type's key comes from, and what the kernel is given.
+func TestKeys(t *testing.T) {
+	tools, _ := vendor(t)
+	for _, tt := range []struct {
+		disk   Disk
+		file   string // that the key is made as; "" where the kernel would make it
+		typ    string
+		size   int
+		cipher string
+	}{
+		{Disk{Type: Versatile}, "k.txt", "logon", 32, "aes-cbc-essiv:sha256"},
+		{Disk{Type: CAAM, Mode: NXP}, "k.bb", "logon", 36, "capi:tk(cbc(aes))-plain"},
+		{Disk{Type: DCP, Mode: NXP}, "k", "logon", 32, "capi:cbc(aes)-essiv:sha256"},
+		{Disk{Type: CAAM, Mode: Mainline}, "", "trusted", 32, "capi:cbc(aes)-plain64"},
+		{Disk{Type: DCP, Mode: Mainline}, "", "trusted", 32, "capi:cbc(aes)-essiv:sha256"},
+	} {
+		d := tt.disk
+		d.Name, d.Dir, d.Image, d.Key = "d", t.TempDir(), "file.img", "k"
+		s := New(Config{Tools: tools}, File{})
+		want := []byte(nil)
+		if tt.file == "" {
+			if err := os.WriteFile(d.file(blobSuffix), []byte("00ff00ff\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			want = []byte("load 00ff00ff")
+		} else {
+			if err := s.ensureKey(t.Context(), d, true); !errors.Is(err, ErrKeyMissing) {
+				t.Errorf("%s %s: a key was made beside an image: %v", d.Type, d.Mode, err)
+			}
+			if err := s.ensureKey(t.Context(), d, false); err != nil {
+				t.Fatal(err)
+			}
+			if d.keyFile() != filepath.Join(d.Dir, tt.file) {
+				t.Errorf("%s %s: key in %s", d.Type, d.Mode, d.keyFile())
+			}
+		}
+		before, err := os.ReadFile(d.keyFile())
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := s.loadKey(t.Context(), d, s.source(d))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if key.Type != tt.typ || key.Size != tt.size || key.Description != "logkey:k" || d.cipher() != tt.cipher ||
+			want == nil && len(key.Payload) != tt.size || want != nil && !bytes.Equal(key.Payload, want) {
+			t.Errorf("%s %s: %s key %q of %d bytes, %d in the payload", d.Type, d.Mode, key.Type, key.Description, key.Size, len(key.Payload))
+		}
+		again, err := s.loadKey(t.Context(), d, s.source(d))
+		if err != nil || !bytes.Equal(again.Payload, key.Payload) {
+			t.Errorf("%s %s: another key the second time, %v", d.Type, d.Mode, err)
+		}
+		if err := s.ensureKey(t.Context(), d, true); err != nil {
+			t.Error(err)
+		}
+		if after, err := os.ReadFile(d.keyFile()); err != nil || !bytes.Equal(before, after) {
+			t.Errorf("%s %s: the key file was changed, %v", d.Type, d.Mode, err)
+		}
+		if left, _ := filepath.Glob(tools.CAAMFolder + "/*"); tt.disk.Type == CAAM && len(left) > 1 {
+			t.Errorf("keys are left in %v", left)
+		}
+	}
+}
+
+func TestBadKeys(t *testing.T) {
+	tools, dir := vendor(t)
+	broken := tools
+	broken.CAAMKeygen, broken.DCPTool = dir+"/fail", dir+"/none"
+	for _, tt := range []struct {
+		disk    Disk
+		content string // of the key file; "" for none
+		tools   Tools
+		want    error
+	}{
+		{Disk{Type: Versatile}, "", tools, ErrKeyMissing},
+		{Disk{Type: Versatile}, "short", tools, ErrBadKey},
+		{Disk{Type: CAAM, Mode: Mainline}, "not hex", tools, ErrBadKey},
+		{Disk{Type: CAAM, Mode: Mainline}, "\n", tools, ErrBadKey},
+		{Disk{Type: CAAM, Mode: NXP}, "blob", broken, ErrTool},
+		{Disk{Type: DCP, Mode: NXP}, "blob", broken, ErrTool},
+		{Disk{Type: DCP, Mode: NXP}, "YQ==", tools, ErrBadKey},
+	} {
+		d := tt.disk
+		d.Name, d.Dir, d.Image, d.Key = "d", t.TempDir(), "file.img", "k"
+		if tt.content != "" {
+			if err := os.WriteFile(d.keyFile(), []byte(tt.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		key, err := New(Config{Tools: tt.tools}, File{}).loadKey(t.Context(), d, d.keyFile())
+		if !errors.Is(err, tt.want) || key.Payload != nil {
+			t.Errorf("%s %s with %q: %v, want %v", d.Type, d.Mode, tt.content, err, tt.want)
+		}
+	}
+}
+
+// An image that would not fit is not begun.
+func TestRoom(t *testing.T) {
+	d := Disk{Name: "d", Type: Versatile, Dir: t.TempDir(), Image: "i", Size: 1 << 50}
+	if err := roomFor(d); !errors.Is(err, crypt.ErrNoSpace) {
+		t.Errorf("got %v", err)
+	}
+}

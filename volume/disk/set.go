@@ -1,0 +1,359 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt"
+	"layervault/persist"
+	"layervault/volume"
+)
+
+var (
+	// ErrNotFound: no disk has that name or alias.
+	ErrNotFound = errors.New("no such disk")
+	// ErrUnsupported: a type that only Pantavisor opens.
+	ErrUnsupported = errors.New("disks of this type are opened by Pantavisor only")
+	// ErrKeyMissing: an image without the file that its key comes from.
+	ErrKeyMissing = errors.New("the key of the disk is missing")
+	// ErrImageMissing: the disk was made, and its image is gone.
+	ErrImageMissing = errors.New("the image of the disk is missing")
+	// ErrBadKey: the file a key comes from makes no sense.
+	ErrBadKey = errors.New("the key file of the disk is damaged")
+	// ErrOutside: a symbolic link leads out of where disks may be.
+	ErrOutside = errors.New("the disk lies outside of where disks may be")
+	// ErrTool: a program that a vendor's keys need is missing or failed.
+	ErrTool = errors.New("the key tool of the disk failed")
+)
+
+// Config makes a Set.
+type Config struct {
+	Rules Rules
+	// Keys opens a tier, for disks of type luks.
+	Keys func(ctx context.Context, tier persist.Tier) (volume.KeySource, error)
+	// Params are how new images of type luks are encrypted.
+	Params crypt.CryptParams
+	Log    *slog.Logger // nil for slog.Default()
+	// Tools are how vendors' keys are reached; the zero value is right outside tests.
+	Tools Tools
+	// Checkpoint, if set, is called at each step of a first boot at which a crash leaves
+	// another state. Its error ends it there.
+	Checkpoint func(disk, step string) error
+}
+
+// Set is the disks of one device.json. It holds no state: whether a disk is open is asked
+// of the kernel.
+type Set struct {
+	cfg  Config
+	file File
+	bad  error // why there are none
+}
+
+var _ volume.Disks = (*Set)(nil)
+
+// New makes a set of what a file says.
+func New(cfg Config, file File) *Set {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	cfg.Tools.fill()
+	return &Set{cfg: cfg, file: file}
+}
+
+// Load reads a file. The set is there with an error too: it then gives that error to
+// whoever wants a disk, so that one bad file does not keep all volumes away.
+func Load(cfg Config, name string) (*Set, error) {
+	s := New(cfg, File{})
+	text, err := readFile(name)
+	if err == nil {
+		s.file, err = Parse(text, cfg.Rules)
+	}
+	if err != nil {
+		s.bad = fmt.Errorf("%s: %w", name, err)
+	}
+	return s, s.bad
+}
+
+func readFile(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return nil, fmt.Errorf("%w: no file of at most %d bytes", ErrBadFile, maxFile)
+	}
+	return os.ReadFile(name)
+}
+
+// File is what the file says.
+func (s *Set) File() File { return s.file }
+
+// Find finds a disk by name or alias.
+func (s *Set) Find(name string) (Disk, error) {
+	if s.bad != nil {
+		return Disk{}, s.bad
+	}
+	if d, ok := s.file.Find(name); ok {
+		return d, nil
+	}
+	if d, ok := s.file.Default(); ok && name == "default" {
+		return d, nil
+	}
+	return Disk{}, fmt.Errorf("%w: %s", ErrNotFound, name)
+}
+
+// Resolve implements volume.Disks. The name "default" stands for the default disk, where
+// no disk is called that.
+func (s *Set) Resolve(name string) (string, error) {
+	d, err := s.Find(name)
+	return d.Name, err
+}
+
+// MountAt mounts a disk at a directory, once more if it is open already. The first time
+// ever it makes image and key.
+func (s *Set) MountAt(ctx context.Context, name, at string) error {
+	d, err := s.Find(name)
+	if err != nil {
+		return err
+	}
+	if !d.Known() {
+		return fmt.Errorf("disk %s: %w: %s", d.Name, ErrUnsupported, d.Type)
+	}
+	if err := s.within(d); err != nil {
+		return err
+	}
+	if d.Type == Directory {
+		return s.mountDirectory(d, at)
+	}
+	unlock, err := lockFolder(ctx, d.Dir)
+	if err != nil {
+		return fmt.Errorf("disk %s: %w", d.Name, err)
+	}
+	defer unlock()
+	if err := s.ready(ctx, d); err != nil {
+		return fmt.Errorf("disk %s: %w", d.Name, err)
+	}
+	if d.Type == LUKS {
+		return s.luks(d, at).Get(ctx)
+	}
+	return s.mountPlain(ctx, d, at)
+}
+
+// within makes the folder, and refuses one that a symbolic link leads out of the root.
+func (s *Set) within(d Disk) error {
+	root, err := filepath.EvalSymlinks(s.cfg.Rules.Root)
+	if err != nil {
+		return fmt.Errorf("disk %s: %w", d.Name, err)
+	}
+	// The part that is there already decides: what is made below it is no link.
+	have := d.Dir
+	for {
+		if _, err := os.Lstat(have); err == nil || have == "/" {
+			break
+		}
+		have = filepath.Dir(have)
+	}
+	real, err := filepath.EvalSymlinks(have)
+	if err != nil {
+		return fmt.Errorf("disk %s: %w", d.Name, err)
+	}
+	if real != root && !strings.HasPrefix(real, strings.TrimSuffix(root, "/")+"/") {
+		return fmt.Errorf("disk %s: %w: %s is %s, not below %s", d.Name, ErrOutside, d.Dir, real, root)
+	}
+	mode := fs.FileMode(0o700)
+	if d.Type == Directory {
+		mode = 0o755
+	}
+	if err := os.MkdirAll(d.Dir, mode); err != nil {
+		return fmt.Errorf("disk %s: %w", d.Name, err)
+	}
+	return nil
+}
+
+func (s *Set) mountDirectory(d Disk, at string) error {
+	if err := unix.Mount(d.Dir, at, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("disk %s: bind %s to %s: %w", d.Name, d.Dir, at, err)
+	}
+	return nil
+}
+
+// lockFolder keeps another process from making the same disk.
+func lockFolder(ctx context.Context, dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+func (s *Set) step(d Disk, step string) error {
+	if s.cfg.Checkpoint == nil {
+		return nil
+	}
+	return s.cfg.Checkpoint(d.Name, step)
+}
+
+// marker is the file that says that the disk was once made.
+func (d Disk) marker() string {
+	if d.Type == LUKS { // its key is the tier's, of many disks
+		return filepath.Join(d.Dir, "."+d.Image+".init_done")
+	}
+	return filepath.Join(d.Dir, d.Key+".init_done")
+}
+
+// ready makes image and key when there never were any, and otherwise only looks whether
+// they are there. The folder is locked.
+func (s *Set) ready(ctx context.Context, d Disk) error {
+	made, err := isFile(d.marker())
+	if err != nil {
+		return err
+	}
+	image, err := isFile(d.ImagePath())
+	if err != nil {
+		return err
+	}
+	switch {
+	case made && !image:
+		return fmt.Errorf("%w: %s was made once (%s says so); restore it, or remove %s to begin with an empty disk", ErrImageMissing, d.ImagePath(), d.marker(), d.marker())
+	case made:
+		return nil
+	}
+	if err := s.firstBoot(ctx, d, image); err != nil {
+		return fmt.Errorf("make the disk: %w", err)
+	}
+	return nil
+}
+
+// firstBoot goes through the steps of the package comment, from where an earlier one was
+// cut short.
+func (s *Set) firstBoot(ctx context.Context, d Disk, haveImage bool) error {
+	if d.Type != LUKS {
+		if err := s.ensureKey(ctx, d, haveImage); err != nil {
+			return err
+		}
+		if err := s.step(d, "key"); err != nil {
+			return err
+		}
+	}
+	if !haveImage {
+		if err := roomFor(d); err != nil {
+			return err
+		}
+		var err error
+		if d.Type == LUKS {
+			err = s.luks(d, "").Create(ctx, d.Size)
+		} else {
+			err = s.plain(d).Create(ctx, d.Size)
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.step(d, "image"); err != nil {
+			return err
+		}
+	} else if err := s.tryImage(ctx, d); err != nil {
+		return fmt.Errorf("there is an image already, which is never formatted: %w", err)
+	}
+	if err := touch(d.marker()); err != nil {
+		return err
+	}
+	s.cfg.Log.InfoContext(ctx, "made a disk", "disk", d.Name, "type", string(d.Type), "image", d.ImagePath())
+	return s.step(d, "init_done")
+}
+
+// tryImage sees whether the key opens an image that was there before.
+func (s *Set) tryImage(ctx context.Context, d Disk) (err error) {
+	at, err := os.MkdirTemp("", "layervault-disk-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(at)) }()
+	if d.Type == LUKS {
+		err = s.luks(d, at).Get(ctx)
+	} else {
+		err = s.plain(d).Get(ctx, at)
+	}
+	if err != nil {
+		return err
+	}
+	return unix.Unmount(at, unix.MNT_DETACH)
+}
+
+// roomFor refuses an image that cannot fit.
+func roomFor(d Disk) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(d.Dir, &st); err != nil {
+		return fmt.Errorf("%s: %w", d.Dir, err)
+	}
+	if free := int64(st.Bavail) * st.Bsize; d.Type != LUKS && d.Size > free { //nolint:unconvert // 32 bit has another type
+		return fmt.Errorf("%w: the disk wants %d MiB, %s has %d MiB free", crypt.ErrNoSpace, d.Size>>20, d.Dir, free>>20)
+	}
+	return nil
+}
+
+func (s *Set) luks(d Disk, at string) *crypt.VirtualDevice {
+	options, _ := crypt.ParseMountOptions(d.Options) // checked when the file was read
+	return &crypt.VirtualDevice{
+		Image: crypt.RawImage{ImagePath: d.ImagePath()}, Name: d.Name, Type: crypt.TypeWritable, Cryptparams: s.cfg.Params,
+		Deviceparams: crypt.DeviceParams{FsType: "ext4", Mnt: at, Options: options},
+		Key: func(ctx context.Context, imageUUID string) ([]byte, error) {
+			keys, err := s.cfg.Keys(ctx, persist.Tier(d.Key))
+			if err != nil {
+				return nil, err
+			}
+			return keys.Passphrase(KeyKind, d.Image, imageUUID)
+		},
+		Log: s.cfg.Log,
+	}
+}
+
+// isFile says whether there is a regular file.
+func isFile(name string) (bool, error) {
+	info, err := os.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if !info.Mode().IsRegular() {
+		return false, fmt.Errorf("%w: %s is no regular file", ErrOutside, name)
+	}
+	return true, nil
+}
+
+// touch makes an empty file durable.
+func touch(name string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

@@ -1,0 +1,221 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"layervault/persist"
+)
+
+// MountAt mounts a volume at a path of the host, which is made if it is not there. Where
+// the volume is mounted already, nothing changes.
+func (s *Store) MountAt(ctx context.Context, name, at string) error {
+	if !filepath.IsAbs(at) || filepath.Clean(at) != at {
+		return fmt.Errorf("%w: mount point %q is not a clean absolute path", ErrBadName, at)
+	}
+	if strings.HasPrefix(at+"/", filepath.Clean(s.cfg.Mounts)+"/") {
+		return fmt.Errorf("%w: %s is docker's, choose another place", ErrBusyPath, s.cfg.Mounts)
+	}
+	v, unlock, err := s.lockVolume(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p, err := s.place(v)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		return fmt.Errorf("make the mount point: %w", err)
+	}
+	mounted, err := isMounted(at)
+	if err != nil {
+		return err
+	}
+	if mounted {
+		here, err := s.HostMounts(v)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(here, at) {
+			return nil
+		}
+		return fmt.Errorf("%w: something else is mounted at %s", ErrBusyPath, at)
+	}
+	err = s.within(ctx, v, func(fs string, _ Device) error {
+		root, err := os.OpenRoot(fs)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = root.Close() }()
+		content, err := p.prepare(root, s.boot)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = content.Close() }()
+		return bind(content, at)
+	})
+	if err != nil {
+		return fmt.Errorf("mount volume %s: %w", v.Name, err)
+	}
+	return nil
+}
+
+// UnmountHost unmounts a volume from the host: from the path at, or for "" from everywhere
+// a person mounted it, in the reverse of the order of mounting. Not mounted is no error.
+// ErrInUse names who uses it.
+func (s *Store) UnmountHost(ctx context.Context, name, at string) error {
+	v, unlock, err := s.lockVolume(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	mounts, err := s.HostMounts(v)
+	if err != nil {
+		return err
+	}
+	slices.Reverse(mounts)
+	for _, m := range mounts {
+		if at != "" && m != at {
+			continue
+		}
+		err := unix.Unmount(m, unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("%w: %s at %s: %s", ErrInUse, v.Name, m, HoldersOf(m))
+		}
+		if err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("unmount %s from %s: %w", v.Name, m, err)
+		}
+	}
+	return nil
+}
+
+// HostMounts lists where a volume is mounted, in this mount namespace and not for docker,
+// in the order of mounting.
+func (s *Store) HostMounts(v Volume) ([]string, error) {
+	is, err := s.mountsOf(v)
+	if err != nil || is == nil {
+		return nil, err
+	}
+	infos, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	slices.SortFunc(infos, func(a, b *mountinfo.Info) int { return a.ID - b.ID })
+	var at []string
+	for _, m := range infos {
+		private := strings.HasPrefix(m.Mountpoint, s.cfg.Mounts+"/") || strings.HasPrefix(m.Mountpoint, s.cfg.Scratch+"/")
+		if is(m) && !private {
+			at = append(at, m.Mountpoint)
+		}
+	}
+	return at, nil
+}
+
+// mountsOf tells the volume's mounts from others; nil when it has none.
+func (s *Store) mountsOf(v Volume) (func(*mountinfo.Info) bool, error) {
+	switch {
+	case v.IsImage():
+		dev, err := s.device(v, "")
+		if err != nil {
+			return nil, err
+		}
+		number, err := dev.Opened()
+		if err != nil || number == 0 {
+			return nil, err
+		}
+		return func(m *mountinfo.Info) bool {
+			return m.Major == int(unix.Major(number)) && m.Minor == int(unix.Minor(number))
+		}, nil
+	case v.Options.Tier == persist.Clear:
+		dev, root, err := withinFileSystem(v.Path)
+		if err != nil {
+			return nil, err
+		}
+		return func(m *mountinfo.Info) bool {
+			return m.Major == int(unix.Major(dev)) && m.Minor == int(unix.Minor(dev)) && strings.HasPrefix(m.Root, root+"/")
+		}, nil
+	}
+	return func(m *mountinfo.Info) bool { return onDiskRoot(v.Record, m.Root) }, nil
+}
+
+// onDiskRoot says whether a mount's root is the content of a volume on a disk.
+func onDiskRoot(r Record, root string) bool {
+	platform := platformOf(r.Options)
+	tail := path.Join("/", platform, dirOnDisk(r.Name, platform))
+	rest, ok := strings.CutSuffix(root, tail)
+	if !ok {
+		return false
+	}
+	switch r.Options.Persistence {
+	case Permanent:
+		return path.Base(rest) == diskPermanent
+	case Boot:
+		return path.Base(rest) == diskBoot
+	}
+	return path.Base(path.Dir(rest)) == diskRevision
+}
+
+// withinFileSystem gives the device of a path's file system, and where in that it lies.
+func withinFileSystem(at string) (dev uint64, root string, err error) {
+	infos, err := mountinfo.GetMounts(mountinfo.ParentsFilter(at))
+	if err != nil {
+		return 0, "", fmt.Errorf("read the mount table: %w", err)
+	}
+	var best *mountinfo.Info
+	for _, m := range infos {
+		if best == nil || len(m.Mountpoint) >= len(best.Mountpoint) { // the last of equals covers the others
+			best = m
+		}
+	}
+	if best == nil {
+		return 0, "", fmt.Errorf("%s is on no mount", at)
+	}
+	rest, err := filepath.Rel(best.Mountpoint, at)
+	if err != nil {
+		return 0, "", err
+	}
+	return unix.Mkdev(uint32(best.Major), uint32(best.Minor)), path.Join(best.Root, rest), nil
+}
+
+// rootsOf lists the roots of the mounts that is picks, in every mount namespace that /proc
+// shows: a container's own mounts among them.
+func rootsOf(is func(*mountinfo.Info) bool) ([]string, error) {
+	tables, err := filepath.Glob("/proc/[0-9]*/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	var roots []string
+	for _, table := range append(tables, "/proc/self/mountinfo") {
+		f, err := os.Open(table)
+		if err != nil {
+			continue // a process that went
+		}
+		infos, err := mountinfo.GetMountsFromReader(f, nil)
+		_ = f.Close()
+		if err != nil {
+			continue // the same
+		}
+		for _, m := range infos {
+			if is(m) {
+				roots = append(roots, m.Root)
+			}
+		}
+	}
+	slices.Sort(roots)
+	return slices.Compact(roots), nil
+}
+
+// hasSuffixPath says whether a path ends in another, or in one below it.
+func hasSuffixPath(whole, tail string) bool {
+	return strings.Contains(whole+"/", "/"+tail+"/")
+}

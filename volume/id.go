@@ -1,0 +1,64 @@
+package volume
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// ID names one generation of a volume, as EVE does.
+type ID struct {
+	UUID       string // in lower case, with dashes
+	Generation int64  // from 0 on
+}
+
+// String is the volume's file name: <uuid>#<generation>.
+func (id ID) String() string { return id.UUID + "#" + strconv.FormatInt(id.Generation, 10) }
+
+// ParseID reads what String wrote, and nothing else.
+func ParseID(s string) (ID, error) {
+	left, right, ok := strings.Cut(s, "#")
+	if !ok {
+		return ID{}, fmt.Errorf("%w: %q is not <uuid>#<generation>", ErrBadName, s)
+	}
+	generation, err := strconv.ParseInt(right, 10, 64)
+	if err != nil {
+		return ID{}, fmt.Errorf("%w: generation in %q: %w", ErrBadName, s, err)
+	}
+	id := ID{left, generation}
+	if err := id.check(); err != nil {
+		return ID{}, err
+	}
+	if id.String() != s { // such as "+1" or "01"
+		return ID{}, fmt.Errorf("%w: %q is spelled %q", ErrBadName, s, id)
+	}
+	return id, nil
+}
+
+func (id ID) check() error {
+	if u, err := uuid.Parse(id.UUID); err != nil || u.String() != id.UUID {
+		return fmt.Errorf("%w: %q is no UUID in lower case with dashes", ErrBadName, id.UUID)
+	}
+	if id.Generation < 0 {
+		return fmt.Errorf("%w: generation %d, from 0 on", ErrBadName, id.Generation)
+	}
+	return nil
+}
+
+// maxName bounds names in bytes: a name is part of a directory's name, and of a token
+// that shares 12 KiB of a LUKS2 header.
+const maxName = 128
+
+// nameForm is what docker lets a volume be called.
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+
+// ValidateName refuses what is no name of a volume, a platform, a revision or a disk.
+func ValidateName(what, name string) error {
+	if len(name) > maxName || !nameForm.MatchString(name) {
+		return fmt.Errorf("%w: %s %q: 1 to %d of A-Z a-z 0-9 _ . -, beginning with a letter or digit", ErrBadName, what, name, maxName)
+	}
+	return nil
+}

@@ -1,0 +1,118 @@
+package volume
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"layervault/persist"
+)
+
+// TokenType is the type of the LUKS2 token that holds a volume's record.
+const TokenType = "layervault-volume" //nolint:gosec // a LUKS2 token is no secret
+
+// recordVersion is the version of records this code writes; it refuses a higher one.
+const recordVersion = 1
+
+// maxRecordSize bounds what is read of a record in a file, in bytes: one is about 500.
+const maxRecordSize = 8 << 10
+
+// Record is what a volume says of itself. It holds only what cannot be derived, and no
+// secret: whoever can read the disk can read it.
+type Record struct {
+	Version    int       `json:"version"`
+	Name       string    `json:"name"`
+	UUID       string    `json:"uuid"`
+	Generation int64     `json:"generation"`
+	Created    time.Time `json:"created"`
+	Options    Options   `json:"options"`
+}
+
+// ID is the volume's identity.
+func (r Record) ID() ID { return ID{r.UUID, r.Generation} }
+
+// token is a record as a LUKS2 token. It names no key slot: a change of keys must not
+// have to change it.
+type token struct {
+	Type     string   `json:"type"`
+	KeySlots []string `json:"keyslots"`
+	Record
+}
+
+func (r Record) encodeToken() (json.RawMessage, error) {
+	return json.Marshal(token{TokenType, []string{}, r})
+}
+
+func (r Record) encodeFile() ([]byte, error) {
+	data, err := json.MarshalIndent(r, "", "  ")
+	return append(data, '\n'), err
+}
+
+// decodeToken reads a record from the token that encodeToken wrote.
+func decodeToken(data []byte) (Record, error) {
+	t := token{}
+	if err := decodeStrictly(data, &t); err != nil {
+		return Record{}, err
+	}
+	return t.Record, t.check()
+}
+
+func decodeFile(data []byte) (Record, error) {
+	var r Record
+	if err := decodeStrictly(data, &r); err != nil {
+		return Record{}, err
+	}
+	return r, r.check()
+}
+
+// decodeStrictly refuses what it does not know: within one version there is nothing.
+func decodeStrictly(data []byte, into any) error {
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if head.Version > recordVersion {
+		return fmt.Errorf("%w: its format version is %d, this program knows up to %d: use a newer one", ErrDamaged, head.Version, recordVersion)
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: something follows the record", ErrDamaged)
+	}
+	return nil
+}
+
+func (r Record) check() error {
+	request := Request{Options: r.Options, UUID: r.UUID, Generation: r.Generation}
+	tier := r.Options.Tier
+	var err error
+	switch {
+	case r.Version != recordVersion:
+		err = fmt.Errorf("format version %d", r.Version)
+	case r.Options.Disk == "" && tier != persist.Vault && tier != persist.Unsealed && tier != persist.Clear:
+		err = fmt.Errorf("tier %q", tier)
+	case r.Options.Persistence != Permanent && r.Options.Persistence != Revision && r.Options.Persistence != Boot:
+		err = fmt.Errorf("persistence %q", r.Options.Persistence)
+	case r.Options.Size < 0 || r.Options.Size > MaxSize:
+		err = fmt.Errorf("size %d", r.Options.Size)
+	default:
+		err = errors.Join(ValidateName("volume", r.Name), r.ID().check(), request.check())
+	}
+	for what, name := range map[string]string{"disk": r.Options.Disk, "platform": r.Options.Platform, "revision": r.Options.Revision} {
+		if err == nil && name != "" {
+			err = ValidateName(what, name)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return nil
+}

@@ -1,0 +1,213 @@
+package volume
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"time"
+
+	"layervault/internal/durable"
+)
+
+// Revisions says which revision the host runs, and which it ran.
+type Revisions struct {
+	Version int             `json:"version"`
+	Current string          `json:"current,omitempty"`
+	Known   []KnownRevision `json:"known"` // the latest last
+}
+
+// KnownRevision is a revision that the host ran, or runs.
+type KnownRevision struct {
+	Name string    `json:"name"`
+	Set  time.Time `json:"set"` // when it last became the current one
+}
+
+const revisionsVersion = 1
+
+// Revisions reads which revision the host runs.
+func (s *Store) Revisions() (Revisions, error) {
+	none := Revisions{Version: revisionsVersion, Known: []KnownRevision{}}
+	data, err := s.state.ReadFile(revisionFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return none, nil
+	}
+	if err != nil {
+		return none, fmt.Errorf("which revision is this: %w", err)
+	}
+	r, err := decodeRevisions(data)
+	if err != nil {
+		return none, fmt.Errorf("%s/%s: %w", s.state.Name(), revisionFile, err)
+	}
+	return r, nil
+}
+
+func decodeRevisions(data []byte) (Revisions, error) {
+	var r Revisions
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&r); err != nil {
+		return Revisions{}, fmt.Errorf("%w: %w: set the revision anew with: layervault revision set REVISION", ErrDamaged, err)
+	}
+	if r.Version != revisionsVersion {
+		return Revisions{}, fmt.Errorf("%w: format version %d, this program knows %d", ErrDamaged, r.Version, revisionsVersion)
+	}
+	for _, k := range r.Known {
+		if err := ValidateName("revision", k.Name); err != nil {
+			return Revisions{}, fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+	}
+	if r.Current != "" && !slices.ContainsFunc(r.Known, func(k KnownRevision) bool { return k.Name == r.Current }) {
+		return Revisions{}, fmt.Errorf("%w: the current revision is not among the known ones", ErrDamaged)
+	}
+	return r, nil
+}
+
+// SetRevision says which revision the host runs from now on. What is mounted stays.
+func (s *Store) SetRevision(ctx context.Context, name string) error {
+	if err := ValidateName("revision", name); err != nil {
+		return err
+	}
+	unlock, err := s.lockByte(ctx, 0, "revisions")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, err := s.Revisions()
+	if err != nil && !errors.Is(err, ErrDamaged) {
+		return err
+	}
+	r.Known = slices.DeleteFunc(r.Known, func(k KnownRevision) bool { return k.Name == name })
+	r.Known = append(r.Known, KnownRevision{name, time.Now().UTC().Truncate(time.Second)})
+	r.Current = name
+	return s.writeRevisions(r)
+}
+
+func (s *Store) writeRevisions(r Revisions) error {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(s.state, "."+revisionFile+".tmp", revisionFile, append(data, '\n'), 0o600)
+}
+
+// RevisionGC is what collecting old revisions did.
+type RevisionGC struct {
+	Removed map[string][]string // revisions by the volume whose content went
+	Kept    []string            // revisions that stay
+	Failed  map[string]error    // by volume
+}
+
+// GCRevisions removes the content of revisions from every volume and disk, but for the
+// current one, those to keep, those that volumes are bound to, and what is mounted. A
+// volume that cannot be opened keeps all of its own, and its revisions stay known.
+func (s *Store) GCRevisions(ctx context.Context, keep []string, dryRun bool) (RevisionGC, error) {
+	out := RevisionGC{Removed: map[string][]string{}, Failed: map[string]error{}}
+	unlock, err := s.lockByte(ctx, 0, "revisions")
+	if err != nil {
+		return out, err
+	}
+	defer unlock()
+	r, err := s.Revisions()
+	if err != nil {
+		return out, err
+	}
+	if r.Current == "" {
+		return out, fmt.Errorf("%w: nothing says which content is not needed any more: layervault revision set REVISION", ErrNoRevision)
+	}
+	vs, err := s.List(ctx)
+	if err != nil {
+		return out, err
+	}
+	keep = append(slices.Clone(keep), r.Current)
+	for _, v := range vs {
+		if v.Options.Revision != "" {
+			keep = append(keep, v.Options.Revision)
+		}
+	}
+	for _, v := range vs {
+		if v.Damage != nil || v.Options.Persistence != Revision {
+			continue
+		}
+		removed, err := s.gcVolume(ctx, v, &keep, dryRun)
+		if err != nil {
+			out.Failed[v.Name] = err
+		}
+		if len(removed) > 0 {
+			out.Removed[v.Name] = removed
+		}
+	}
+	slices.Sort(keep)
+	out.Kept = slices.Compact(keep)
+	if dryRun || len(out.Failed) > 0 {
+		return out, nil
+	}
+	r.Known = slices.DeleteFunc(r.Known, func(k KnownRevision) bool { return !slices.Contains(keep, k.Name) })
+	return out, s.writeRevisions(r)
+}
+
+// gcVolume removes a volume's content of other revisions; one that is mounted is added
+// to those to keep.
+func (s *Store) gcVolume(ctx context.Context, v Volume, keep *[]string, dryRun bool) (removed []string, err error) {
+	v, unlock, err := s.lockVolume(ctx, v.ID().String())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	mounted, err := s.mountedRoots(v)
+	if err != nil {
+		return nil, err
+	}
+	err = s.within(ctx, v, func(at string, _ Device) error {
+		root, err := os.OpenRoot(at)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = root.Close() }()
+		names, err := subdirs(root, revisionDir) // the same name on disks
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if slices.Contains(*keep, name) {
+				continue
+			}
+			dir := path.Join(revisionDir, name)
+			if v.Options.Disk != "" {
+				// Of the revision's folder on a disk only this volume's is ours to remove.
+				platform := platformOf(v.Options)
+				dir = path.Join(dir, platform, dirOnDisk(v.Name, platform))
+				if _, err := root.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+					continue
+				}
+			}
+			if slices.ContainsFunc(mounted, func(m string) bool { return hasSuffixPath(m, dir) }) {
+				*keep = append(*keep, name)
+				continue
+			}
+			removed = append(removed, name)
+			if dryRun {
+				continue
+			}
+			if err := root.RemoveAll(dir); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return removed, err
+}
+
+// mountedRoots lists which parts of its file system a volume has mounted.
+func (s *Store) mountedRoots(v Volume) ([]string, error) {
+	is, err := s.mountsOf(v)
+	if err != nil || is == nil {
+		return nil, err
+	}
+	return rootsOf(is)
+}

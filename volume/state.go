@@ -1,0 +1,138 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"layervault/persist"
+)
+
+// The states of a volume.
+const (
+	StateReady      = "ready"      // not mounted, and its key is at hand
+	StateMounted    = "mounted"    // open, by docker or by somebody else
+	StateLocked     = "locked"     // its tier's key cannot be had; Reason says why
+	StateDamaged    = "damaged"    // its record cannot be read
+	StateSuperseded = "superseded" // a later generation is the volume
+)
+
+// keyPatience bounds how long a list waits for one tier's key: whoever has it may be far
+// away, and the other volumes are to be seen all the same.
+const keyPatience = 5 * time.Second
+
+// Status is what can be found out about a volume.
+type Status struct {
+	Volume
+	State  string
+	Reason string
+	Size   int64    // bytes of an image's device; 0 where there is no bound
+	Disk   int64    // bytes on the disk; 0 for a volume on a disk of device.json
+	Docker []string // ids of docker's mounts
+	Dir    string   // docker's mount point, "" when there is none
+	Host   []string // mounted by people
+}
+
+// Inspect finds out about one volume.
+func (s *Store) Inspect(ctx context.Context, name string) (Status, error) {
+	v, err := s.Get(ctx, name)
+	if err != nil && v.Damage == nil {
+		return Status{}, err
+	}
+	return s.status(ctx, v, map[persist.Tier]error{}), nil
+}
+
+// InspectAll finds out about every volume. One that cannot be looked into is listed with
+// the reason.
+func (s *Store) InspectAll(ctx context.Context) ([]Status, error) {
+	vs, err := s.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tiers := map[persist.Tier]error{}
+	all := make([]Status, 0, len(vs))
+	for _, v := range vs {
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
+		}
+		all = append(all, s.status(ctx, v, tiers))
+	}
+	return all, nil
+}
+
+func (s *Store) status(ctx context.Context, v Volume, tiers map[persist.Tier]error) Status {
+	st := Status{Volume: v, State: StateReady}
+	if v.Damage != nil {
+		st.State, st.Reason = StateDamaged, v.Damage.Error()
+		return st
+	}
+	if err := s.fill(&st); err != nil {
+		st.State, st.Reason = StateDamaged, err.Error()
+		return st
+	}
+	switch {
+	case st.State == StateMounted:
+	case v.Superseded:
+		st.State, st.Reason = StateSuperseded, "layervault volume gc removes it"
+	case v.IsImage():
+		tier := v.Options.Tier
+		if _, asked := tiers[tier]; !asked {
+			tiers[tier] = s.tryKey(ctx, tier)
+		}
+		if err := tiers[tier]; err != nil {
+			st.State, st.Reason = StateLocked, err.Error()
+		}
+	case v.Options.Disk != "":
+		o := v.Options
+		if err := s.resolveDisk(&o); err != nil {
+			st.State, st.Reason = StateLocked, err.Error()
+		}
+	}
+	return st
+}
+
+// fill asks file system and kernel.
+func (s *Store) fill(st *Status) (err error) {
+	u, err := s.uses(st.ID())
+	if err != nil {
+		return err
+	}
+	st.Docker = slices.Sorted(maps.Keys(u))
+	if st.Dir, err = s.Mountpoint(st.Volume); err != nil {
+		return err
+	}
+	if st.Host, err = s.HostMounts(st.Volume); err != nil {
+		return err
+	}
+	if st.Dir != "" || len(st.Host) > 0 {
+		st.State = StateMounted
+	}
+	if st.Options.Disk != "" {
+		return nil
+	}
+	if st.Disk, err = allocated(st.Path); err != nil || !st.IsImage() {
+		return err
+	}
+	dev, err := s.device(st.Volume, "")
+	if err != nil {
+		return err
+	}
+	if st.Size, err = dev.Size(); err != nil {
+		return err
+	}
+	opened, err := dev.Opened()
+	if opened != 0 {
+		st.State = StateMounted
+	}
+	return err
+}
+
+// tryKey looks whether a tier opens.
+func (s *Store) tryKey(ctx context.Context, tier persist.Tier) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, keyPatience, fmt.Errorf("no answer about the key of %s within %s", tier, keyPatience))
+	defer cancel()
+	_, err := s.cfg.Keys(ctx, tier)
+	return err
+}

@@ -1,0 +1,164 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"layervault/crypt"
+	"layervault/persist"
+)
+
+// Names in the folder of the store's state.
+const (
+	lockFile     = "lock"
+	mountsDir    = "mounts"
+	onDisksDir   = "on-disks"
+	revisionFile = "revision.json"
+)
+
+// Defaults of Config.
+const (
+	DefaultMounts  = "/var/lib/layervault/volumes"
+	DefaultScratch = "/run/layervault-volumes"
+	DefaultSize    = 64 << 30
+)
+
+// allTiers are the tiers that hold volumes.
+var allTiers = []persist.Tier{persist.Vault, persist.Unsealed, persist.Clear}
+
+// KeySource gives the LUKS2 passphrase of an image. The caller wipes it.
+type KeySource interface {
+	Passphrase(kind, id, imageUUID string) ([]byte, error)
+}
+
+// Disks are the disks of device.json.
+type Disks interface {
+	// Resolve gives the name of the disk that has this name or alias.
+	Resolve(nameOrAlias string) (string, error)
+	// MountAt mounts a disk's file system at a directory, once more if it is mounted
+	// already.
+	MountAt(ctx context.Context, name, at string) error
+}
+
+// Config makes a Store.
+type Config struct {
+	Layout persist.Layout
+	// Mounts is where volumes are mounted for docker. Every mount point below it is made,
+	// and removed, by the store.
+	Mounts string
+	// Scratch is a folder for mounts that last for moments.
+	Scratch string
+	// Keys opens a tier. It is asked only when an image must be opened, and each time
+	// anew: it keeps what it opened, if it likes.
+	Keys func(ctx context.Context, tier persist.Tier) (KeySource, error)
+	// Disks are the disks of device.json; nil for none.
+	Disks       Disks
+	DefaultSize int64 // of an image, in bytes
+	CryptParams crypt.CryptParams
+	// Devices makes the images; nil for package crypt's.
+	Devices Devices
+	// BootID tells one boot from the next; "" asks the kernel.
+	BootID string
+	Log    *slog.Logger // nil for slog.Default()
+}
+
+// Store is the store of volumes. It is safe for concurrent use, and several processes
+// may use one at a time: operations on one volume wait for each other, operations on
+// different volumes do not.
+type Store struct {
+	cfg     Config
+	state   *os.Root // the folder of the store's state
+	boot    string
+	process string // names this process in the list of mounts
+	log     *slog.Logger
+
+	mu    sync.Mutex
+	known map[string]knownRecord // by path
+}
+
+// Open readies the store and removes what a crash left half done. No key is needed.
+func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
+	if cfg.Mounts == "" {
+		cfg.Mounts = DefaultMounts
+	}
+	if cfg.Scratch == "" {
+		cfg.Scratch = DefaultScratch
+	}
+	if cfg.DefaultSize == 0 {
+		cfg.DefaultSize = DefaultSize
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	s := &Store{cfg: cfg, boot: cfg.BootID, process: uuid.NewString(), log: cfg.Log, known: make(map[string]knownRecord)}
+	if s.cfg.Devices == nil {
+		s.cfg.Devices = s.encrypted()
+	}
+	if s.boot == "" {
+		if s.boot, err = BootID(); err != nil {
+			return nil, err
+		}
+	}
+	dir := cfg.Layout.VolumeState()
+	for _, d := range []string{filepath.Join(dir, mountsDir), filepath.Join(dir, onDisksDir)} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("make the volume store: %w", err)
+		}
+	}
+	if s.state, err = os.OpenRoot(dir); err != nil {
+		return nil, fmt.Errorf("open the volume store: %w", err)
+	}
+	if err := s.sweep(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// Close lets go of the store. What is mounted stays mounted.
+func (s *Store) Close() error { return s.state.Close() }
+
+// BootID is the kernel's name for this boot.
+func BootID() (string, error) {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("which boot is this: %w", err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+// sweep removes what was being made or removed when a process died. One piece of garbage
+// that resists is reported, but does not keep the store shut: nothing reads it.
+func (s *Store) sweep(ctx context.Context) error {
+	for _, tier := range allTiers {
+		dir := s.cfg.Layout.Volumes(tier)
+		var err error
+		if tier == persist.Clear {
+			err = sweepFolders(ctx, dir)
+		} else {
+			err = crypt.SweepDir(ctx, dir)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			s.log.ErrorContext(ctx, "cannot sweep what an earlier run left; remove it by hand", "dir", dir, "error", err)
+		}
+	}
+	if err := sweepScratch(s.cfg.Scratch); err != nil {
+		s.log.WarnContext(ctx, "cannot sweep the scratch folder", "dir", s.cfg.Scratch, "error", err)
+	}
+	return nil
+}
+
+// path is where a volume's image, or folder, lies.
+func (s *Store) path(tier persist.Tier, id ID) string {
+	return filepath.Join(s.cfg.Layout.Volumes(tier), id.String())
+}

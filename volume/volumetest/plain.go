@@ -1,0 +1,209 @@
+// Package volumetest lets volumes be tested where the kernel has no device-mapper: its
+// images have a real LUKS2 header, which opens with the volume's passphrase and no other,
+// but their ext4 is not encrypted. Never use it for data.
+package volumetest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt"
+	"layervault/crypt/ext4"
+	"layervault/crypt/loop"
+	"layervault/crypt/luks2"
+	"layervault/persist"
+	"layervault/volume"
+)
+
+// Keys derives passphrases that anyone could.
+type Keys struct{}
+
+// Passphrase implements volume.KeySource.
+func (Keys) Passphrase(kind, id, imageUUID string) ([]byte, error) {
+	return []byte(kind + " " + id + " " + imageUUID), nil
+}
+
+// OpenKeys opens every tier.
+func OpenKeys(context.Context, persist.Tier) (volume.KeySource, error) { return Keys{}, nil }
+
+// Devices makes devices without encryption; keys opens the tiers.
+func Devices(keys func(context.Context, persist.Tier) (volume.KeySource, error)) volume.Devices {
+	return func(im volume.Image) volume.Device { return &plain{im, keys} }
+}
+
+type plain struct {
+	im   volume.Image
+	keys func(context.Context, persist.Tier) (volume.KeySource, error)
+}
+
+func (p *plain) passphrase(ctx context.Context, uuid string) ([]byte, error) {
+	keys, err := p.keys(ctx, p.im.Tier)
+	if err != nil {
+		return nil, err
+	}
+	return keys.Passphrase(volume.KeyKind, p.im.ID.String(), uuid)
+}
+
+func (p *plain) Create(ctx context.Context, size int64) (err error) {
+	if _, err := os.Lstat(p.im.Path); err == nil {
+		return fmt.Errorf("%s: %w", p.im.Path, crypt.ErrExists)
+	}
+	f, err := os.CreateTemp(filepath.Dir(p.im.Path), "."+filepath.Base(p.im.Path)+".tmp-*")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	id := uuid.NewString()
+	pass, err := p.passphrase(ctx, id)
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	h, key, err := luks2.Format(f, luks2.Params{UUID: id}, luks2.RandomKeyKDF(), pass)
+	if err != nil {
+		return err
+	}
+	clear(key)
+	for _, token := range []json.RawMessage{p.im.Token} {
+		if _, err := h.SetToken(f, -1, token); err != nil {
+			return err
+		}
+	}
+	if err := f.Truncate(luks2.DefaultDataOffset + size); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "volumetest")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := os.Mkdir(filepath.Join(dir, crypt.DirDiff), 0o755); err != nil {
+		return err
+	}
+	if err := run(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", "-O", "^resize_inode,meta_bg", "-J", "size=4", "-d", dir, "-E",
+		"offset="+strconv.Itoa(luks2.DefaultDataOffset)+",root_owner=0:0", f.Name(), strconv.FormatInt(size>>10, 10)+"k"); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), p.im.Path)
+}
+
+// attached finds the loop device over the image.
+func (p *plain) attached() (name string, number int, err error) {
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return "", 0, err
+	}
+	for _, f := range files {
+		if text, err := os.ReadFile(f); err == nil && strings.TrimSpace(string(text)) == p.im.Path {
+			name := filepath.Base(filepath.Dir(filepath.Dir(f)))
+			n, err := strconv.Atoi(strings.TrimPrefix(name, "loop"))
+			return name, n, err
+		}
+	}
+	return "", 0, nil
+}
+
+func (p *plain) Get(ctx context.Context) error {
+	f, err := os.Open(p.im.Path)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s: %w", p.im.Path, crypt.ErrNotExist)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	name, _, err := p.attached()
+	if err != nil {
+		return err
+	}
+	if name != "" {
+		return unix.Mount("/dev/"+name, p.im.Mnt, "ext4", p.im.Options.Flags, p.im.Options.Data)
+	}
+	h, err := luks2.Read(f)
+	if err != nil {
+		return err
+	}
+	pass, err := p.passphrase(ctx, h.UUID())
+	if err != nil {
+		return err
+	}
+	key, _, err := h.Unlock(f, pass)
+	if err != nil {
+		return err
+	}
+	clear(key)
+	return run(ctx, "mount", "-t", "ext4", "-o", "discard,loop,offset="+strconv.Itoa(luks2.DefaultDataOffset), p.im.Path, p.im.Mnt)
+}
+
+func (p *plain) Put(context.Context) error {
+	mounted, err := mountinfo.Mounted(p.im.Mnt)
+	if err != nil || !mounted {
+		return err
+	}
+	return unix.Unmount(p.im.Mnt, unix.MNT_DETACH)
+}
+
+func (p *plain) Grow(_ context.Context, size int64) error {
+	have, err := p.Size()
+	if err != nil {
+		return err
+	}
+	if size < have {
+		return fmt.Errorf("%w: it has %d bytes already", crypt.ErrBadParams, have)
+	}
+	if err := os.Truncate(p.im.Path, luks2.DefaultDataOffset+size); err != nil {
+		return err
+	}
+	_, n, err := p.attached()
+	if err != nil {
+		return err
+	}
+	if err := loop.Refresh(n); err != nil {
+		return err
+	}
+	return ext4.Grow(p.im.Mnt, size)
+}
+
+func (p *plain) Remove(context.Context) error {
+	f, err := os.OpenFile(p.im.Path, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(luks2.Erase(f), f.Close(), os.Remove(p.im.Path))
+}
+
+func (p *plain) Size() (int64, error) {
+	info, err := os.Stat(p.im.Path)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size() - luks2.DefaultDataOffset, nil
+}
+
+func (p *plain) Opened() (uint64, error) {
+	name, n, err := p.attached()
+	if name == "" || err != nil {
+		return 0, err
+	}
+	return unix.Mkdev(loop.Major, uint32(n)), nil
+}
+
+func run(ctx context.Context, name string, args ...string) error {
+	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
