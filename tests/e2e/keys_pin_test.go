@@ -52,4 +52,7 @@ func TestKeysPIN(t *testing.T) {
 	if out, err := tryStart(t); err == nil || !strings.Contains(out, "PIN") {
 		t.Errorf("without the file, the engine started: %v\n%s", err, out)
 	}
+	sh(t, `layervault key enroll tpm --label after --recovery-key-file "$1"`, recovery)
+	start(t)
+	works(t)
 }

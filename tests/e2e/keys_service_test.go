@@ -137,20 +137,22 @@ func TestKeysServiceKilled(t *testing.T) {
 	if !encrypted() {
 		return
 	}
+	// Clean-ups run from the last to the first: the vault has its TPM slot again when the
+	// plugin is told to forget the service.
+	t.Cleanup(func() {
+		if out, err := run(context.Background(), "bash", "-euo", "pipefail", "-c", `rm -f "$1"; stop-docker
+			start-docker overlay2; docker plugin disable -f layervault; docker plugin set layervault agent=; docker plugin enable --timeout 0 layervault; stop-docker
+			start-docker layervault`, "bash", serviceSocket); err != nil {
+			t.Errorf("take the setting back: %v\n%s", err, out)
+		}
+	})
 	testRing(t)
-	t.Cleanup(func() { _ = os.Remove(serviceSocket) })
 	good := startService(t, "good")
 	sh(t, `layervault key enroll agent --label kms --agent "unix://$1"`, serviceSocket)
 	keepSlots(t, "kms")
 	stop(t)
 	// ten minutes: what ends the wait is the end of the service
 	setPlugin(t, "agent=unix://"+serviceSocket+"?timeout=10m")
-	t.Cleanup(func() {
-		if out, err := run(context.Background(), "bash", "-euo", "pipefail", "-c",
-			`stop-docker; start-docker overlay2; docker plugin disable -f layervault; docker plugin set layervault agent=; docker plugin enable --timeout 0 layervault; stop-docker`); err != nil {
-			t.Errorf("take the setting back: %v\n%s", err, out)
-		}
-	})
 	start(t)
 	works(t)
 	stop(t)
