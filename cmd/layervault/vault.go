@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 
 	"layervault/keys"
@@ -25,7 +26,13 @@ func (a *app) keyConfig(s settings, log *slog.Logger) unlock.Config {
 		Log:           log,
 	}
 	if s.pinFile != "" {
-		cfg.PIN = func(context.Context) ([]byte, error) { return readSecretFile(a.in, s.pinFile) }
+		cfg.PIN = func(context.Context) ([]byte, error) {
+			pin, err := readSecretFile(a.in, s.pinFile)
+			if errors.Is(err, fs.ErrNotExist) { // nobody has put it there yet
+				return nil, fmt.Errorf("%w: no PIN: %w", keys.ErrNeedsPerson, err)
+			}
+			return pin, err
+		}
 		cfg.NewPIN = cfg.PIN
 	}
 	return cfg

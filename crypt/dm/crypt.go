@@ -41,7 +41,7 @@ type KeyRef struct {
 // keyLogon is the type of keys that dm-crypt may use and no program can read.
 const keyLogon = "logon"
 
-// keyTypes are those that dm-crypt takes (trusted and encrypted since Linux 5.11).
+// keyTypes are those that dm-crypt takes (encrypted since Linux 5.8, trusted since 5.12).
 var keyTypes = []string{keyLogon, "user", "encrypted", "trusted"}
 
 func (k KeyRef) check() error {
