@@ -212,9 +212,15 @@ func serveAt(t *testing.T, root, key, socket string) *unmanaged {
 // init sends Init and returns the answer's body.
 func (s *unmanaged) init(t *testing.T) string {
 	t.Helper()
-	out, err := try(t, "curl", "-s", "--max-time", "60", "--unix-socket", s.socket, "-d", `{"Home":"/run/e2e-home/h"}`, "http://plugin/GraphDriver.Init")
+	return s.post(t, "GraphDriver.Init", `{"Home":"/run/e2e-home/h"}`)
+}
+
+// post sends a request, as dockerd does, and returns the answer's body.
+func (s *unmanaged) post(t *testing.T, method, body string) string {
+	t.Helper()
+	out, err := try(t, "curl", "-s", "--max-time", "60", "--unix-socket", s.socket, "-d", body, "http://plugin/"+method)
 	if err != nil {
-		t.Fatalf("Init: %v\n%s", err, out)
+		t.Fatalf("%s: %v\n%s", method, err, out)
 	}
 	return out
 }

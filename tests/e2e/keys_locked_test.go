@@ -88,6 +88,14 @@ func TestKeysUnlockService(t *testing.T) {
 	} else {
 		contains(t, "dockerd's log", err.Error(), "the tier is locked", "no key file", "layervault key recover")
 	}
+	// what needs no key of the vault works meanwhile, and what does is told why not
+	for _, method := range []string{"Create", "Mount", "Unmount", "Remove"} {
+		if out := s.post(t, "VolumeDriver."+method, `{"Name":"plain","ID":"e2e","Opts":{"tier":"clear"}}`); strings.Contains(out, "Err") && !strings.Contains(out, `"Err":""`) {
+			t.Errorf("%s of a volume of the clear tier beside a locked vault: %s", method, out)
+		}
+	}
+	contains(t, "the making of a volume of the vault", s.post(t, "VolumeDriver.Create", `{"Name":"shut"}`), "the tier is locked", "no key file")
+
 	contains(t, "key unlock", sh(t, `layervault --persist "$1" key unlock --recovery-key-file "$2"`, root, paper), "the plugin has the key")
 	if err := second.Start(t.Context()); err != nil {
 		t.Fatalf("dockerd does not start on the unlocked vault: %v", err)
@@ -99,6 +107,11 @@ func TestKeysUnlockService(t *testing.T) {
 			t.Errorf("docker %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 		return out
+	}
+	for _, method := range []string{"Create", "Remove"} {
+		if out := s.post(t, "VolumeDriver."+method, `{"Name":"shut"}`); strings.Contains(out, "locked") {
+			t.Errorf("%s of a volume of the unlocked vault: %s", method, out)
+		}
 	}
 	onSecond("import", busyboxTar, "busybox")
 	if got := onSecond("run", "--rm", "--network", "none", "busybox", "echo", "well"); got != "well" {
