@@ -73,7 +73,12 @@ func checkTrusted(ctx context.Context, s settings, cfg unlock.Config) []finding 
 			out = append(out, lack("a kernel with that source, or: layervault key recover with another slot", "%v", err))
 			continue
 		}
-		if why := trusted.Weakness(src); why != "" {
+		why, err := trusted.Weakness(src)
+		if err != nil {
+			out = append(out, warn("run doctor as root, outside of containers", "%s: cannot see whether the chip seals with a test key: %v", src, err))
+			continue
+		}
+		if why != "" {
 			out = append(out, warn("fuse the board and switch secure boot (HAB) on, then: layervault key reseal", "%s: slots of it protect nothing: %s", src, why))
 			continue
 		}

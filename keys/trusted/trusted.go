@@ -50,7 +50,8 @@ type kernel interface {
 	// open decrypts sector in place.
 	open(ctx context.Context, src Source, c cipher, sealed string, sector []byte) error
 	// weakness says why the chip behind src protects less than one would think, or "".
-	weakness(src Source) string
+	// The error is that nobody knows.
+	weakness(src Source) (string, error)
 }
 
 // New makes a provider. It touches nothing.
@@ -74,7 +75,10 @@ func (p *Provider) Wrap(ctx context.Context, b keys.Binding, key []byte) (json.R
 	if err != nil {
 		return nil, err
 	}
-	if slot.Weak = p.kernel.weakness(p.source); slot.Weak != "" {
+	switch slot.Weak, err = p.kernel.weakness(p.source); {
+	case err != nil:
+		p.log.Warn("cannot see whether the chip seals with a test key; run \"layervault doctor\" on the host", "slot", b.SlotID, "source", p.source.String(), "error", err)
+	case slot.Weak != "":
 		p.log.Warn("this key slot protects nothing", "slot", b.SlotID, "source", p.source.String(), "why", slot.Weak)
 	}
 	raw, err := json.Marshal(slot)

@@ -35,6 +35,7 @@ type chip struct {
 	secret byte
 	noXTS  bool
 	weak   string
+	blind  error // of weakness
 }
 
 func (k chip) key(nonce []byte, n int) []byte {
@@ -95,7 +96,7 @@ func (k chip) open(_ context.Context, _ Source, c cipher, sealed string, sector 
 	return k.crypt(c, k.key(raw[len(raw)-nonceSize:], c.key), sector, false)
 }
 
-func (k chip) weakness(Source) string { return k.weak }
+func (k chip) weakness(Source) (string, error) { return k.weak, k.blind }
 
 func on(t *testing.T, source string, k chip) *Provider {
 	t.Helper()
@@ -180,7 +181,7 @@ type refusing struct{ err error }
 
 func (r refusing) seal(context.Context, Source, cipher, []byte) (string, error) { return "", r.err }
 func (r refusing) open(context.Context, Source, cipher, string, []byte) error   { return r.err }
-func (r refusing) weakness(Source) string                                       { return "" }
+func (r refusing) weakness(Source) (string, error)                              { return "", nil }
 
 func TestWeakSlotSaysSo(t *testing.T) {
 	var log bytes.Buffer
@@ -194,6 +195,23 @@ func TestWeakSlotSaysSo(t *testing.T) {
 		t.Errorf("described as %+v", d)
 	}
 	if !strings.Contains(log.String(), "protects nothing") || !strings.Contains(log.String(), "level=WARN") {
+		t.Errorf("the log says %q", log.String())
+	}
+}
+
+// Where the kernel's log may not be read, that is said, and the slot is made.
+func TestUnknownWeakness(t *testing.T) {
+	var log bytes.Buffer
+	p := on(t, "caam", chip{kind: kindCAAM, blind: unix.EPERM})
+	p.log = slog.New(slog.NewTextHandler(&log, nil))
+	raw, err := p.Wrap(t.Context(), binding, tierKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := p.Describe(raw); d.Software {
+		t.Errorf("described as %+v", d)
+	}
+	if !strings.Contains(log.String(), "layervault doctor") {
 		t.Errorf("the log says %q", log.String())
 	}
 }

@@ -1,6 +1,7 @@
 package trusted
 
 import (
+	"fmt"
 	"os"
 	"strings"
 
@@ -17,16 +18,23 @@ const (
 	zeroKeyParam = "dcp_skip_zk_test"
 )
 
-func (linux) weakness(src Source) string { return Weakness(src) }
+func (linux) weakness(src Source) (string, error) { return Weakness(src) }
 
-// Weakness says why the chip behind a source protects less than one would think, or "".
-// It reads the kernel's log and command line; what it may not read, it does not know.
-func Weakness(src Source) string {
+// Weakness says why the chip behind a source protects less than one would think, or "". It
+// reads the kernel's log and command line. The error is that it may not, where it matters.
+func Weakness(src Source) (string, error) {
+	if src.kind != kindCAAM && src.kind != kindDCP && src.kind != kindTagged {
+		return "", nil
+	}
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
-		cmdline = nil // not known
+		return "", fmt.Errorf("read the kernel's command line: %w", err)
 	}
-	return weaknessFrom(src.kind, kernelLog(), string(cmdline))
+	log, err := kernelLog()
+	if why := weaknessFrom(src.kind, log, string(cmdline)); why != "" {
+		return why, nil
+	}
+	return "", err
 }
 
 func weaknessFrom(kind, log, cmdline string) string {
@@ -52,16 +60,16 @@ func paramSet(cmdline, name string) bool {
 	return false
 }
 
-// kernelLog is the kernel's log, "" where it may not be read.
-func kernelLog() string {
+// kernelLog is the kernel's log, as much of it as it still has.
+func kernelLog() (string, error) {
 	size, err := unix.Klogctl(unix.SYSLOG_ACTION_SIZE_BUFFER, nil)
-	if err != nil || size <= 0 {
-		return ""
+	if err != nil {
+		return "", fmt.Errorf("size of the kernel's log: %w", err)
 	}
 	buf := make([]byte, size)
 	n, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, buf)
 	if err != nil {
-		return ""
+		return "", fmt.Errorf("read the kernel's log: %w", err)
 	}
-	return string(buf[:n])
+	return string(buf[:n]), nil
 }
