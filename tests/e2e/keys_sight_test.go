@@ -236,12 +236,6 @@ func TestKeysOutOfSight(t *testing.T) {
 		}
 	})
 	t.Run("memory", func(t *testing.T) { memoryLocked(t, known) })
-
-	// the same by another way in
-	keepSlots(t, "kernel")
-	restart(t)
-	docker(t, "start", "insight")
-	t.Run("memory, by a trusted slot", func(t *testing.T) { memoryLocked(t, known) })
 }
 
 // filesWithout searches every regular file below the folders, on the file systems where

@@ -24,6 +24,7 @@ func TestKeysTrusted(t *testing.T) {
 	keepSlots(t, "kernel")
 	restart(t)
 	works(t)
+	memoryLocked(t, vaultKeys(t, imageFile(t, "busybox"))) // as in TestKeysOutOfSight, whose vault a TPM opens
 	contains(t, "docker info", docker(t, "info", "--format", "{{.DriverStatus}}"), "trusted")
 	refused(t, func() {
 		sh(t, `keyctl purge user e2e-master >/dev/null`)
