@@ -49,7 +49,7 @@ func newDiskCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{}
 	v := a.newVolumeVerb(cmd.PersistentFlags())
 	g := group("disk", "Look at Pantavisor's disks (device.json, setting disks), and mount them",
-		v.listDisks(), v.checkDisks(), v.mountDisk(), v.umountDisk(), v.composeDisk())
+		v.listDisks(), v.checkDisks(), v.mountDisk(), v.umountDisk(), v.composeDisk(), v.diskKey())
 	g.PersistentFlags().AddFlagSet(cmd.PersistentFlags())
 	return g
 }
@@ -241,6 +241,30 @@ func (v *volumeVerb) umountDisk() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "every disk that mount --all mounted")
 	cmd.Flags().StringVar(&dir, "at", dir, "folder for --all")
+	return cmd
+}
+
+func (v *volumeVerb) diskKey() *cobra.Command {
+	out := "-"
+	cmd := &cobra.Command{
+		Use:   "key DISK",
+		Short: "Write the LUKS2 passphrase of a disk of type luks, for stock cryptsetup",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if out == "-" && isTerminal(v.app.out) {
+				return usagef("standard output is a terminal: pipe the key to cryptsetup, or name a file with --key-file-out")
+			}
+			return v.withDisks(func(s *disk.Set) error {
+				pass, err := s.Passphrase(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				defer clear(pass)
+				return writeSecret(v.app.out, out, pass)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&out, "key-file-out", out, "file to make (mode 0600), or - for standard output, which must not be a terminal")
 	return cmd
 }
 

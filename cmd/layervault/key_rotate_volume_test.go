@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -82,6 +85,34 @@ func TestRotateVolumes(t *testing.T) {
 	}
 	defer s.Close()
 	all, err := s.List(t.Context())
+	// The verbs for stock cryptsetup give the passphrase of the new key.
+	device := dir + "/device.json"
+	text := `[{"name":"secrets","type":"luks","path":"` + dir + `/vault/disks/secrets.img,16,vault"}]`
+	if err := os.WriteFile(device, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for verb, file := range map[string]string{"volume key one": all[0].Path, "disk key secrets": dir + "/vault/disks/secrets.img"} {
+		var out bytes.Buffer
+		env := func(name string) string {
+			return map[string]string{"persist": dir, "disks": device, "tpm": "/nonexistent"}[name]
+		}
+		if status := run(t.Context(), strings.Fields(verb), streams{strings.NewReader(""), &out, io.Discard}, env); status != 0 {
+			t.Fatalf("%s: status %d", verb, status)
+		}
+		f, err := os.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := luks2.Read(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		volumeKey, _, err := h.Unlock(f, out.Bytes())
+		clear(volumeKey)
+		if err = errors.Join(err, f.Close()); err != nil {
+			t.Errorf("%s: %v", verb, err)
+		}
+	}
 	if err != nil || len(all) != 2 || all[0].Name != "one" || all[1].Name != "two" {
 		t.Errorf("volumes are %+v, %v", all, err)
 	}

@@ -27,6 +27,7 @@ func (h *Header) change(f File, edit func(doc object) error) error {
 	if err := cur.writeCopies(f); err != nil {
 		return err
 	}
+	cur.fresh = h.fresh // a token, say, leaves the key slot that Format wrote as it is
 	*h = *cur
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 	"github.com/docker/go-plugins-helpers/volume"
 
 	"layervault/plugin/socket"
+	volumes "layervault/volume"
 )
 
 // maxRequest bounds a request, in bytes: a name, an id and a few options.
@@ -42,7 +44,11 @@ func (s *Server) handle(method string, call call) http.HandlerFunc {
 		// No options: the name is enough to find the rest.
 		log := s.log.With("method", method, "volume", name, "duration", time.Since(start))
 		if err != nil {
-			log.Warn("volume request failed", "error", err)
+			level := slog.LevelWarn
+			if errors.Is(err, volumes.ErrNotFound) { // dockerd asks before it creates
+				level = slog.LevelDebug
+			}
+			log.Log(r.Context(), level, "volume request failed", "error", err)
 			encode(w, status, volume.NewErrorResponse(err.Error()))
 			return
 		}

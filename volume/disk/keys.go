@@ -272,7 +272,7 @@ func (s *Set) run(ctx context.Context, d Disk, stdin []byte, name string, args .
 	out, err := cmd.Output()
 	if err != nil {
 		clear(out)
-		return nil, fmt.Errorf("%w: %s %s: %w: %s", ErrTool, name, args[0], err, strings.TrimSpace(stderr.String()))
+		return nil, fmt.Errorf("%w: %s: %w: %s", ErrTool, strings.Join(append([]string{name}, args...), " "), err, strings.TrimSpace(stderr.String()))
 	}
 	return out, nil
 }

@@ -129,6 +129,21 @@ func TestBadKeys(t *testing.T) {
 	}
 }
 
+// A migration whose program fails leaves nothing, and the vendor's key as it was.
+func TestMigrationFails(t *testing.T) {
+	tools, _ := vendor(t)
+	d := Disk{Name: "d", Type: DCP, Mode: Mainline, MigrateKey: true, Dir: t.TempDir(), Image: "file.img", Key: "k"}
+	if err := os.WriteFile(d.file(""), []byte("YQ=="), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := New(Config{Tools: tools}, File{}).migrate(t.Context(), d, d.file(pendingSuffix)); !errors.Is(err, ErrTool) {
+		t.Errorf("got %v", err)
+	}
+	if left, _ := filepath.Glob(d.Dir + "/*"); len(left) != 1 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 // An image that would not fit is not begun.
 func TestRoom(t *testing.T) {
 	d := Disk{Name: "d", Type: Versatile, Dir: t.TempDir(), Image: "i", Size: 1 << 50}

@@ -357,3 +357,20 @@ func syncDir(dir string) error {
 	}
 	return errors.Join(f.Sync(), f.Close())
 }
+
+// Passphrase gives the LUKS2 passphrase of a disk of type luks. The caller wipes it.
+func (s *Set) Passphrase(ctx context.Context, name string) ([]byte, error) {
+	d, err := s.Find(name)
+	if err != nil {
+		return nil, err
+	}
+	if d.Type != LUKS {
+		return nil, fmt.Errorf("key of disk %s: %w: it is no LUKS image", d.Name, volume.ErrNotHere)
+	}
+	dev := s.luks(d, "")
+	imageUUID, err := dev.UUID()
+	if err != nil {
+		return nil, err
+	}
+	return dev.Key(ctx, imageUUID)
+}
