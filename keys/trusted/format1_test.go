@@ -2,9 +2,16 @@ package trusted
 
 import (
 	"bytes"
+	"crypto/aes"
+	gocipher "crypto/cipher"
+	"crypto/sha256"
+	"encoding/hex"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"golang.org/x/crypto/xts"
 
 	"layervault/keys"
 	"layervault/keys/recovery"
@@ -51,6 +58,50 @@ func opens(t *testing.T, ring *keys.Ring, p keys.Provider) {
 	}
 	if !bytes.Equal(got, bytes.TrimSpace(frozen(t, "image-passphrase.txt"))) {
 		t.Errorf("the tier key gives the image passphrase %s", got)
+	}
+}
+
+// What the kernel does with the fixture's slot, done by hand: the payload of an encrypted key
+// (security/keys/encrypted-keys/encrypted.c) is AES-256-CBC under SHA-256 of "ENC_KEY", NUL
+// and the master key, padded with zeros; with it dm-crypt has encrypted the sector.
+func TestFormat1ByHand(t *testing.T) {
+	ring := fixture(t)
+	slot, _, _, err := parseBlob(ring.Slots()[0].Blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := strings.Fields(slot.Sealed)
+	raw, err := hex.DecodeString(words[len(words)-1])
+	const ivSize = aes.BlockSize + 1 // the kernel ends it with a NUL
+	if err != nil || len(raw) != ivSize+cipherXTS.key+sha256.Size {
+		t.Fatalf("%d bytes, %v", len(raw), err)
+	}
+	master := frozen(t, "master.key")
+	derived := make([]byte, len("AUTH_KEY")+1+len(master)) // room for the longer of two names
+	copy(derived, "ENC_KEY")
+	copy(derived[len("ENC_KEY")+1:], master)
+	kek := sha256.Sum256(derived)
+	block, err := aes.NewCipher(kek[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload := raw[ivSize : ivSize+cipherXTS.key]
+	gocipher.NewCBCDecrypter(block, raw[:aes.BlockSize]).CryptBlocks(payload, payload)
+	disk, err := xts.NewCipher(aes.NewCipher, payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk.Decrypt(slot.Sector, slot.Sector, 0)
+	key, err := readRecord(slot.Sector, keys.Binding{RingID: ring.ID(), SlotID: ring.Slots()[0].ID, Provider: Name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tier, err := ring.Adopt(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tier.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 
