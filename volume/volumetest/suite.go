@@ -454,7 +454,7 @@ func testGrow(e *env) {
 	}
 	var st unix.Statfs_t
 	e.must(unix.Statfs(dir, &st))
-	if size := int64(st.Blocks) * st.Bsize; size < 110<<20 {
+	if size := int64(st.Blocks) * int64(st.Bsize); size < 110<<20 {
 		e.Errorf("file system of %d bytes", size)
 	}
 	e.unmount("g", "2")
@@ -468,7 +468,7 @@ func testGrow(e *env) {
 	dir = e.mount("g", "3")
 	e.must(e.store.Grow(e.Context(), "g", 192<<20))
 	e.must(unix.Statfs(dir, &st))
-	if size := int64(st.Blocks) * st.Bsize; size < 170<<20 {
+	if size := int64(st.Blocks) * int64(st.Bsize); size < 170<<20 {
 		e.Errorf("file system of %d bytes after a growth that was cut short", size)
 	}
 	e.unmount("g", "3")
