@@ -42,7 +42,7 @@ func Run(t *testing.T, b Backend) {
 	tests := map[string]func(e *env){
 		"Lifecycle": testLifecycle, "Recreate": testRecreate, "Counts": testCounts, "Restart": testRestart, "Reboot": testReboot,
 		"Revision": testRevision, "Clear": testClear, "Bound": testBound, "Trim": testTrim, "Purge": testPurge, "InUse": testInUse,
-		"Locked": testLocked, "Damaged": testDamaged, "Host": testHost, "Copy": testCopy, "Race": testRace, "Sweep": testSweep,
+		"Locked": testLocked, "Damaged": testDamaged, "Host": testHost, "Beside": testBeside, "Copy": testCopy, "Race": testRace, "Sweep": testSweep,
 		"Many": func(e *env) { testMany(e, b.Many) },
 	}
 	if b.Grows {
@@ -737,6 +737,38 @@ func testHost(e *env) {
 	e.fails(e.store.MountAt(e.Context(), "i", "relative"), volume.ErrBadName)
 	e.fails(e.store.MountAt(e.Context(), "i", filepath.Join(e.cfg.Mounts, "x")), volume.ErrBusyPath)
 	e.must(e.store.UnmountHost(e.Context(), "h", at))
+}
+
+// A person's command beside the plugin sees what docker has mounted, and leaves it alone.
+func testBeside(e *env) {
+	cfg := e.cfg
+	cfg.Mounts, cfg.Scratch = filepath.Join(e.TempDir(), "mounts"), filepath.Join(e.TempDir(), "scratch")
+	beside, err := volume.Open(e.Context(), cfg)
+	e.must(err)
+	defer beside.Close()
+	for _, opts := range []string{"size=32M", "clear=true"} {
+		v := e.create("v", opts)
+		dir := e.mount("v", "1")
+		e.write(dir, "x")
+		e.fails(beside.Remove(e.Context(), "v"), volume.ErrInUse)
+		_, err := beside.Purge(e.Context(), "v", volume.Options{})
+		e.fails(err, volume.ErrInUse)
+		e.must(beside.UnmountHost(e.Context(), "v", ""))
+		e.reads(dir, "x")
+		if at, err := beside.HostMounts(v); err != nil || len(at) > 0 {
+			e.Errorf("%s: docker's mount counts as a person's: %v, %v", opts, at, err)
+		}
+		if st, err := beside.Inspect(e.Context(), "v"); err != nil || fmt.Sprint(st.Docker) != "[1]" || st.State != volume.StateMounted || st.Dir != dir {
+			e.Errorf("%s: %+v, %v", opts, st, err)
+		}
+		if entries, err := os.ReadDir(cfg.Mounts); err == nil && len(entries) > 0 {
+			e.Errorf("%s: mounted a second time: %v", opts, entries)
+		}
+		e.unmount("v", "1")
+		e.absent(dir)
+		e.must(beside.Remove(e.Context(), "v"))
+		e.absent(v.Path)
+	}
 }
 
 // A disk that was copied elsewhere still tells what its volumes are.
