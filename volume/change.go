@@ -192,7 +192,11 @@ func (s *Store) releaseShared(v Volume) error {
 	if err != nil {
 		return err
 	}
-	if len(at) > 0 {
+	elsewhere, err := s.dockersElsewhere(v)
+	if err != nil {
+		return err
+	}
+	if at = append(at, elsewhere...); len(at) > 0 {
 		return fmt.Errorf("%w: mounted at %s", ErrInUse, strings.Join(at, ", "))
 	}
 	u, err := s.uses(v.ID())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -56,11 +57,14 @@ func (s *Store) release(ctx context.Context, v Volume) (used bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	dirs := u.dirs()
+	dirs, err := s.ours(u)
+	if err != nil {
+		return false, err
+	}
 	if !v.IsImage() {
 		// The kernel does not tell who else uses a part of a file system. Docker says when
 		// a volume is to go; until then such a mount costs nothing.
-		return false, s.keepMounted(v, u, dirs)
+		return false, s.keepMounted(v, u)
 	}
 	dev, err := s.device(v, "")
 	if err != nil {
@@ -94,6 +98,23 @@ func (s *Store) release(ctx context.Context, v Volume) (used bool, err error) {
 	return true, nil
 }
 
+// ours lists docker's mount points that are mounted here. A person's command has a mount
+// namespace, or a folder of mounts, of its own beside the plugin's: what the plugin mounted
+// is not for it to take down, nor to mount a second time.
+func (s *Store) ours(u uses) ([]string, error) {
+	var here []string
+	for _, dir := range u.dirs() {
+		mounted, err := isMounted(filepath.Join(s.cfg.Mounts, dir))
+		if err != nil {
+			return nil, err
+		}
+		if mounted {
+			here = append(here, dir)
+		}
+	}
+	return here, nil
+}
+
 // remount mounts again what release took away.
 func (s *Store) remount(ctx context.Context, v Volume, dir string) error {
 	_, revision, _ := strings.Cut(dir, "@")
@@ -105,19 +126,14 @@ func (s *Store) remount(ctx context.Context, v Volume, dir string) error {
 }
 
 // keepMounted forgets the uses of mount points at which nothing is mounted any more.
-func (s *Store) keepMounted(v Volume, u uses, dirs []string) error {
-	for _, dir := range dirs {
-		mounted, err := isMounted(filepath.Join(s.cfg.Mounts, dir))
-		if err != nil {
-			return err
-		}
-		if mounted {
-			continue
-		}
-		for id, one := range u {
-			if one.Dir == dir {
-				delete(u, id)
-			}
+func (s *Store) keepMounted(v Volume, u uses) error {
+	here, err := s.ours(u)
+	if err != nil {
+		return err
+	}
+	for id, one := range u {
+		if !slices.Contains(here, one.Dir) {
+			delete(u, id)
 		}
 	}
 	return s.keepUses(v.ID(), u)

@@ -113,8 +113,33 @@ func (s *Store) HostMounts(v Volume) ([]string, error) {
 	slices.SortFunc(infos, func(a, b *mountinfo.Info) int { return a.ID - b.ID })
 	var at []string
 	for _, m := range infos {
-		private := strings.HasPrefix(m.Mountpoint, s.cfg.Mounts+"/") || strings.HasPrefix(m.Mountpoint, s.cfg.Scratch+"/")
-		if is(m) && !private {
+		if is(m) && !strings.HasPrefix(m.Mountpoint, s.cfg.Scratch+"/") && !isDockers(v.ID(), m.Mountpoint) {
+			at = append(at, m.Mountpoint)
+		}
+	}
+	return at, nil
+}
+
+// isDockers says whether a mount point is one that a plugin made for docker: by its name,
+// as the folder it is in is seen elsewhere from outside a managed plugin.
+func isDockers(id ID, at string) bool {
+	base := filepath.Base(at)
+	return base == id.String() || strings.HasPrefix(base, id.String()+"@")
+}
+
+// dockersElsewhere lists mounts for docker that are seen here but are not this store's.
+func (s *Store) dockersElsewhere(v Volume) ([]string, error) {
+	is, err := s.mountsOf(v)
+	if err != nil || is == nil {
+		return nil, err
+	}
+	infos, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	var at []string
+	for _, m := range infos {
+		if is(m) && isDockers(v.ID(), m.Mountpoint) && !strings.HasPrefix(m.Mountpoint, s.cfg.Mounts+"/") {
 			at = append(at, m.Mountpoint)
 		}
 	}

@@ -106,6 +106,11 @@ func (s *Store) fill(st *Status) (err error) {
 	if st.Host, err = s.HostMounts(st.Volume); err != nil {
 		return err
 	}
+	if elsewhere, err := s.dockersElsewhere(st.Volume); err != nil {
+		return err
+	} else if st.Dir == "" && len(elsewhere) > 0 {
+		st.Dir = elsewhere[0] // as it is seen here
+	}
 	if st.Dir != "" || len(st.Host) > 0 {
 		st.State = StateMounted
 	}

@@ -12,6 +12,7 @@
 //   - docker run: docker run --rm of the Debian image, from the client's start to its end.
 //   - files: fio in a container, against fio on the very file system (mounted a
 //     second time) of that container's layer, so on the same dm-crypt device.
+//   - volumes: the same for a volume, and against a volume of docker's local driver.
 //
 // Each pair is measured A B A B and the medians are compared: on an emulated or a
 // shared machine single times mean little, ratios within a run do.

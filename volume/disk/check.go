@@ -138,7 +138,7 @@ func (s *Set) inspectSpace(d Disk, problem func(string, ...any)) {
 		problem("%s: %v", have, err)
 		return
 	}
-	if free := int64(st.Bavail) * st.Bsize; d.Type != LUKS && d.Size > free { //nolint:unconvert // 32 bit has another type
+	if free := int64(st.Bavail) * int64(st.Bsize); d.Type != LUKS && d.Size > free { //nolint:unconvert // 32 bit has another type
 		problem("%d MiB are wanted, %s has %d MiB free", d.Size>>20, have, free>>20)
 	}
 }

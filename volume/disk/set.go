@@ -301,7 +301,7 @@ func roomFor(d Disk) error {
 	if err := unix.Statfs(d.Dir, &st); err != nil {
 		return fmt.Errorf("%s: %w", d.Dir, err)
 	}
-	if free := int64(st.Bavail) * st.Bsize; d.Type != LUKS && d.Size > free { //nolint:unconvert // 32 bit has another type
+	if free := int64(st.Bavail) * int64(st.Bsize); d.Type != LUKS && d.Size > free { //nolint:unconvert // 32 bit has another type
 		return fmt.Errorf("%w: the disk wants %d MiB, %s has %d MiB free", crypt.ErrNoSpace, d.Size>>20, d.Dir, free>>20)
 	}
 	return nil

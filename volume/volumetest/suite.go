@@ -42,7 +42,7 @@ func Run(t *testing.T, b Backend) {
 	tests := map[string]func(e *env){
 		"Lifecycle": testLifecycle, "Recreate": testRecreate, "Counts": testCounts, "Restart": testRestart, "Reboot": testReboot,
 		"Revision": testRevision, "Clear": testClear, "Bound": testBound, "Trim": testTrim, "Purge": testPurge, "InUse": testInUse,
-		"Locked": testLocked, "Damaged": testDamaged, "Host": testHost, "Copy": testCopy, "Race": testRace, "Sweep": testSweep,
+		"Locked": testLocked, "Damaged": testDamaged, "Host": testHost, "Beside": testBeside, "Copy": testCopy, "Race": testRace, "Sweep": testSweep,
 		"Many": func(e *env) { testMany(e, b.Many) },
 	}
 	if b.Grows {
@@ -454,10 +454,24 @@ func testGrow(e *env) {
 	}
 	var st unix.Statfs_t
 	e.must(unix.Statfs(dir, &st))
-	if size := int64(st.Blocks) * st.Bsize; size < 110<<20 {
+	if size := int64(st.Blocks) * int64(st.Bsize); size < 110<<20 {
 		e.Errorf("file system of %d bytes", size)
 	}
 	e.unmount("g", "2")
+	// A crash after the file was made longer leaves a volume as good as before, and growing
+	// it again finishes what was begun.
+	v, err := e.store.Get(e.Context(), "g")
+	e.must(err)
+	info, err := os.Stat(v.Path)
+	e.must(err)
+	e.must(os.Truncate(v.Path, info.Size()+64<<20))
+	dir = e.mount("g", "3")
+	e.must(e.store.Grow(e.Context(), "g", 192<<20))
+	e.must(unix.Statfs(dir, &st))
+	if size := int64(st.Blocks) * int64(st.Bsize); size < 170<<20 {
+		e.Errorf("file system of %d bytes after a growth that was cut short", size)
+	}
+	e.unmount("g", "3")
 }
 
 func testTrim(e *env) {
@@ -546,6 +560,11 @@ func testSweep(e *env) {
 	half := e.cfg.Layout.Volumes(persist.Clear) + "/.y#0.tmp-remove/diff"
 	e.must(os.MkdirAll(half, 0o700))
 	e.open()
+	all, err := e.store.InspectAll(e.Context())
+	e.must(err)
+	if len(all) != 2 || all[0].State != volume.StateSuperseded || all[1].State != volume.StateReady {
+		e.Errorf("after the crash: %+v", all)
+	}
 	now, err := e.store.Get(e.Context(), "s")
 	e.must(err)
 	if now.Generation != 1 {
@@ -608,8 +627,38 @@ func testLocked(e *env) {
 	if len(all) != 2 {
 		e.Errorf("listed: %+v", all)
 	}
+	e.states(map[string]string{"v": volume.StateLocked, "other": volume.StateReady})
+	st, err := e.store.Inspect(e.Context(), "v")
+	e.must(err)
+	if st.Reason != locked.Error() || st.Size != 64<<20 || st.Disk == 0 {
+		e.Errorf("locked: %+v", st)
+	}
+	delete(e.locked, persist.Vault)
+	dir := e.mount("v", "x")
+	e.locked[persist.Vault] = locked // what is open stays so, and opens once more
+	e.states(map[string]string{"v": volume.StateMounted, "other": volume.StateReady})
+	if st, err := e.store.Inspect(e.Context(), "v"); err != nil || fmt.Sprint(st.Docker) != "[x]" || st.Dir != dir {
+		e.Errorf("mounted: %+v, %v", st, err)
+	}
+	e.mount("v", "y")
+	e.unmount("v", "y")
+	e.unmount("v", "x")
 	delete(e.locked, persist.Vault)
 	e.unlocks("v")
+}
+
+// states wants each volume in a state.
+func (e *env) states(want map[string]string) {
+	e.Helper()
+	all, err := e.store.InspectAll(e.Context())
+	e.must(err)
+	got := map[string]string{}
+	for _, st := range all {
+		got[st.Name] = st.State
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		e.Errorf("states are %v, want %v", got, want)
+	}
 }
 
 func (e *env) unlocks(name string) {
@@ -635,6 +684,7 @@ func testDamaged(e *env) {
 			e.Errorf("%s: %v", v.ID(), v.Damage)
 		}
 	}
+	e.states(map[string]string{"": volume.StateDamaged, "good": volume.StateReady})
 	_, err = e.store.Mount(e.Context(), "bad", "1")
 	e.fails(err, volume.ErrNotFound)
 	_, err = e.store.Get(e.Context(), bad.ID().String())
@@ -687,6 +737,38 @@ func testHost(e *env) {
 	e.fails(e.store.MountAt(e.Context(), "i", "relative"), volume.ErrBadName)
 	e.fails(e.store.MountAt(e.Context(), "i", filepath.Join(e.cfg.Mounts, "x")), volume.ErrBusyPath)
 	e.must(e.store.UnmountHost(e.Context(), "h", at))
+}
+
+// A person's command beside the plugin sees what docker has mounted, and leaves it alone.
+func testBeside(e *env) {
+	cfg := e.cfg
+	cfg.Mounts, cfg.Scratch = filepath.Join(e.TempDir(), "mounts"), filepath.Join(e.TempDir(), "scratch")
+	beside, err := volume.Open(e.Context(), cfg)
+	e.must(err)
+	defer beside.Close()
+	for _, opts := range []string{"size=32M", "clear=true"} {
+		v := e.create("v", opts)
+		dir := e.mount("v", "1")
+		e.write(dir, "x")
+		e.fails(beside.Remove(e.Context(), "v"), volume.ErrInUse)
+		_, err := beside.Purge(e.Context(), "v", volume.Options{})
+		e.fails(err, volume.ErrInUse)
+		e.must(beside.UnmountHost(e.Context(), "v", ""))
+		e.reads(dir, "x")
+		if at, err := beside.HostMounts(v); err != nil || len(at) > 0 {
+			e.Errorf("%s: docker's mount counts as a person's: %v, %v", opts, at, err)
+		}
+		if st, err := beside.Inspect(e.Context(), "v"); err != nil || fmt.Sprint(st.Docker) != "[1]" || st.State != volume.StateMounted || st.Dir != dir {
+			e.Errorf("%s: %+v, %v", opts, st, err)
+		}
+		if entries, err := os.ReadDir(cfg.Mounts); err == nil && len(entries) > 0 {
+			e.Errorf("%s: mounted a second time: %v", opts, entries)
+		}
+		e.unmount("v", "1")
+		e.absent(dir)
+		e.must(beside.Remove(e.Context(), "v"))
+		e.absent(v.Path)
+	}
 }
 
 // A disk that was copied elsewhere still tells what its volumes are.

@@ -73,10 +73,10 @@ func stat(path, rel string) (*Entry, inode, uint64, error) {
 	case unix.S_IFDIR:
 		e.Type = 'd'
 	case unix.S_IFREG:
-		e.Type, e.Size, e.MTime = 'f', st.Size, st.Mtim.Sec
+		e.Type, e.Size, e.MTime = 'f', st.Size, int64(st.Mtim.Sec) //nolint:unconvert // 32 bit has another type
 		e.Sum, err = sumFile(path)
 	case unix.S_IFLNK:
-		e.Type, e.MTime = 'l', st.Mtim.Sec
+		e.Type, e.MTime = 'l', int64(st.Mtim.Sec) //nolint:unconvert // 32 bit has another type
 		e.Target, err = os.Readlink(path)
 	case unix.S_IFIFO:
 		e.Type = 'p'
