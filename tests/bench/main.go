@@ -97,18 +97,25 @@ func (b *bench) main(ctx context.Context, only, jsonFile string) error {
 		if only != "" && !strings.Contains(","+only+",", ","+step.name+",") {
 			continue
 		}
-		if err := step.f(); err != nil {
-			// What was measured is still worth having.
+		err := step.f()
+		// What was measured is worth having, whatever becomes of the rest.
+		if err := b.keep(ctx, jsonFile); err != nil {
+			return err
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", step.name, joinPrint(err, b.rows))
 		}
 	}
-	if err := printTable(os.Stdout, b.rows); err != nil {
-		return err
-	}
+	return printTable(os.Stdout, b.rows)
+}
+
+// keep writes the rows so far to the JSON file, if there is to be one.
+func (b *bench) keep(ctx context.Context, jsonFile string) error {
 	if jsonFile == "" {
 		return nil
 	}
 	r := result{Date: time.Now().UTC().Truncate(time.Second), Method: "pairs A B A B, medians; see tests/bench/doc.go", Rows: b.rows}
+	var err error
 	if r.Machine, r.Versions, err = describe(ctx, b.mainHost); err != nil {
 		return err
 	}
