@@ -58,7 +58,8 @@ func (i item) xattr(name, value string) item {
 	return i
 }
 
-func (i item) owner(uid, gid int) item { i.Uid, i.Gid = uid, gid; return i }
+// owner takes ids of 32 bits, which an int of arm cannot hold.
+func (i item) owner(uid, gid int64) item { i.Uid, i.Gid = int(uid), int(gid); return i }
 
 func makeTar(t testing.TB, items ...item) []byte {
 	t.Helper()
@@ -239,7 +240,7 @@ func TestFromTarAsDockerUnpacks(t *testing.T) {
 			{tar.Header{Typeflag: tar.TypeReg, Name: "su", Mode: 0o4755}, "x"}, {tar.Header{Typeflag: tar.TypeReg, Name: "sg", Mode: 0o2711}, "x"},
 			directory("tmp", 0o1777), directory("shared", 0o2775), {tar.Header{Typeflag: tar.TypeReg, Name: "none", Mode: 0}, "x"},
 		},
-		"owners":         {file("a", "1").owner(1000, 100), file("b", "2").owner(65534, 65534), file("c", "3").owner(3000000, 2000000000), directory("d", 0o700).owner(5, 6)},
+		"owners":         {file("a", "1").owner(1000, 100), file("b", "2").owner(65534, 65534), file("c", "3").owner(3000000, 4000000000), directory("d", 0o700).owner(5, 6)},
 		"no parents":     {file("a/b/c/d", "deep"), file("a/x", "y")},
 		"parent later":   {file("a/b/c", "1"), directory("a/b", 0o700).owner(7, 8), directory("a", 0o711)},
 		"absolute":       {file("/abs/file", "1"), hardlink("/h", "/abs/file"), file("./dot/./x/../y", "2")},
