@@ -245,14 +245,14 @@ func (v *volumeVerb) umountDisk() *cobra.Command {
 }
 
 func (v *volumeVerb) diskKey() *cobra.Command {
-	out := "-"
+	var out string
 	cmd := &cobra.Command{
 		Use:   "key DISK",
 		Short: "Write the LUKS2 passphrase of a disk of type luks, for stock cryptsetup",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if out == "-" && isTerminal(v.app.out) {
-				return usagef("standard output is a terminal: pipe the key to cryptsetup, or name a file with --key-file-out")
+			if err := v.app.noKeyOnTerminal(out); err != nil {
+				return err
 			}
 			return v.withDisks(func(s *disk.Set) error {
 				pass, err := s.Passphrase(cmd.Context(), args[0])
@@ -264,7 +264,7 @@ func (v *volumeVerb) diskKey() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&out, "key-file-out", out, "file to make (mode 0600), or - for standard output, which must not be a terminal")
+	keyFileOut(cmd, &out)
 	return cmd
 }
 

@@ -100,7 +100,7 @@ func orDash(s string) string {
 
 func newImageKeyCommand(a *app) *cobra.Command {
 	var s settings
-	out := "-"
+	var out string
 	cmd := &cobra.Command{
 		Use:   "key LAYER",
 		Short: "Write the LUKS2 passphrase of one image, for stock cryptsetup",
@@ -115,14 +115,27 @@ LAYER is a layer's id, the beginning of one, or the path of its image. For examp
 			return a.imageKey(cmd.Context(), s, args[0], out)
 		},
 	}
-	cmd.Flags().StringVar(&out, "key-file-out", out, "file to make (mode 0600), or - for standard output, which must not be a terminal")
+	keyFileOut(cmd, &out)
 	s.registerKey(cmd.Flags(), a.env)
 	return cmd
 }
 
-func (a *app) imageKey(ctx context.Context, s settings, name, out string) (err error) {
+// keyFileOut is the flag of the verbs that write an image's passphrase.
+func keyFileOut(cmd *cobra.Command, out *string) {
+	cmd.Flags().StringVar(out, "key-file-out", "-", "file to make (mode 0600), or - for standard output, which must not be a terminal")
+}
+
+// noKeyOnTerminal refuses to show a passphrase to whoever looks at the screen.
+func (a *app) noKeyOnTerminal(out string) error {
 	if out == "-" && isTerminal(a.out) {
 		return usagef("standard output is a terminal: pipe the key to cryptsetup, or name a file with --key-file-out")
+	}
+	return nil
+}
+
+func (a *app) imageKey(ctx context.Context, s settings, name, out string) (err error) {
+	if err := a.noKeyOnTerminal(out); err != nil {
+		return err
 	}
 	r, err := layer.OpenReader(a.layout().Layers(persist.Vault))
 	if err != nil {

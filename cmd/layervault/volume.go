@@ -253,10 +253,15 @@ func (v *volumeVerb) create() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return v.app.result(map[string]string{"name": made.Name, "id": made.ID().String(), "path": made.Path}, "%s\n", made.ID())
+			return v.printMade(made)
 		})
 	}
 	return cmd
+}
+
+// printMade says which generation of a volume was made, for people its id alone.
+func (v *volumeVerb) printMade(made volume.Volume) error {
+	return v.app.result(map[string]string{"name": made.Name, "id": made.ID().String(), "path": made.Path}, "%s\n", made.ID())
 }
 
 // result prints one outcome, for people or as JSON.
@@ -328,7 +333,7 @@ Options that are given change the volume; everything else stays as it was.`,
 			if err != nil {
 				return err
 			}
-			return v.app.result(map[string]string{"name": made.Name, "id": made.ID().String(), "path": made.Path}, "%s\n", made.ID())
+			return v.printMade(made)
 		})
 	}
 	return cmd
@@ -441,14 +446,14 @@ func (v *volumeVerb) umount() *cobra.Command {
 }
 
 func (v *volumeVerb) key() *cobra.Command {
-	out := "-"
+	var out string
 	cmd := &cobra.Command{
 		Use:   "key VOLUME",
 		Short: "Write the LUKS2 passphrase of a volume's image, for stock cryptsetup",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if out == "-" && isTerminal(v.app.out) {
-				return usagef("standard output is a terminal: pipe the key to cryptsetup, or name a file with --key-file-out")
+			if err := v.app.noKeyOnTerminal(out); err != nil {
+				return err
 			}
 			return v.with(cmd.Context(), func(s *volume.Store) error {
 				pass, err := s.Passphrase(cmd.Context(), args[0])
@@ -460,6 +465,6 @@ func (v *volumeVerb) key() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&out, "key-file-out", out, "file to make (mode 0600), or - for standard output, which must not be a terminal")
+	keyFileOut(cmd, &out)
 	return cmd
 }

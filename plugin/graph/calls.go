@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"layervault/driver"
+	"layervault/plugin/socket"
 )
 
 // call answers one request. An error is the driver's (answered as Err in a 200)
@@ -36,10 +37,11 @@ func (e refusal) Error() string { return e.err.Error() }
 func (e refusal) Unwrap() error { return e.err }
 
 func badRequest(err error) error {
+	_, tooLarge := errors.AsType[socket.TooLargeError](err)
 	switch {
-	case errors.Is(err, errTooLarge):
+	case tooLarge:
 		return refusal{http.StatusRequestEntityTooLarge, err}
-	case errors.Is(err, errMethod):
+	case errors.Is(err, socket.ErrMethod):
 		return refusal{http.StatusMethodNotAllowed, err}
 	}
 	return refusal{http.StatusBadRequest, err}
@@ -50,7 +52,7 @@ func (s *Server) calls() map[string]call {
 	return map[string]call{
 		"Init": func(d Driver, x *exchange) (response, error) {
 			var req initRequest
-			if err := decode(x.Body, &req); err != nil {
+			if err := socket.Decode(x.Body, maxRequest, &req); err != nil {
 				return response{}, badRequest(err)
 			}
 			return response{}, d.Init(x.Context(), driver.Options{
@@ -107,7 +109,7 @@ func (s *Server) calls() map[string]call {
 func unary(f func(ctx context.Context, d Driver, req request) (response, error)) call {
 	return func(d Driver, x *exchange) (response, error) {
 		var req request
-		if err := decode(x.Body, &req); err != nil {
+		if err := socket.Decode(x.Body, maxRequest, &req); err != nil {
 			return response{}, badRequest(err)
 		}
 		x.id = req.ID

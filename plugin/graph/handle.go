@@ -16,7 +16,7 @@ import (
 func (s *Server) handle(method string, call call) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !s.running.Enter() {
-			encode(w, http.StatusServiceUnavailable, response{Err: socket.ErrStopping.Error()})
+			socket.Encode(w, http.StatusServiceUnavailable, response{Err: socket.ErrStopping.Error()})
 			return
 		}
 		defer s.running.Leave()
@@ -40,11 +40,11 @@ func (s *Server) handle(method string, call call) http.HandlerFunc {
 			panic(http.ErrAbortHandler)
 		case x.begun:
 		case errors.As(err, &refused):
-			encode(w, refused.status, response{Err: err.Error()})
+			socket.Encode(w, refused.status, response{Err: err.Error()})
 		case err != nil:
-			encode(w, http.StatusOK, response{Err: err.Error()})
+			socket.Encode(w, http.StatusOK, response{Err: err.Error()})
 		default:
-			encode(w, http.StatusOK, res)
+			socket.Encode(w, http.StatusOK, res)
 		}
 	}
 }
@@ -53,7 +53,7 @@ func (s *Server) handle(method string, call call) http.HandlerFunc {
 // not take down the layers of every other container.
 func (s *Server) run(call call, x *exchange) (res response, err error) {
 	if x.Method != http.MethodPost {
-		return response{}, badRequest(errMethod)
+		return response{}, badRequest(socket.ErrMethod)
 	}
 	defer func() {
 		if p := recover(); p != nil {

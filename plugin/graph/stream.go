@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+
+	"layervault/plugin/socket"
 )
 
 // headStart is how much of a layer tar is read before Diff commits itself to a
@@ -16,7 +18,7 @@ const headStart = 64 << 10
 // streamDiff answers Diff: the raw tar, without JSON around it.
 func streamDiff(d Driver, x *exchange) (response, error) {
 	var req request
-	if err := decode(x.Body, &req); err != nil {
+	if err := socket.Decode(x.Body, maxRequest, &req); err != nil {
 		return response{}, badRequest(err)
 	}
 	x.id = req.ID
@@ -64,7 +66,7 @@ func applyDiff(d Driver, x *exchange) (response, error) {
 	if _, err := in.Peek(1); errors.Is(err, io.EOF) {
 		// An empty layer is 1024 zero bytes, so this is a retry whose tar went
 		// out with the first attempt.
-		return response{}, badRequest(fmt.Errorf("layer %q: %w", id, errEmpty))
+		return response{}, badRequest(fmt.Errorf("layer %q: %w", id, socket.ErrEmpty))
 	}
 	size, err := d.ApplyDiff(x.Context(), id, parent, in)
 	if err != nil {

@@ -1,16 +1,9 @@
 package graph
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"net/http"
-	"strconv"
 	"strings"
 
-	"github.com/docker/go-plugins-helpers/sdk"
 	"github.com/moby/go-archive"
 	"github.com/moby/sys/user"
 
@@ -21,15 +14,9 @@ import (
 // the kernel takes at most 340 lines of them, some 80 bytes each, twice.
 const maxRequest = 1 << 20
 
-// Faults of a request, as opposed to faults of the driver: they are answered
+// errQuery is a fault of a request, beside those of package socket: they are answered
 // with a status other than 200.
-var (
-	errMethod   = errors.New("only POST is answered")
-	errEmpty    = errors.New("empty request body: the connection broke before and the engine sent what was left; repeat the command")
-	errTooLarge = fmt.Errorf("request body is larger than %d bytes", maxRequest)
-	errJSON     = errors.New("request body is not one JSON object")
-	errQuery    = errors.New("query is not of the form id=ID&parent=PARENT")
-)
+var errQuery = errors.New("query is not of the form id=ID&parent=PARENT")
 
 // request is the body of every call but Init and ApplyDiff (moby
 // graphDriverRequest). Unknown fields are let pass: a later engine may add some.
@@ -91,29 +78,6 @@ type capabilities struct {
 	ReproducesExactDiffs bool
 }
 
-// decode reads one JSON object from a request body into req, which is a pointer.
-func decode(r io.Reader, req any) error {
-	// One byte more than allowed tells "too large" from "just fits".
-	body, err := io.ReadAll(io.LimitReader(r, maxRequest+1))
-	switch {
-	case err != nil:
-		return fmt.Errorf("read request body: %w", err)
-	case len(body) > maxRequest:
-		return errTooLarge
-	}
-	body = bytes.TrimSpace(body)
-	switch {
-	case len(body) == 0:
-		return errEmpty
-	case body[0] != '{': // "null" would leave every field empty
-		return errJSON
-	}
-	if err := json.Unmarshal(body, req); err != nil {
-		return fmt.Errorf("%w: %w", errJSON, err)
-	}
-	return nil
-}
-
 // applyTarget takes ApplyDiff's query apart by hand: dockerd does not escape it,
 // so net/url would change an id that holds '+' or '%'.
 func applyTarget(rawQuery string) (id, parent string, err error) {
@@ -126,19 +90,4 @@ func applyTarget(rawQuery string) (id, parent string, err error) {
 		return "", "", errQuery
 	}
 	return id, parent, nil
-}
-
-// encode writes an answer, whole and at once: when the plugin stops, a connection
-// may be closed as soon as its handler has returned.
-func encode(w http.ResponseWriter, status int, res response) {
-	body, err := json.Marshal(res)
-	if err != nil { // no field of a response can fail to encode
-		status, body = http.StatusInternalServerError, []byte(`{"Err":"answer cannot be encoded"}`)
-	}
-	w.Header().Set("Content-Type", sdk.DefaultContentTypeV1_1)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(status)
-	// The only error left is that the client has gone, who then learns nothing.
-	_, _ = w.Write(body)
-	_ = http.NewResponseController(w).Flush()
 }
