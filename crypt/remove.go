@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt/dm"
@@ -17,14 +18,31 @@ import (
 // Remove destroys the image: first its key slots, so that no copy of its blocks opens
 // any more, then the file. What is mounted stays readable until it is unmounted. It
 // may be called again after a crash; an image that is not there is removed already.
+//
+// What a crash leaves, by step:
+//
+//	renamed to a temporary name, synced    the image as it was, or a file for SweepDir
+//	keys erased, synced                    that file
+//	unlinked                               that file, or nothing
+//
+// So there never is an image under its own name that cannot be opened.
 func (d *VirtualDevice) Remove(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return remove(d.path())
+	path := d.path()
+	gone := filepath.Join(filepath.Dir(path), tempPrefix(path)+"remove-"+uuid.NewString())
+	if err := os.Rename(path, gone); err != nil {
+		return ignoreMissing(err)
+	}
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return err
+	}
+	return destroy(gone)
 }
 
-func remove(path string) error {
+// destroy erases the keys of a file with a temporary name, and unlinks it.
+func destroy(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return ignoreMissing(err)
@@ -34,16 +52,13 @@ func remove(path string) error {
 	if err := luks2.Erase(f); err != nil && !errors.Is(err, luks2.ErrNotLUKS2) {
 		return fmt.Errorf("erase the keys of %s: %w", path, err)
 	}
-	if err := ignoreMissing(os.Remove(path)); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return ignoreMissing(os.Remove(path))
 }
 
 func tempPrefix(path string) string { return "." + filepath.Base(path) + ".tmp-" }
 
-// SweepDir removes the temporary files of images whose making was interrupted, in one
-// directory. Those that are being made just now stay; so does, until the next sweep, one
+// SweepDir removes the temporary files of images whose making or removal was interrupted, in
+// one directory. Those that are being made just now stay; so does, until the next sweep, one
 // whose maker was killed while it started a program, in the moment before that runs.
 func SweepDir(ctx context.Context, dir string) error {
 	entries, err := os.ReadDir(dir)
@@ -72,7 +87,7 @@ func sweepFile(path string) error {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
 		return nil
 	}
-	return remove(path)
+	return destroy(path)
 }
 
 // Sweep removes the devices that a process left behind when it was killed between
