@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"layervault/internal/wipehash"
 )
 
 // secret is memory of its own pages: locked (never swapped), left out of core
@@ -50,6 +52,16 @@ func WithSecret(n int, fn func(mem []byte) error) error {
 		return err
 	}
 	return errors.Join(fn(s.page[:n]), s.destroy())
+}
+
+// SHA256 hashes parts, one after the other, for data that has a key in it: no copy stays
+// behind.
+func SHA256(parts ...[]byte) (sum [wipehash.Size]byte, err error) {
+	err = WithSecret(wipehash.StateSize, func(mem []byte) error {
+		wipehash.In(mem).Sum(&sum, parts...)
+		return nil
+	})
+	return sum, err
 }
 
 // NoCoreDumps keeps the whole process out of core dumps and away from debuggers of

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+
+	"layervault/internal/wipehash"
 )
 
 // KeySize is the length of a tier key and of every key that wraps it, in bytes.
@@ -27,7 +29,7 @@ const scratchAt = 64
 
 // newTierKey makes a random key.
 func newTierKey() (*TierKey, error) {
-	mem, err := newSecret(scratchAt + hkdfStateSize)
+	mem, err := newSecret(scratchAt + wipehash.StateSize)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +44,7 @@ func tierKeyFrom(key []byte) (*TierKey, error) {
 	if len(key) != KeySize {
 		return nil, fmt.Errorf("%w: the tier key has %d bytes, not %d", ErrDamagedSlot, len(key), KeySize)
 	}
-	mem, err := newSecret(scratchAt + hkdfStateSize)
+	mem, err := newSecret(scratchAt + wipehash.StateSize)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +87,7 @@ func (k *TierKey) derive(info string) ([]byte, error) {
 	err := k.use(func(key []byte) error {
 		k.scratch.Lock()
 		defer k.scratch.Unlock()
-		out = hkdfIn(k.mem.page[scratchAt:]).deriveKey(key, nil, info)
+		out = wipehash.In(k.mem.page[scratchAt:]).HKDF(key, nil, info)
 		return nil
 	})
 	return out, err

@@ -6,6 +6,8 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
+
+	"layervault/internal/wipehash"
 )
 
 // Binding is the place a wrap belongs to. A wrap made for one place opens nowhere
@@ -63,8 +65,8 @@ func wrapCipher(kek, salt []byte, b Binding) (cipher.AEAD, error) {
 		return nil, fmt.Errorf("%w: a salt of %d bytes", ErrDamagedSlot, len(salt))
 	}
 	var key []byte
-	err := WithSecret(hkdfStateSize, func(mem []byte) error {
-		key = hkdfIn(mem).deriveKey(kek, salt, b.info())
+	err := WithSecret(wipehash.StateSize, func(mem []byte) error {
+		key = wipehash.In(mem).HKDF(kek, salt, b.info())
 		return nil
 	})
 	if err != nil {

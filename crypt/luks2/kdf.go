@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/crypto/argon2"
+
+	"layervault/internal/wipehash"
 )
 
 // Names of key derivation functions.
@@ -130,10 +132,19 @@ func (k KDF) derive(passphrase, salt []byte, n int) ([]byte, error) {
 	}
 }
 
+// wipedIterations bounds what is derived in memory that is wiped, which takes some four
+// times as long: it holds for the random keys of this project (RandomKeyKDF) and for
+// digests, that is for everything that is opened without a person; a person's words with a
+// million iterations must not take four times their second.
+const wipedIterations = 10_000
+
 // pbkdf2Key is PBKDF2 with HMAC of the named hash.
 func pbkdf2Key(hashName string, secret, salt []byte, iterations, n int) ([]byte, error) {
-	// crypto/pbkdf2 takes the secret as a string. A conversion would leave a copy
-	// that cannot be wiped, so the string shares the memory of the slice, which
-	// nobody changes during the call.
+	if hashName == "sha256" && iterations <= wipedIterations {
+		return new(wipehash.State).PBKDF2(secret, salt, iterations, n), nil
+	}
+	// crypto/pbkdf2 takes the secret as a string and copies it, so a copy stays behind.
+	// The string shares the memory of the slice, lest there be two; nobody changes it
+	// during the call.
 	return pbkdf2.Key(newHash(hashName), unsafe.String(unsafe.SliceData(secret), len(secret)), salt, iterations, n)
 }

@@ -1,0 +1,192 @@
+// Package wipehash is SHA-256 (FIPS 180-4), HMAC (RFC 2104), HKDF (RFC 5869) and PBKDF2
+// (RFC 8018) whose whole state lies in one struct of the caller's, for hashing keys.
+//
+// The standard library's copies cannot be wiped: crypto/sha256 keeps the last block of what
+// it hashed, crypto/hmac the key, and crypto/pbkdf2 a whole passphrase, as it takes that for
+// a string. Tier keys and passphrases of images were found on the heap by a search of the
+// plugin's memory for the known keys, where they may be swapped out. (runtime/secret will do
+// the same for any code, but is an experiment, and for two of our three processors only.)
+//
+// It is portable and some five times slower than the standard library's assembly, which does
+// not matter for the few blocks of a key.
+package wipehash
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"unsafe"
+)
+
+// Size is the length of a hash in bytes, BlockSize that of what is hashed at a time.
+const (
+	Size      = 32
+	BlockSize = 64
+)
+
+// State is the memory of a computation. The zero value is ready. Each method leaves parts
+// of its input in it: Wipe it.
+type State struct {
+	h      [8]uint32
+	w      [BlockSize]uint32 // message schedule
+	block  [BlockSize]byte
+	filled int // of block
+	total  uint64
+	length [8]byte
+
+	inner, outer [8]uint32 // HMAC's states after the padded key
+	pad          [BlockSize]byte
+	digest       [Size]byte
+	a, b         [Size]byte // of what is built on HMAC
+}
+
+// StateSize is how much memory In needs, in bytes.
+const StateSize = int(unsafe.Sizeof(State{}))
+
+// In lays a state over memory of at least StateSize bytes, aligned as pages are.
+func In(mem []byte) *State {
+	_ = mem[StateSize-1]
+	return (*State)(unsafe.Pointer(&mem[0]))
+}
+
+// Wipe leaves nothing.
+func (s *State) Wipe() { *s = State{} }
+
+// Sum is the hash of parts, one after the other.
+func (s *State) Sum(out *[Size]byte, parts ...[]byte) {
+	s.h, s.filled, s.total = start, 0, 0
+	for _, part := range parts {
+		s.write(part)
+	}
+	s.end(out)
+}
+
+// start is the state before anything was hashed (FIPS 180-4, section 5.3.3).
+var start = [8]uint32{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}
+
+func (s *State) write(data []byte) {
+	s.total += uint64(len(data))
+	for len(data) > 0 {
+		n := copy(s.block[s.filled:], data)
+		data = data[n:]
+		if s.filled += n; s.filled == BlockSize {
+			s.compress()
+			s.filled = 0
+		}
+	}
+}
+
+// end appends a one bit, zeros, and the length in bits, and gives the hash.
+func (s *State) end(out *[Size]byte) {
+	binary.BigEndian.PutUint64(s.length[:], 8*s.total)
+	s.block[s.filled] = 0x80
+	clear(s.block[s.filled+1:])
+	if s.filled >= BlockSize-len(s.length) {
+		s.compress()
+		clear(s.block[:])
+	}
+	copy(s.block[BlockSize-len(s.length):], s.length[:])
+	s.compress()
+	for i, word := range s.h {
+		binary.BigEndian.PutUint32(out[4*i:], word)
+	}
+}
+
+// setKey is the part of HMAC that depends on its key only.
+func (s *State) setKey(key []byte) {
+	clear(s.pad[:])
+	if len(key) > BlockSize {
+		s.Sum(&s.digest, key)
+		key = s.digest[:]
+	}
+	copy(s.pad[:], key)
+	for _, turn := range []struct {
+		xor byte
+		to  *[8]uint32
+	}{{0x36, &s.inner}, {0x36 ^ 0x5c, &s.outer}} {
+		for i := range s.pad {
+			s.pad[i] ^= turn.xor
+		}
+		s.h, s.filled = start, 0
+		s.write(s.pad[:])
+		*turn.to = s.h
+	}
+}
+
+// mac is HMAC of parts, one after the other, with the key of setKey. out may be a part.
+func (s *State) mac(out *[Size]byte, parts ...[]byte) {
+	s.h, s.filled, s.total = s.inner, 0, BlockSize
+	for _, part := range parts {
+		s.write(part)
+	}
+	s.end(&s.digest)
+	s.h, s.filled, s.total = s.outer, 0, BlockSize
+	s.write(s.digest[:])
+	s.end(out)
+}
+
+// HKDF derives a key of Size bytes and wipes the state. The caller wipes the result.
+func (s *State) HKDF(secret, salt []byte, info string) []byte {
+	defer s.Wipe()
+	s.setKey(salt)
+	s.mac(&s.a, secret) // extract
+	s.setKey(s.a[:])
+	s.mac(&s.b, []byte(info), []byte{1}) // expand, the first block
+	return append(make([]byte, 0, Size), s.b[:]...)
+}
+
+// PBKDF2 derives a key of n bytes and wipes the state. The caller wipes the result.
+func (s *State) PBKDF2(secret, salt []byte, iterations, n int) []byte {
+	defer s.Wipe()
+	// No append may move it: each copy would have to be wiped.
+	out := make([]byte, 0, (n+Size-1)/Size*Size)
+	s.setKey(secret)
+	for i := 1; len(out) < n; i++ {
+		var number [4]byte
+		binary.BigEndian.PutUint32(number[:], uint32(i))
+		s.mac(&s.a, salt, number[:])
+		s.b = s.a
+		for range iterations - 1 {
+			s.mac(&s.a, s.a[:])
+			for j := range s.b {
+				s.b[j] ^= s.a[j]
+			}
+		}
+		out = append(out, s.b[:]...)
+	}
+	clear(out[n:cap(out)])
+	return out[:n]
+}
+
+// constants are those of FIPS 180-4, section 4.2.2.
+var constants = [BlockSize]uint32{
+	0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+	0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+	0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+	0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+	0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+	0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+	0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+	0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
+}
+
+// compress takes one block into the state (FIPS 180-4, section 6.2.2).
+func (s *State) compress() {
+	for i := range 16 {
+		s.w[i] = binary.BigEndian.Uint32(s.block[4*i:])
+	}
+	for i := 16; i < len(s.w); i++ {
+		w2, w15 := s.w[i-2], s.w[i-15]
+		s.w[i] = s.w[i-16] + s.w[i-7] +
+			(bits.RotateLeft32(w15, -7) ^ bits.RotateLeft32(w15, -18) ^ w15>>3) +
+			(bits.RotateLeft32(w2, -17) ^ bits.RotateLeft32(w2, -19) ^ w2>>10)
+	}
+	a, b, c, d, e, f, g, h := s.h[0], s.h[1], s.h[2], s.h[3], s.h[4], s.h[5], s.h[6], s.h[7]
+	for i := range s.w {
+		t1 := h + (bits.RotateLeft32(e, -6) ^ bits.RotateLeft32(e, -11) ^ bits.RotateLeft32(e, -25)) + (e&f ^ ^e&g) + constants[i] + s.w[i]
+		t2 := (bits.RotateLeft32(a, -2) ^ bits.RotateLeft32(a, -13) ^ bits.RotateLeft32(a, -22)) + (a&b ^ a&c ^ b&c)
+		a, b, c, d, e, f, g, h = t1+t2, a, b, c, d+t1, e, f, g
+	}
+	for i, word := range [8]uint32{a, b, c, d, e, f, g, h} {
+		s.h[i] += word
+	}
+}
