@@ -51,8 +51,12 @@ setup: ## Install the Debian packages that building and testing need
 	@tests/guest/setup
 
 .PHONY: test
-test: setup build plugin ## Run everything: unit tests here, the rest in the guest; SUITES='unit luks2' runs only these
+test: setup build plugin ## Unit tests here, the rest in the guest, in 40 minutes; SUITES='unit luks2' runs only these
 	@tests/guest/run-suites $(SUITES)
+
+.PHONY: test-long
+test-long: setup build plugin ## What takes longer: power cuts, kills under load, every session with keys
+	@tests/guest/run-suites --long
 
 .PHONY: unit
 unit: ## Vet, and run the unit tests here with the race detector; FLAGS are go test's
