@@ -201,7 +201,46 @@ func TestVolumeCompose(t *testing.T) {
 	if run != "pantavisor" {
 		t.Errorf("the container reads %q", run)
 	}
-	contains(t, "compose --yaml", sh(t, `layervault disk compose --yaml --disks "$1" "$2"`, device, src), "driver: layervault", "disk: \"pvr-sdk-dm-versatile\"", "target: \"/var/dmcrypt/volume\"")
 	docker(t, "volume", "rm", "pvr-sdk.docker--var-dmcrypt-volume")
+
+	// The same by docker compose: what is printed, completed by a file of one's own, and a volume of that file's.
+	printed, mine := filepath.Join(dir, "printed.yaml"), filepath.Join(dir, "mine.yaml")
+	sh(t, `layervault disk compose --yaml --disks "$1" "$2" >"$3"`, device, src, printed)
+	if err := os.WriteFile(mine, []byte(composeFile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	compose := func(args ...string) string {
+		t.Helper()
+		return docker(t, append([]string{"compose", "-p", "e2e", "-f", printed, "-f", mine}, args...)...)
+	}
+	t.Cleanup(func() { _, _ = tryDocker(t, "compose", "-p", "e2e", "-f", printed, "-f", mine, "down", "-v") })
+	for _, round := range []string{"first", "first\nsecond"} { // the volume outlives its container
+		compose("up", "--no-color", "--abort-on-container-exit")
+		if got := compose("logs", "--no-color", "--no-log-prefix"); got != "pantavisor\n"+round {
+			t.Errorf("the container printed %q", got)
+		}
+		compose("down")
+		sh(t, `sed -i s/first/second/ "$1"`, mine)
+	}
+	if size := sh(t, `layervault volume list --json | jq '.[] | select(.name == "e2e_own") | .size_bytes'`); size != "33554432" {
+		t.Errorf("the volume of the compose file has %s bytes", size)
+	}
+	compose("down", "-v")
+	if left := docker(t, "volume", "ls", "-q"); left != "" {
+		t.Errorf("docker compose down -v left %s", left)
+	}
 	noLeaks(t)
 }
+
+const composeFile = `
+services:
+  pvr-sdk:
+    image: busybox
+    network_mode: none
+    command: sh -c "cat /var/dmcrypt/volume/file; echo first >> /own/file; cat /own/file"
+    volumes: [own:/own]
+volumes:
+  own:
+    driver: layervault
+    driver_opts: {size: 32M}
+`
