@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -209,18 +210,24 @@ func TestVolumeCompose(t *testing.T) {
 	if err := os.WriteFile(mine, []byte(composeFile), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	project := []string{"compose", "--ansi", "never", "-p", "e2e", "-f", printed, "-f", mine}
 	compose := func(args ...string) string {
 		t.Helper()
-		return docker(t, append([]string{"compose", "-p", "e2e", "-f", printed, "-f", mine}, args...)...)
+		return docker(t, slices.Concat(project, args)...)
 	}
-	t.Cleanup(func() { _, _ = tryDocker(t, "compose", "-p", "e2e", "-f", printed, "-f", mine, "down", "-v") })
-	for _, round := range []string{"first", "first\nsecond"} { // the volume outlives its container
-		compose("up", "--no-color", "--abort-on-container-exit")
-		if got := compose("logs", "--no-color", "--no-log-prefix"); got != "pantavisor\n"+round {
+	t.Cleanup(func() { _, _ = tryDocker(t, slices.Concat(project, []string{"down", "-v"})...) })
+	for _, want := range []string{"first", "first\nsecond"} { // the volumes outlive their container
+		compose("up", "--abort-on-container-exit")
+		if got := compose("logs", "--no-log-prefix"); got != want+"\n"+want {
 			t.Errorf("the container printed %q", got)
 		}
 		compose("down")
 		sh(t, `sed -i s/first/second/ "$1"`, mine)
+	}
+	onDisk := sh(t, `layervault disk mount --disks "$1" pvr-sdk-dm-versatile /run/e2e-disk >/dev/null
+		cat /run/e2e-disk/perm/pvr-sdk/docker--var-dmcrypt-volume/file; layervault disk umount --disks "$1" pvr-sdk-dm-versatile`, device)
+	if onDisk != "first\nsecond" {
+		t.Errorf("Pantavisor would read %q", onDisk)
 	}
 	if size := sh(t, `layervault volume list --json | jq '.[] | select(.name == "e2e_own") | .size_bytes'`); size != "33554432" {
 		t.Errorf("the volume of the compose file has %s bytes", size)
@@ -237,7 +244,7 @@ services:
   pvr-sdk:
     image: busybox
     network_mode: none
-    command: sh -c "cat /var/dmcrypt/volume/file; echo first >> /own/file; cat /own/file"
+    command: sh -c "for f in /var/dmcrypt/volume/file /own/file; do echo first >> $$f; cat $$f; done"
     volumes: [own:/own]
 volumes:
   own:
