@@ -218,7 +218,7 @@ func TestVolumeCompose(t *testing.T) {
 	t.Cleanup(func() { _, _ = tryDocker(t, slices.Concat(project, []string{"down", "-v"})...) })
 	for _, want := range []string{"first", "first\nsecond"} { // the volumes outlive their container
 		compose("up", "--abort-on-container-exit")
-		if got := compose("logs", "--no-log-prefix"); got != want+"\n"+want {
+		if got := docker(t, "logs", "e2e-pvr-sdk-1"); got != want+"\n"+want {
 			t.Errorf("the container printed %q", got)
 		}
 		compose("down")
