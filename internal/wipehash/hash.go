@@ -7,7 +7,7 @@
 // plugin's memory for the known keys, where they may be swapped out. (runtime/secret will do
 // the same for any code, but is an experiment, and for two of our three processors only.)
 //
-// It is portable and some five times slower than the standard library's assembly, which does
+// It is portable and some four times slower than the standard library's assembly, which does
 // not matter for the few blocks of a key.
 package wipehash
 
@@ -17,24 +17,26 @@ import (
 	"unsafe"
 )
 
-// Size is the length of a hash in bytes, BlockSize that of what is hashed at a time.
+// Size is the length of a hash in bytes.
+const Size = 32
+
 const (
-	Size      = 32
-	BlockSize = 64
+	blockSize  = 64 // what is hashed at a time, in bytes
+	lengthSize = 8  // of the message's length at its end, in bytes
+	rounds     = 64
 )
 
 // State is the memory of a computation. The zero value is ready. Each method leaves parts
 // of its input in it: Wipe it.
 type State struct {
 	h      [8]uint32
-	w      [BlockSize]uint32 // message schedule
-	block  [BlockSize]byte
+	w      [rounds]uint32 // message schedule
+	block  [blockSize]byte
 	filled int // of block
 	total  uint64
-	length [8]byte
 
 	inner, outer [8]uint32 // HMAC's states after the padded key
-	pad          [BlockSize]byte
+	pad          [blockSize]byte
 	digest       [Size]byte
 	a, b         [Size]byte // of what is built on HMAC
 }
@@ -68,7 +70,7 @@ func (s *State) write(data []byte) {
 	for len(data) > 0 {
 		n := copy(s.block[s.filled:], data)
 		data = data[n:]
-		if s.filled += n; s.filled == BlockSize {
+		if s.filled += n; s.filled == blockSize {
 			s.compress()
 			s.filled = 0
 		}
@@ -77,14 +79,13 @@ func (s *State) write(data []byte) {
 
 // end appends a one bit, zeros, and the length in bits, and gives the hash.
 func (s *State) end(out *[Size]byte) {
-	binary.BigEndian.PutUint64(s.length[:], 8*s.total)
 	s.block[s.filled] = 0x80
 	clear(s.block[s.filled+1:])
-	if s.filled >= BlockSize-len(s.length) {
+	if s.filled >= blockSize-lengthSize {
 		s.compress()
 		clear(s.block[:])
 	}
-	copy(s.block[BlockSize-len(s.length):], s.length[:])
+	binary.BigEndian.PutUint64(s.block[blockSize-lengthSize:], 8*s.total)
 	s.compress()
 	for i, word := range s.h {
 		binary.BigEndian.PutUint32(out[4*i:], word)
@@ -94,7 +95,7 @@ func (s *State) end(out *[Size]byte) {
 // setKey is the part of HMAC that depends on its key only.
 func (s *State) setKey(key []byte) {
 	clear(s.pad[:])
-	if len(key) > BlockSize {
+	if len(key) > blockSize {
 		s.Sum(&s.digest, key)
 		key = s.digest[:]
 	}
@@ -114,12 +115,12 @@ func (s *State) setKey(key []byte) {
 
 // mac is HMAC of parts, one after the other, with the key of setKey. out may be a part.
 func (s *State) mac(out *[Size]byte, parts ...[]byte) {
-	s.h, s.filled, s.total = s.inner, 0, BlockSize
+	s.h, s.filled, s.total = s.inner, 0, blockSize
 	for _, part := range parts {
 		s.write(part)
 	}
 	s.end(&s.digest)
-	s.h, s.filled, s.total = s.outer, 0, BlockSize
+	s.h, s.filled, s.total = s.outer, 0, blockSize
 	s.write(s.digest[:])
 	s.end(out)
 }
@@ -158,7 +159,7 @@ func (s *State) PBKDF2(secret, salt []byte, iterations, n int) []byte {
 }
 
 // constants are those of FIPS 180-4, section 4.2.2.
-var constants = [BlockSize]uint32{
+var constants = [rounds]uint32{
 	0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
 	0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
 	0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,

@@ -71,7 +71,7 @@ func TestSumTwice(t *testing.T) {
 // What we derive is what the standard library derives, whatever goes in.
 func FuzzDerive(f *testing.F) {
 	for n := range 140 { // across the edges of blocks
-		f.Add(bytes.Repeat([]byte{7}, n), bytes.Repeat([]byte{9}, n%65), string(bytes.Repeat([]byte{'i'}, 139-n)), n)
+		f.Add(bytes.Repeat([]byte{7}, n), bytes.Repeat([]byte{9}, n), string(bytes.Repeat([]byte{'i'}, 139-n)), n)
 	}
 	f.Fuzz(func(t *testing.T, secret, salt []byte, info string, n int) {
 		want, err := hkdf.Key(sha256.New, secret, salt, info, wipehash.Size)
