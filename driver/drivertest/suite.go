@@ -31,6 +31,7 @@ func Run(t *testing.T, make Factory) {
 		test func(t *testing.T, make Factory)
 	}{
 		{"Lifecycle", testLifecycle},
+		{"Orphans", testOrphans},
 		{"Options", testOptions},
 		{"BadInput", testBadInput},
 		{"Content", testContent},
