@@ -140,7 +140,7 @@ func (s *Store) makeWritable(ctx context.Context, r Record, dir string, defaultS
 		return fmt.Errorf("make the writable image of layer %s: %w", r.ID, err)
 	}
 	// Whoever makes it is about to mount it.
-	if err := s.warm.keep(r.ID, unstarted{held}); err != nil {
+	if err := s.warm.keep(r.ID, held); err != nil {
 		return fmt.Errorf("make the writable image of layer %s: %w", r.ID, err)
 	}
 	return nil

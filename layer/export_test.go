@@ -8,14 +8,10 @@ func (r Record) Encode() ([]byte, error) { return r.encode() }
 // MaxWarm and the warm images, for their tests.
 const MaxWarm = maxWarm
 
-type (
-	Warm      = warm
-	Unstarted = unstarted
-)
+type Warm = warm
 
 func (w *warm) Keep(id string, h Held) error { return w.keep(id, h) }
 func (w *warm) Borrow(id string) Held        { return w.borrow(id) }
 func (w *warm) Drop(id string) error         { return w.drop(id) }
-func (w *warm) Release(id string) error      { return w.release(id) }
 func (w *warm) DropIdle() error              { return w.dropIdle() }
 func (w *warm) DropAll() error               { return w.dropAll() }

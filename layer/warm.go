@@ -35,10 +35,6 @@ type warmImage struct {
 	hold Held
 }
 
-// unstarted is the hold of an image that was made a moment ago, up to its first release:
-// docker lets go of a new container's layer once before it starts it.
-type unstarted struct{ Held }
-
 // borrow hands out the hold of an image, which keep gives back; nil if there is none. As
 // long as it is out nobody else closes it, and so nothing else can get its device.
 func (w *warm) borrow(id string) Held {
@@ -93,22 +89,6 @@ func (w *warm) drop(id string) error {
 	return closeAll(out)
 }
 
-// release is drop, but for the first one of a new image.
-func (w *warm) release(id string) error {
-	w.mu.Lock()
-	var out []io.Closer
-	if e, ok := w.byID[id]; ok {
-		im := e.Value.(*warmImage)
-		if made, ok := im.hold.(unstarted); ok {
-			im.hold = made.Held
-		} else {
-			out = append(out, w.take(e))
-		}
-	}
-	w.mu.Unlock()
-	return closeAll(out)
-}
-
 // dropIdle lets go of all images.
 func (w *warm) dropIdle() error {
 	w.mu.Lock()
@@ -140,13 +120,12 @@ func closeAll(cs []io.Closer) error {
 }
 
 // Release closes a layer's writable image if it is only kept open in case it is used
-// again: who stops a container expects to find its image closed. The first Release after
-// the image was made leaves it open, for warmIdle at most.
+// again: who stops a container expects to find its image closed.
 func (s *Store) Release(id string) error {
 	if r, err := s.record(id); err != nil || r.Kind != Writable {
 		return nil // nothing of it is open, or nothing that can change
 	}
-	return s.warm.release(id)
+	return s.warm.drop(id)
 }
 
 // Cool closes the images that are only kept open in case they are used again.

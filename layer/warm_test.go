@@ -73,20 +73,3 @@ func TestWarm(t *testing.T) {
 		t.Error("kept after the end")
 	}
 }
-
-// docker lets go of a new container's layer once before it starts it: the image stays open
-// over that, whatever used it in between, and no longer.
-func TestWarmUntilStarted(t *testing.T) {
-	var w layer.Warm
-	open := 2
-	must(t, w.Keep("new", layer.Unstarted{Held: held{open: &open}}))
-	must(t, w.Keep("old", held{open: &open}))
-	must(t, w.Keep("new", w.Borrow("new")))
-	for i, want := range []int{1, 0, 0} { // left open after the n-th release of both
-		must(t, w.Release("new"))
-		must(t, w.Release("old"))
-		if open != want {
-			t.Errorf("%d open after release %d, want %d", open, i+1, want)
-		}
-	}
-}
