@@ -14,8 +14,7 @@ import (
 )
 
 const (
-	kills      = 20
-	killsShort = 12 // half a minute each, and `make test` has 40
+	kills = 12 // half a minute each, and `make test` has 40
 	// longestLife is how long the plugin lives at most between two kills: long
 	// enough for a container to start or a layer to be written, so that kills hit
 	// every stage of both.
@@ -28,10 +27,6 @@ const (
 func TestPluginKilledUnderLoad(t *testing.T) {
 	if !encrypted() {
 		return // overlay2 is no process
-	}
-	kills := kills
-	if testing.Short() {
-		kills = killsShort
 	}
 	sh(t, `oddtree | docker import - kill-odd:1 >/dev/null; layeredimage kill-deep:1 12 > "$1"; docker load -qi "$1" >/dev/null`, t.TempDir()+"/deep.tar")
 	before := map[string]string{"busybox": "", "kill-odd:1": "", "kill-deep:1": ""}
