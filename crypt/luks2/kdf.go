@@ -132,10 +132,15 @@ func (k KDF) derive(passphrase, salt []byte, n int) ([]byte, error) {
 	}
 }
 
-// pbkdf2Key is PBKDF2 with HMAC of the named hash; with SHA-256, which is what everything of
-// ours has, in memory that is wiped.
+// wipedIterations bounds what is derived in memory that is wiped, which takes some four
+// times as long: it holds for the random keys of this project (RandomKeyKDF) and for
+// digests, that is for everything that is opened without a person; a person's words with a
+// million iterations must not take four times their second.
+const wipedIterations = 10_000
+
+// pbkdf2Key is PBKDF2 with HMAC of the named hash.
 func pbkdf2Key(hashName string, secret, salt []byte, iterations, n int) ([]byte, error) {
-	if hashName == "sha256" {
+	if hashName == "sha256" && iterations <= wipedIterations {
 		return new(wipehash.State).PBKDF2(secret, salt, iterations, n), nil
 	}
 	// crypto/pbkdf2 takes the secret as a string and copies it, so a copy stays behind.

