@@ -31,11 +31,15 @@ func (d *Driver) ApplyDiff(ctx context.Context, id, parent string, diff io.Reade
 		return 0, fmt.Errorf("apply a diff to layer %s: %w: it stands on %q, not on %q", id, ErrParent, r.Parent, parent)
 	}
 	if r.Kind == layer.Writable {
-		pristine, err := d.isPristine(ctx, s, r)
-		if err != nil {
-			return 0, fmt.Errorf("apply a diff to layer %s: %w", id, err)
+		// A layer not made for a container may have got its writable image only because
+		// somebody looked at it.
+		untouched := false
+		if !r.ReadWrite {
+			if untouched, err = s.untouched(ctx, r); err != nil {
+				return 0, fmt.Errorf("apply a diff to layer %s: %w", id, err)
+			}
 		}
-		if !pristine {
+		if !untouched {
 			return d.unpack(ctx, s, r, diff)
 		}
 		if err := s.store.Reset(ctx, id); err != nil {
@@ -43,23 +47,6 @@ func (d *Driver) ApplyDiff(ctx context.Context, id, parent string, diff io.Reade
 		}
 	}
 	return s.store.Import(ctx, id, diff, s.idmap)
-}
-
-// isPristine says whether a layer got its writable image only because somebody
-// looked at it: not made for a container, not mounted, nothing written.
-func (d *Driver) isPristine(ctx context.Context, s *session, r layer.Record) (bool, error) {
-	if r.ReadWrite {
-		return false, nil
-	}
-	if _, mounted, err := d.count(s, r.ID); err != nil || mounted {
-		return false, err
-	}
-	t, err := s.openContent(ctx, r)
-	if err != nil {
-		return false, err
-	}
-	entries, err := os.ReadDir(t.path)
-	return len(entries) == 0, errors.Join(err, t.close(ctx))
 }
 
 // unpack applies a tar to a written layer through its merged mount, where a

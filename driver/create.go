@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"strings"
 
 	"layervault/layer"
 )
@@ -36,84 +34,6 @@ func (d *Driver) create(ctx context.Context, id, parent string, opts *CreateOpts
 	return s.store.Create(ctx, id, parent, layer.CreateOptions{
 		ReadWrite: readWrite, SizeLimit: size, DefaultSize: s.size, IDMap: s.idmap,
 	})
-}
-
-// initSuffix marks the layer that docker puts between an image and a container
-// (moby, layer/layer_store.go, initMount).
-const initSuffix = "-init"
-
-// removeOrphans removes what docker forgot of containers on parent that it never came to
-// know: when a call of a container's creation fails, or its answer is lost with a plugin
-// that was killed, docker reports that and never speaks of the layers again (moby,
-// layer/layer_store.go, CreateRWLayer). They would keep parent from being removed for
-// ever. That docker asks for parent's removal says that no container of its own stands on
-// it, nor is being made: while it makes one it holds parent.
-//
-// An init layer has nothing of anybody's and goes even if the lost answer was that of a
-// Get, and it is mounted. A container's layer goes only where nothing was ever written to it.
-func (d *Driver) removeOrphans(ctx context.Context, s *session, parent string) error {
-	children, err := s.store.Children(ctx, parent)
-	if err != nil {
-		return err
-	}
-	for _, id := range children {
-		container, isInit := strings.CutSuffix(id, initSuffix)
-		if !isInit {
-			continue
-		}
-		users, err := s.store.Children(ctx, id)
-		if err != nil {
-			return err
-		}
-		if len(users) > 0 {
-			if !slices.Equal(users, []string{container}) {
-				continue // parent will be reported as in use
-			}
-			if removed, err := d.removeUnused(ctx, container); err != nil {
-				return err
-			} else if !removed {
-				continue
-			}
-		}
-		if err := d.Remove(ctx, id); err != nil {
-			return err
-		}
-		d.log.InfoContext(ctx, "removed the layers of a container that was never made", "layer", id)
-	}
-	return nil
-}
-
-// removeUnused removes a writable layer that is unmounted and empty, and says whether it was.
-func (d *Driver) removeUnused(ctx context.Context, id string) (bool, error) {
-	s, unlock, err := d.begin(ctx, id)
-	if err != nil {
-		return false, err
-	}
-	defer unlock()
-	mounted, err := isMounted(s.merged(id))
-	if err != nil || mounted {
-		return false, err
-	}
-	empty, err := s.isEmpty(ctx, id)
-	if err != nil || !empty {
-		return false, err
-	}
-	return true, d.remove(ctx, s, id)
-}
-
-// isEmpty says whether a layer itself holds nothing.
-func (s *session) isEmpty(ctx context.Context, id string) (_ bool, err error) {
-	r, err := s.store.Get(id)
-	if err != nil {
-		return false, err
-	}
-	content, err := s.openContent(ctx, r)
-	if err != nil {
-		return false, fmt.Errorf("look into layer %s: %w", id, err)
-	}
-	defer func() { err = errors.Join(err, content.close(ctx)) }()
-	entries, err := os.ReadDir(content.path)
-	return err == nil && len(entries) == 0, err
 }
 
 // Remove unmounts a layer, destroys its key and deletes it. An id that is not

@@ -65,25 +65,29 @@ func testOrphans(t *testing.T, make Factory) {
 	for _, c := range []struct {
 		name string
 		do   func(b *bench) // what docker asked for, the last of it without hearing the answer
-		gone bool
+		user string         // who keeps the image, as the refusal names it; "" where all goes
 	}{
-		{"init layer made", func(b *bench) {}, true},
-		{"init layer mounted", func(b *bench) { b.get("c-init") }, true},
-		{"container's layer made", func(b *bench) { b.create("c", "c-init") }, true},
+		{"init layer made", func(b *bench) {}, ""},
+		{"init layer mounted", func(b *bench) { b.get("c-init") }, ""},
+		{"container's layer made", func(b *bench) { b.create("c", "c-init") }, ""},
 		{"container written to", func(b *bench) {
 			b.create("c", "c-init")
 			b.with("c", func(dir string) { write(b.T, dir, "file", "somebody's") })
-		}, false},
-		{"container running", func(b *bench) { b.create("c", "c-init"); b.get("c") }, false},
-		{"another layer", func(b *bench) { b.create("d", "c-init") }, false},
+		}, "c"},
+		{"container running", func(b *bench) { b.create("c", "c-init"); b.get("c") }, "c"},
+		{"another layer", func(b *bench) { b.create("d", "c-init") }, "d"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := started(t, make)
 			b.create("image", "")
 			b.create("c-init", "image")
 			c.do(b)
-			if !c.gone {
-				b.wants(b.Remove(b.ctx, "image"), layer.ErrInUse)
+			if c.user != "" {
+				err := b.Remove(b.ctx, "image")
+				b.wants(err, layer.ErrInUse)
+				if !strings.Contains(err.Error(), "parent of "+c.user+":") {
+					t.Errorf("%q does not name layer %s", err, c.user)
+				}
 				return
 			}
 			b.ok(b.Remove(b.ctx, "image"))
