@@ -162,9 +162,7 @@ func (s *Store) remove(ctx context.Context, v Volume) error {
 			err = dev.Remove(ctx)
 		}
 	}
-	s.mu.Lock()
-	delete(s.known, v.Path)
-	s.mu.Unlock()
+	s.catalog.forget(v.Path)
 	return err
 }
 

@@ -22,7 +22,7 @@ import (
 // except with a generation after the present one: then the volume begins anew, empty, as
 // the options say, and the old generation is removed (see Purge).
 func (s *Store) Create(ctx context.Context, name string, want Request) (Volume, error) {
-	if err := ValidateName("volume", name); err != nil {
+	if err := validateNewName(name); err != nil {
 		return Volume{}, err
 	}
 	if err := s.resolveDisk(&want.Options); err != nil {

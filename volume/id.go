@@ -52,13 +52,31 @@ func (id ID) check() error {
 // that shares 12 KiB of a LUKS2 header.
 const maxName = 128
 
-// nameForm is what docker lets a volume be called.
+// nameForm is what docker lets a volume be called, but for its length.
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 
 // ValidateName refuses what is no name of a volume, a platform, a revision or a disk.
 func ValidateName(what, name string) error {
 	if len(name) > maxName || !nameForm.MatchString(name) {
 		return fmt.Errorf("%w: %s %q: 1 to %d of A-Z a-z 0-9 _ . -, beginning with a letter or digit", ErrBadName, what, name, maxName)
+	}
+	return nil
+}
+
+// minVolumeName is docker's own bound for volumes (moby, daemon/names: a first character
+// and more), which it does not hold plugins to.
+const minVolumeName = 2
+
+// validateNewName refuses what no volume may be called from now on. A single letter is
+// for docker's command line a drive of Windows: -v a:/data makes an unencrypted volume
+// at the path "a:/data" in the container, and says nothing.
+func validateNewName(name string) error {
+	if err := ValidateName("volume", name); err != nil {
+		return err
+	}
+	if len(name) < minVolumeName {
+		return fmt.Errorf("%w: volume %q: %d characters at least, or docker run -v %s:/data takes it for a drive of Windows and its data stays in the clear",
+			ErrBadName, name, minVolumeName, name)
 	}
 	return nil
 }

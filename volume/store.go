@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"github.com/google/uuid"
 
@@ -79,9 +78,7 @@ type Store struct {
 	boot    string
 	process string // names this process in the list of mounts
 	log     *slog.Logger
-
-	mu    sync.Mutex
-	known map[string]knownRecord // by path
+	catalog *catalog
 }
 
 // Open readies the store and removes what a crash left half done. No key is needed.
@@ -98,7 +95,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	s := &Store{cfg: cfg, boot: cfg.BootID, process: uuid.NewString(), log: cfg.Log, known: make(map[string]knownRecord)}
+	s := &Store{cfg: cfg, boot: cfg.BootID, process: uuid.NewString(), log: cfg.Log, catalog: newCatalog(cfg.Layout)}
 	if s.cfg.Devices == nil {
 		s.cfg.Devices = s.encrypted()
 	}

@@ -13,6 +13,7 @@ import (
 	"layervault/keys/unlock"
 	"layervault/layer"
 	"layervault/persist"
+	"layervault/volume"
 )
 
 // status is the answer of layervault status --json.
@@ -21,6 +22,7 @@ type status struct {
 	Vault   vaultStatus  `json:"vault"`
 	Tiers   []tierStatus `json:"tiers"`
 	Layers  layerStatus  `json:"layers"`
+	Volumes volumeStatus `json:"volumes"`
 	Kernel  kernelStatus `json:"kernel"`
 	Space   spaceStatus  `json:"space"`
 }
@@ -57,12 +59,20 @@ type layerStatus struct {
 	Mounted  int            `json:"mounted"` // layers mounted in this mount namespace
 }
 
+type volumeStatus struct {
+	Encrypted  int `json:"encrypted"` // images of their own
+	Clear      int `json:"clear"`
+	OnDisks    int `json:"on_disks"`   // of device.json
+	Superseded int `json:"superseded"` // old generations, counted above as well
+	Damaged    int `json:"damaged"`    // counted here only
+}
+
 func newStatusCommand(a *app) *cobra.Command {
 	var s settings
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the vault, its key slots, the layers and the space",
-		Long: `Show the vault, its key slots, the layers and the space.
+		Short: "Show the vault, its key slots, the layers, the volumes and the space",
+		Long: `Show the vault, its key slots, the layers, the volumes and the space.
 
 It asks the disk and the kernel, not the plugin: it works beside a running plugin,
 without one, and while the vault is locked. A locked vault is exit status 3.`,
@@ -91,10 +101,12 @@ func (a *app) readStatus(ctx context.Context, s settings) (status, error) {
 	st.Tiers = a.readTiers(st.Vault.State)
 	rows, layersErr := a.images(ctx)
 	st.Layers = countLayers(rows, layersErr)
+	volumes, volumesErr := volume.List(ctx, a.layout())
+	st.Volumes = countVolumes(volumes)
 	var spaceErr, kernelErr error
 	st.Space, spaceErr = readSpace(a.persist)
 	st.Kernel, st.Layers.Mounted, kernelErr = readKernel(rows)
-	return st, errors.Join(vaultErr, layersErr, spaceErr, kernelErr)
+	return st, errors.Join(vaultErr, layersErr, volumesErr, spaceErr, kernelErr)
 }
 
 // readVault tries every slot that needs no person.
@@ -173,6 +185,25 @@ func countLayers(rows []imageRow, err error) layerStatus {
 	return st
 }
 
+func countVolumes(volumes []volume.Volume) (st volumeStatus) {
+	for _, v := range volumes {
+		switch {
+		case v.Damage != nil:
+			st.Damaged++
+		case v.Options.Disk != "":
+			st.OnDisks++
+		case v.IsImage():
+			st.Encrypted++
+		default:
+			st.Clear++
+		}
+		if v.Superseded {
+			st.Superseded++
+		}
+	}
+	return st
+}
+
 func (a *app) printStatus(st status) error {
 	if a.json {
 		return a.printJSON(st)
@@ -203,6 +234,8 @@ func (a *app) printStatus(st status) error {
 	line("Cipher", "%s", orDash(strings.Join(ciphers, ", ")))
 	line("Layers", "%d sealed, %d writable, %d fresh, %d damaged, %s on disk",
 		st.Layers.Sealed, st.Layers.Writable, st.Layers.Fresh, st.Layers.Damaged, size(st.Layers.Disk))
+	line("Volumes", "%d encrypted, %d clear, %d on disks, %d superseded, %d damaged",
+		st.Volumes.Encrypted, st.Volumes.Clear, st.Volumes.OnDisks, st.Volumes.Superseded, st.Volumes.Damaged)
 	line("Mounted", "%d layers here, %d images open in the kernel", st.Layers.Mounted, st.Kernel.OpenImages)
 	line("Space", "%s free of %s (%s)", size(st.Space.Free), size(st.Space.Total), orDash(st.Space.Filesystem))
 	return a.printf("%s", b.String())

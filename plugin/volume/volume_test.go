@@ -98,13 +98,13 @@ func TestProtocol(t *testing.T) {
 	e.says("Plugin.Activate", "", 200, `["VolumeDriver"]`)
 	e.says("VolumeDriver.Capabilities", "{}", 200, `{"Capabilities":{"Scope":"local"}}`)
 	e.says("VolumeDriver.List", "{}", 200, `{"Volumes":[]}`)
-	e.says("VolumeDriver.Create", `{"Name":"v","Opts":{"size":"32M"}}`, 200, `{}`)
-	e.says("VolumeDriver.Create", `{"Name":"v","Opts":{"size":"32M"}}`, 200, `{}`)
-	e.says("VolumeDriver.Create", `{"Name":"v","Opts":{"size":"48M"}}`, 500, `layervault volume purge`)
-	e.says("VolumeDriver.Create", `{"Name":"w","Opts":{"colour":"blue"}}`, 500, `known are cipher, clear`)
+	e.says("VolumeDriver.Create", `{"Name":"vol","Opts":{"size":"32M"}}`, 200, `{}`)
+	e.says("VolumeDriver.Create", `{"Name":"vol","Opts":{"size":"32M"}}`, 200, `{}`)
+	e.says("VolumeDriver.Create", `{"Name":"vol","Opts":{"size":"48M"}}`, 500, `layervault volume purge`)
+	e.says("VolumeDriver.Create", `{"Name":"web","Opts":{"colour":"blue"}}`, 500, `known are cipher, clear`)
 	e.says("VolumeDriver.Create", `{"Name":"../w"}`, 500, `bad name`)
-	e.says("VolumeDriver.Path", `{"Name":"v"}`, 200, `{"Mountpoint":""}`)
-	answer := e.says("VolumeDriver.Mount", `{"Name":"v","ID":"a"}`, 200, dir+"/mounts/")
+	e.says("VolumeDriver.Path", `{"Name":"vol"}`, 200, `{"Mountpoint":""}`)
+	answer := e.says("VolumeDriver.Mount", `{"Name":"vol","ID":"a"}`, 200, dir+"/mounts/")
 	var mounted struct{ Mountpoint string }
 	if err := json.Unmarshal([]byte(answer), &mounted); err != nil {
 		t.Fatal(err)
@@ -112,22 +112,22 @@ func TestProtocol(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(mounted.Mountpoint, "file"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	e.says("VolumeDriver.Path", `{"Name":"v"}`, 200, mounted.Mountpoint)
+	e.says("VolumeDriver.Path", `{"Name":"vol"}`, 200, mounted.Mountpoint)
 	e.says("VolumeDriver.List", ``, 200, `"Mountpoint":"`+mounted.Mountpoint+`"`)
-	got := e.says("VolumeDriver.Get", `{"Name":"v"}`, 200, `"State":"mounted"`)
+	got := e.says("VolumeDriver.Get", `{"Name":"vol"}`, 200, `"State":"mounted"`)
 	if strings.Contains(got, "Mountpoint") || !strings.Contains(got, `"Size":33554432`) {
 		t.Errorf("Get says %s", got)
 	}
 	e.says("VolumeDriver.Get", `{"Name":"none"}`, 500, `no such volume`)
-	e.says("VolumeDriver.Mount", `{"Name":"v"}`, 500, `without an id`)
+	e.says("VolumeDriver.Mount", `{"Name":"vol"}`, 500, `without an id`)
 	e.says("VolumeDriver.Mount", `{"Name":"none","ID":"a"}`, 500, `no such volume`)
 	e.says("VolumeDriver.Unmount", `{"Name":"none","ID":"a"}`, 200, `{}`)
-	e.says("VolumeDriver.Unmount", `{"Name":"v","ID":"a"}`, 200, `{}`)
+	e.says("VolumeDriver.Unmount", `{"Name":"vol","ID":"a"}`, 200, `{}`)
 	if _, err := os.Stat(mounted.Mountpoint); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("mount point: %v", err)
 	}
-	e.says("VolumeDriver.Remove", `{"Name":"v"}`, 200, `{}`)
-	e.says("VolumeDriver.Remove", `{"Name":"v"}`, 500, `no such volume`)
+	e.says("VolumeDriver.Remove", `{"Name":"vol"}`, 200, `{}`)
+	e.says("VolumeDriver.Remove", `{"Name":"vol"}`, 500, `no such volume`)
 }
 
 func TestBadRequests(t *testing.T) {
@@ -137,7 +137,7 @@ func TestBadRequests(t *testing.T) {
 		e.says("VolumeDriver.Create", body, 400, `"Err"`)
 	}
 	e.says("VolumeDriver.Create", `{"Name":"`+strings.Repeat("n", 65<<10)+`"}`, 400, "larger")
-	e.says("VolumeDriver.Create", `{"Name":"v"}`, 503, "no volumes today")
+	e.says("VolumeDriver.Create", `{"Name":"vol"}`, 503, "no volumes today")
 	res, err := e.client.Get("http://plugin/VolumeDriver.List")
 	if err != nil {
 		t.Fatal(err)

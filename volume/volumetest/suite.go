@@ -42,7 +42,7 @@ func Run(t *testing.T, b Backend) {
 	tests := map[string]func(e *env){
 		"Lifecycle": testLifecycle, "Recreate": testRecreate, "Counts": testCounts, "Restart": testRestart, "Reboot": testReboot,
 		"Revision": testRevision, "Clear": testClear, "Bound": testBound, "Trim": testTrim, "Purge": testPurge, "InUse": testInUse,
-		"Locked": testLocked, "Damaged": testDamaged, "Host": testHost, "Beside": testBeside, "Copy": testCopy, "Race": testRace, "Sweep": testSweep,
+		"Locked": testLocked, "Damaged": testDamaged, "Host": testHost, "Beside": testBeside, "Remade": testRemade, "Copy": testCopy, "Race": testRace, "Sweep": testSweep,
 		"Many": func(e *env) { testMany(e, b.Many) },
 	}
 	if b.Grows {
@@ -203,62 +203,64 @@ func testLifecycle(e *env) {
 }
 
 func testRecreate(e *env) {
-	v := e.create("a", "size=32M", "mountopts=noatime")
-	if again := e.create("a", "size=32M", "mountopts=noatime"); again.ID() != v.ID() {
+	v := e.create("app", "size=32M", "mountopts=noatime")
+	if again := e.create("app", "size=32M", "mountopts=noatime"); again.ID() != v.ID() {
 		e.Errorf("made %s anew, as %s", v.ID(), again.ID())
 	}
 	for _, opts := range [][]string{{"size=32M"}, {"size=48M", "mountopts=noatime"}, {"clear=true"}, {"size=32M", "mountopts=noatime", "uuid=0a1b2c3d-0000-4000-8000-000000000001"}} {
-		_, err := e.tryCreate("a", opts...)
+		_, err := e.tryCreate("app", opts...)
 		e.fails(err, volume.ErrExists, "layervault volume purge")
 	}
-	inside := e.container(e.mount("a", "1"))
+	inside := e.container(e.mount("app", "1"))
 	e.write(inside, "old")
-	_, err := e.tryCreate("a", "size=32M", "generation=1")
+	_, err := e.tryCreate("app", "size=32M", "generation=1")
 	e.fails(err, volume.ErrInUse)
-	e.unmount("a", "1")
+	e.unmount("app", "1")
 	e.must(unix.Unmount(inside, 0))
-	next := e.create("a", "size=32M", "generation=3") // a new generation may have other options
+	next := e.create("app", "size=32M", "generation=3") // a new generation may have other options
 	if next.UUID != v.UUID || next.Generation != 3 {
 		e.Errorf("new generation is %s", next.ID())
 	}
 	e.absent(v.Path)
-	e.empty(e.mount("a", "2"))
-	e.unmount("a", "2")
-	_, err = e.tryCreate("a", "size=32M", "generation=2")
+	e.empty(e.mount("app", "2"))
+	e.unmount("app", "2")
+	_, err = e.tryCreate("app", "size=32M", "generation=2")
 	e.fails(err, volume.ErrExists, "generation 3")
-	_, err = e.tryCreate("b", "uuid="+v.UUID)
+	_, err = e.tryCreate("other", "uuid="+v.UUID)
 	e.fails(err, volume.ErrExists, v.UUID)
-	for _, name := range []string{"", ".hidden", "a/b", "a b", strings.Repeat("n", 129)} {
+	// A letter alone is for docker's -v the drive of a Windows path: it made a volume in the
+	// clear instead.
+	for _, name := range []string{"", "v", ".hidden", "a/b", "a b", strings.Repeat("n", 129)} {
 		_, err := e.tryCreate(name)
 		e.fails(err, volume.ErrBadName)
 	}
-	_, err = e.tryCreate("c", "disk=none")
+	_, err = e.tryCreate("copy", "disk=none")
 	e.fails(err, volume.ErrNoDisk, "device.json")
 }
 
 func testCounts(e *env) {
-	e.create("v")
-	dir := e.mount("v", "one")
-	if again := e.mount("v", "one"); again != dir {
+	e.create("vol")
+	dir := e.mount("vol", "one")
+	if again := e.mount("vol", "one"); again != dir {
 		e.Errorf("mounted at %s and %s", dir, again)
 	}
 	e.write(dir, "x")
-	if second := e.mount("v", "two"); second != dir {
+	if second := e.mount("vol", "two"); second != dir {
 		e.Errorf("mounted at %s and %s", dir, second)
 	}
-	e.unmount("v", "one")
+	e.unmount("vol", "one")
 	e.reads(dir, "x")
-	e.unmount("v", "never")
+	e.unmount("vol", "never")
 	e.reads(dir, "x")
-	e.unmount("v", "two")
+	e.unmount("vol", "two")
 	e.absent(dir)
 	// Somebody unmounts behind our back: the next mount is a mount.
-	e.mount("v", "three")
+	e.mount("vol", "three")
 	e.must(unix.Unmount(dir, 0))
-	e.reads(e.mount("v", "four"), "x")
-	e.unmount("v", "three")
+	e.reads(e.mount("vol", "four"), "x")
+	e.unmount("vol", "three")
 	e.reads(dir, "x")
-	e.unmount("v", "four")
+	e.unmount("vol", "four")
 	e.absent(dir)
 }
 
@@ -272,29 +274,29 @@ func (e *env) container(dir string) (at string) {
 }
 
 func testRestart(e *env) {
-	e.create("v")
-	dir := e.mount("v", "one")
+	e.create("vol")
+	dir := e.mount("vol", "one")
 	e.write(dir, "x")
 	inside := e.container(dir)
 	// The plugin is restarted while a container runs: the count goes on.
 	e.open()
 	e.must(e.store.Heal(e.Context()))
 	e.reads(dir, "x")
-	e.mount("v", "two")
-	e.unmount("v", "one")
+	e.mount("vol", "two")
+	e.unmount("vol", "one")
 	e.reads(dir, "x")
-	e.mount("v", "one")
-	e.unmount("v", "two")
+	e.mount("vol", "one")
+	e.unmount("vol", "two")
 	e.reads(inside, "x")
 	// The container goes, and docker never says so: the next start heals that.
 	e.must(unix.Unmount(inside, 0))
 	e.open()
 	e.must(e.store.Heal(e.Context()))
 	e.absent(dir)
-	e.unmount("v", "one") // it may still come
+	e.unmount("vol", "one") // it may still come
 	// Nor does a missed unmount keep docker from removing the volume.
-	e.mount("v", "three")
-	e.must(e.store.Remove(e.Context(), "v"))
+	e.mount("vol", "three")
+	e.must(e.store.Remove(e.Context(), "vol"))
 	e.absent(dir)
 	e.open()
 	e.must(e.store.Heal(e.Context()))
@@ -331,38 +333,38 @@ func testReboot(e *env) {
 }
 
 func testRevision(e *env) {
-	e.create("v", "persistence=revision")
+	e.create("vol", "persistence=revision")
 	e.create("bound", "persistence=revision", "revision=r1")
-	_, err := e.store.Mount(e.Context(), "v", "1")
+	_, err := e.store.Mount(e.Context(), "vol", "1")
 	e.fails(err, volume.ErrNoRevision)
 	for _, r := range []string{"r1", "r2", "r3"} {
 		e.must(e.store.SetRevision(e.Context(), r))
-		dir := e.mount("v", r)
+		dir := e.mount("vol", r)
 		e.reads(dir, "")
 		e.write(dir, r)
-		e.unmount("v", r)
+		e.unmount("vol", r)
 	}
 	e.write(e.mount("bound", "1"), "bound")
 	e.unmount("bound", "1")
 	e.must(e.store.SetRevision(e.Context(), "r1"))
-	old := e.mount("v", "1")
+	old := e.mount("vol", "1")
 	e.reads(old, "r1")
 	e.must(e.store.SetRevision(e.Context(), "r3"))
-	now := e.mount("v", "2") // beside the container of the earlier revision
+	now := e.mount("vol", "2") // beside the container of the earlier revision
 	e.reads(now, "r3")
 	e.reads(old, "r1")
-	e.unmount("v", "1")
+	e.unmount("vol", "1")
 	e.absent(old)
 	e.reads(now, "r3")
 
 	done, err := e.store.GCRevisions(e.Context(), nil, true)
 	e.must(err)
-	if fmt.Sprint(done.Removed) != "map[v:[r2]]" {
+	if fmt.Sprint(done.Removed) != "map[vol:[r2]]" {
 		e.Errorf("dry run would remove %v", done.Removed)
 	}
 	done, err = e.store.GCRevisions(e.Context(), nil, false)
 	e.must(err)
-	if fmt.Sprint(done.Removed, done.Kept, done.Failed) != "map[v:[r2]] [r1 r3] map[]" {
+	if fmt.Sprint(done.Removed, done.Kept, done.Failed) != "map[vol:[r2]] [r1 r3] map[]" {
 		e.Errorf("removed %v, kept %v, failed %v", done.Removed, done.Kept, done.Failed)
 	}
 	r, err := e.store.Revisions()
@@ -370,10 +372,10 @@ func testRevision(e *env) {
 	if r.Current != "r3" || len(r.Known) != 2 {
 		e.Errorf("known are %+v", r)
 	}
-	e.unmount("v", "2")
+	e.unmount("vol", "2")
 	e.must(e.store.SetRevision(e.Context(), "r2"))
-	e.reads(e.mount("v", "3"), "")
-	e.unmount("v", "3")
+	e.reads(e.mount("vol", "3"), "")
+	e.unmount("vol", "3")
 	e.must(e.store.SetRevision(e.Context(), "r1"))
 	e.reads(e.mount("bound", "2"), "bound")
 	e.unmount("bound", "2")
@@ -433,22 +435,22 @@ func testBound(e *env) {
 }
 
 func testGrow(e *env) {
-	e.create("g", "size=32M")
-	dir := e.mount("g", "1")
+	e.create("grown", "size=32M")
+	dir := e.mount("grown", "1")
 	e.fill(filepath.Join(dir, "fill"))
-	e.must(e.store.Grow(e.Context(), "g", 96<<20))
+	e.must(e.store.Grow(e.Context(), "grown", 96<<20))
 	if n := e.fill(filepath.Join(dir, "more")); n < 48<<20 {
 		e.Errorf("%d bytes more after growing from 32 to 96 MiB", n)
 	}
-	e.must(e.store.Grow(e.Context(), "g", 96<<20))
-	if err := e.store.Grow(e.Context(), "g", 64<<20); err == nil {
+	e.must(e.store.Grow(e.Context(), "grown", 96<<20))
+	if err := e.store.Grow(e.Context(), "grown", 64<<20); err == nil {
 		e.Error("made smaller")
 	}
-	e.unmount("g", "1")
-	e.must(e.store.Grow(e.Context(), "g", 128<<20)) // also while nothing uses it
-	e.create("g", "size=32M")
-	e.create("g", "size=128M")
-	dir = e.mount("g", "2")
+	e.unmount("grown", "1")
+	e.must(e.store.Grow(e.Context(), "grown", 128<<20)) // also while nothing uses it
+	e.create("grown", "size=32M")
+	e.create("grown", "size=128M")
+	dir = e.mount("grown", "2")
 	if info, err := os.Stat(filepath.Join(dir, "more")); err != nil || info.Size() < 48<<20 {
 		e.Errorf("after growing: %v, %v", info, err)
 	}
@@ -457,26 +459,26 @@ func testGrow(e *env) {
 	if size := int64(st.Blocks) * int64(st.Bsize); size < 110<<20 {
 		e.Errorf("file system of %d bytes", size)
 	}
-	e.unmount("g", "2")
+	e.unmount("grown", "2")
 	// A crash after the file was made longer leaves a volume as good as before, and growing
 	// it again finishes what was begun.
-	v, err := e.store.Get(e.Context(), "g")
+	v, err := e.store.Get(e.Context(), "grown")
 	e.must(err)
 	info, err := os.Stat(v.Path)
 	e.must(err)
 	e.must(os.Truncate(v.Path, info.Size()+64<<20))
-	dir = e.mount("g", "3")
-	e.must(e.store.Grow(e.Context(), "g", 192<<20))
+	dir = e.mount("grown", "3")
+	e.must(e.store.Grow(e.Context(), "grown", 192<<20))
 	e.must(unix.Statfs(dir, &st))
 	if size := int64(st.Blocks) * int64(st.Bsize); size < 170<<20 {
 		e.Errorf("file system of %d bytes after a growth that was cut short", size)
 	}
-	e.unmount("g", "3")
+	e.unmount("grown", "3")
 }
 
 func testTrim(e *env) {
-	v := e.create("t", "size=96M")
-	dir := e.mount("t", "1")
+	v := e.create("trimmed", "size=96M")
+	dir := e.mount("trimmed", "1")
 	f, err := os.Create(filepath.Join(dir, "big"))
 	e.must(err)
 	_, err = io.CopyN(f, endless{}, 48<<20)
@@ -485,12 +487,12 @@ func testTrim(e *env) {
 		e.Fatalf("%d bytes on disk with a file of 48 MiB", n)
 	}
 	e.must(os.Remove(filepath.Join(dir, "big")))
-	before, after, err := e.store.Trim(e.Context(), "t")
+	before, after, err := e.store.Trim(e.Context(), "trimmed")
 	e.must(err)
 	if after > 24<<20 || onDisk(e, v.Path) > 24<<20 {
 		e.Errorf("%d bytes on disk before trimming, %d after", before, after)
 	}
-	e.unmount("t", "1")
+	e.unmount("trimmed", "1")
 }
 
 // endless is content that no file system stores as holes.
@@ -511,29 +513,29 @@ func onDisk(e *env, path string) int64 {
 }
 
 func testPurge(e *env) {
-	v := e.create("p", "size=32M")
-	e.write(e.mount("p", "1"), "old")
-	_, err := e.store.Purge(e.Context(), "p", volume.Options{}) // what docker forgot to unmount is no use of it
+	v := e.create("purged", "size=32M")
+	e.write(e.mount("purged", "1"), "old")
+	_, err := e.store.Purge(e.Context(), "purged", volume.Options{}) // what docker forgot to unmount is no use of it
 	e.must(err)
-	next, err := e.store.Get(e.Context(), "p")
+	next, err := e.store.Get(e.Context(), "purged")
 	e.must(err)
 	if next.Generation != v.Generation+1 || next.UUID != v.UUID || next.Options != v.Options {
 		e.Errorf("purged to %+v", next.Record)
 	}
 	e.absent(v.Path)
-	dir := e.mount("p", "2")
+	dir := e.mount("purged", "2")
 	e.empty(dir)
 	inside := e.container(dir)
-	_, err = e.store.Purge(e.Context(), "p", volume.Options{})
+	_, err = e.store.Purge(e.Context(), "purged", volume.Options{})
 	e.fails(err, volume.ErrInUse)
 	e.must(unix.Unmount(inside, 0))
-	e.unmount("p", "2")
-	bigger, err := e.store.Purge(e.Context(), "p", volume.Options{Size: 64 << 20, Tier: persist.Unsealed})
+	e.unmount("purged", "2")
+	bigger, err := e.store.Purge(e.Context(), "purged", volume.Options{Size: 64 << 20, Tier: persist.Unsealed})
 	e.must(err)
 	if filepath.Dir(bigger.Path) != e.cfg.Layout.Volumes(persist.Unsealed) || bigger.Options.Size != 64<<20 {
 		e.Errorf("purged to %s, %+v", bigger.Path, bigger.Options)
 	}
-	cleared, err := e.store.Purge(e.Context(), "p", volume.Options{Tier: persist.Clear})
+	cleared, err := e.store.Purge(e.Context(), "purged", volume.Options{Tier: persist.Clear})
 	e.must(err)
 	if cleared.Options.Size != 0 || cleared.Generation != 3 {
 		e.Errorf("purged to %+v", cleared.Record)
@@ -548,10 +550,10 @@ func testPurge(e *env) {
 // What a crash leaves is swept at the next start, and a generation that a purge could not
 // remove any more is collected.
 func testSweep(e *env) {
-	v := e.create("s", "size=32M")
+	v := e.create("shared", "size=32M")
 	keep := e.TempDir() + "/copy"
 	copyFile(e, v.Path, keep)
-	_, err := e.store.Purge(e.Context(), "s", volume.Options{})
+	_, err := e.store.Purge(e.Context(), "shared", volume.Options{})
 	e.must(err)
 	e.must(os.Rename(keep, v.Path)) // the crash came before the old one was removed
 	for _, name := range []string{"/.x#0.tmp-1", "/." + v.ID().String() + ".tmp-2"} {
@@ -565,7 +567,7 @@ func testSweep(e *env) {
 	if len(all) != 2 || all[0].State != volume.StateSuperseded || all[1].State != volume.StateReady {
 		e.Errorf("after the crash: %+v", all)
 	}
-	now, err := e.store.Get(e.Context(), "s")
+	now, err := e.store.Get(e.Context(), "shared")
 	e.must(err)
 	if now.Generation != 1 {
 		e.Errorf("the volume is generation %d", now.Generation)
@@ -586,8 +588,8 @@ func testSweep(e *env) {
 		e.Errorf("left: %v", entries)
 	}
 	e.empty(e.cfg.Layout.Volumes(persist.Clear))
-	e.empty(e.mount("s", "1"))
-	e.unmount("s", "1")
+	e.empty(e.mount("shared", "1"))
+	e.unmount("shared", "1")
 }
 
 func copyFile(e *env, from, to string) {
@@ -611,11 +613,11 @@ func testInUse(e *env) {
 }
 
 func testLocked(e *env) {
-	e.create("v")
+	e.create("vol")
 	e.create("other", "tier=unsealed-vault")
 	locked := errors.New("the TPM says no")
 	e.locked[persist.Vault] = locked
-	_, err := e.store.Mount(e.Context(), "v", "1")
+	_, err := e.store.Mount(e.Context(), "vol", "1")
 	e.fails(err, locked)
 	e.empty(e.cfg.Scratch)
 	_, err = e.tryCreate("new")
@@ -627,24 +629,24 @@ func testLocked(e *env) {
 	if len(all) != 2 {
 		e.Errorf("listed: %+v", all)
 	}
-	e.states(map[string]string{"v": volume.StateLocked, "other": volume.StateReady})
-	st, err := e.store.Inspect(e.Context(), "v")
+	e.states(map[string]string{"vol": volume.StateLocked, "other": volume.StateReady})
+	st, err := e.store.Inspect(e.Context(), "vol")
 	e.must(err)
 	if st.Reason != locked.Error() || st.Size != 64<<20 || st.Disk == 0 {
 		e.Errorf("locked: %+v", st)
 	}
 	delete(e.locked, persist.Vault)
-	dir := e.mount("v", "x")
+	dir := e.mount("vol", "x")
 	e.locked[persist.Vault] = locked // what is open stays so, and opens once more
-	e.states(map[string]string{"v": volume.StateMounted, "other": volume.StateReady})
-	if st, err := e.store.Inspect(e.Context(), "v"); err != nil || fmt.Sprint(st.Docker) != "[x]" || st.Dir != dir {
+	e.states(map[string]string{"vol": volume.StateMounted, "other": volume.StateReady})
+	if st, err := e.store.Inspect(e.Context(), "vol"); err != nil || fmt.Sprint(st.Docker) != "[x]" || st.Dir != dir {
 		e.Errorf("mounted: %+v, %v", st, err)
 	}
-	e.mount("v", "y")
-	e.unmount("v", "y")
-	e.unmount("v", "x")
+	e.mount("vol", "y")
+	e.unmount("vol", "y")
+	e.unmount("vol", "x")
 	delete(e.locked, persist.Vault)
-	e.unlocks("v")
+	e.unlocks("vol")
 }
 
 // states wants each volume in a state.
@@ -705,38 +707,38 @@ func testDamaged(e *env) {
 }
 
 func testHost(e *env) {
-	e.create("h")
+	e.create("hosted")
 	at := filepath.Join(e.TempDir(), "deep", "host")
-	e.must(e.store.MountAt(e.Context(), "h", at))
-	e.must(e.store.MountAt(e.Context(), "h", at))
+	e.must(e.store.MountAt(e.Context(), "hosted", at))
+	e.must(e.store.MountAt(e.Context(), "hosted", at))
 	e.write(at, "from the host")
-	dir := e.mount("h", "1")
+	dir := e.mount("hosted", "1")
 	e.reads(dir, "from the host")
-	e.unmount("h", "1")
+	e.unmount("hosted", "1")
 	e.reads(at, "from the host")
 	second := at + "-2"
-	e.must(e.store.MountAt(e.Context(), "h", second))
-	v, err := e.store.Get(e.Context(), "h")
+	e.must(e.store.MountAt(e.Context(), "hosted", second))
+	v, err := e.store.Get(e.Context(), "hosted")
 	e.must(err)
 	if got, err := e.store.HostMounts(v); err != nil || fmt.Sprint(got) != fmt.Sprint([]string{at, second}) {
 		e.Errorf("mounted at %v, %v", got, err)
 	}
-	e.fails(e.store.Remove(e.Context(), "h"), volume.ErrInUse, at)
+	e.fails(e.store.Remove(e.Context(), "hosted"), volume.ErrInUse, at)
 	open, err := os.Open(filepath.Join(at, "file"))
 	e.must(err)
-	e.fails(e.store.UnmountHost(e.Context(), "h", at), volume.ErrInUse, "used by")
+	e.fails(e.store.UnmountHost(e.Context(), "hosted", at), volume.ErrInUse, "used by")
 	e.must(open.Close())
-	e.must(e.store.UnmountHost(e.Context(), "h", ""))
+	e.must(e.store.UnmountHost(e.Context(), "hosted", ""))
 	if got, err := e.store.HostMounts(v); err != nil || len(got) > 0 {
 		e.Errorf("mounted at %v, %v", got, err)
 	}
-	e.must(e.store.UnmountHost(e.Context(), "h", ""))
-	e.create("i")
-	e.must(e.store.MountAt(e.Context(), "h", at))
-	e.fails(e.store.MountAt(e.Context(), "i", at), volume.ErrBusyPath)
-	e.fails(e.store.MountAt(e.Context(), "i", "relative"), volume.ErrBadName)
-	e.fails(e.store.MountAt(e.Context(), "i", filepath.Join(e.cfg.Mounts, "x")), volume.ErrBusyPath)
-	e.must(e.store.UnmountHost(e.Context(), "h", at))
+	e.must(e.store.UnmountHost(e.Context(), "hosted", ""))
+	e.create("inside")
+	e.must(e.store.MountAt(e.Context(), "hosted", at))
+	e.fails(e.store.MountAt(e.Context(), "inside", at), volume.ErrBusyPath)
+	e.fails(e.store.MountAt(e.Context(), "inside", "relative"), volume.ErrBadName)
+	e.fails(e.store.MountAt(e.Context(), "inside", filepath.Join(e.cfg.Mounts, "x")), volume.ErrBusyPath)
+	e.must(e.store.UnmountHost(e.Context(), "hosted", at))
 }
 
 // A person's command beside the plugin sees what docker has mounted, and leaves it alone.
@@ -747,50 +749,73 @@ func testBeside(e *env) {
 	e.must(err)
 	defer beside.Close()
 	for _, opts := range []string{"size=32M", "clear=true"} {
-		v := e.create("v", opts)
-		dir := e.mount("v", "1")
+		v := e.create("vol", opts)
+		dir := e.mount("vol", "1")
 		e.write(dir, "x")
-		e.fails(beside.Remove(e.Context(), "v"), volume.ErrInUse)
-		_, err := beside.Purge(e.Context(), "v", volume.Options{})
+		e.fails(beside.Remove(e.Context(), "vol"), volume.ErrInUse)
+		_, err := beside.Purge(e.Context(), "vol", volume.Options{})
 		e.fails(err, volume.ErrInUse)
-		e.must(beside.UnmountHost(e.Context(), "v", ""))
+		e.must(beside.UnmountHost(e.Context(), "vol", ""))
 		e.reads(dir, "x")
 		if at, err := beside.HostMounts(v); err != nil || len(at) > 0 {
 			e.Errorf("%s: docker's mount counts as a person's: %v, %v", opts, at, err)
 		}
-		if st, err := beside.Inspect(e.Context(), "v"); err != nil || fmt.Sprint(st.Docker) != "[1]" || st.State != volume.StateMounted || st.Dir != dir {
+		if st, err := beside.Inspect(e.Context(), "vol"); err != nil || fmt.Sprint(st.Docker) != "[1]" || st.State != volume.StateMounted || st.Dir != dir {
 			e.Errorf("%s: %+v, %v", opts, st, err)
 		}
 		if entries, err := os.ReadDir(cfg.Mounts); err == nil && len(entries) > 0 {
 			e.Errorf("%s: mounted a second time: %v", opts, entries)
 		}
-		e.unmount("v", "1")
+		e.unmount("vol", "1")
 		e.absent(dir)
-		e.must(beside.Remove(e.Context(), "v"))
+		e.must(beside.Remove(e.Context(), "vol"))
 		e.absent(v.Path)
+	}
+}
+
+// testRemade: a volume that the command line removed and made anew under its uuid kept its
+// old record for the plugin, where the new file got the inode number of the old one.
+func testRemade(e *env) {
+	cli, err := volume.Open(e.Context(), e.cfg)
+	e.must(err)
+	defer cli.Close()
+	const id = "11111111-2222-4333-8444-555555555555"
+	for _, tier := range []string{"vault", "clear"} {
+		for n := range 3 {
+			r, err := volume.ParseOptions(map[string]string{"uuid": id, "tier": tier})
+			e.must(err)
+			want, err := cli.Create(e.Context(), fmt.Sprintf("v%d", n), r)
+			e.must(err)
+			got, err := e.store.Get(e.Context(), want.ID().String())
+			e.must(err)
+			if got.Record != want.Record {
+				e.Errorf("the plugin says %+v, the command line made %+v", got.Record, want.Record)
+			}
+			e.must(cli.Remove(e.Context(), want.Name))
+		}
 	}
 }
 
 // A disk that was copied elsewhere still tells what its volumes are.
 func testCopy(e *env) {
-	v := e.create("c", "size=32M", "mountopts=noatime,nodev")
-	e.write(e.mount("c", "1"), "copied")
-	e.unmount("c", "1")
+	v := e.create("copy", "size=32M", "mountopts=noatime,nodev")
+	e.write(e.mount("copy", "1"), "copied")
+	e.unmount("copy", "1")
 	e.must(os.MkdirAll(filepath.Join(e.TempDir(), "x"), 0o700))
 	there := e.TempDir()
 	to := persist.Layout{Root: there}.Volumes(persist.Vault)
 	e.must(os.MkdirAll(to, 0o700))
 	copyFile(e, v.Path, filepath.Join(to, v.ID().String()))
-	e.must(e.store.Remove(e.Context(), "c"))
+	e.must(e.store.Remove(e.Context(), "copy"))
 	e.cfg.Layout.Root = there
 	e.open()
-	got, err := e.store.Get(e.Context(), "c")
+	got, err := e.store.Get(e.Context(), "copy")
 	e.must(err)
 	if got.Record != v.Record {
 		e.Errorf("the copy says %+v, was %+v", got.Record, v.Record)
 	}
-	e.reads(e.mount("c", "1"), "copied")
-	e.unmount("c", "1")
+	e.reads(e.mount("copy", "1"), "copied")
+	e.unmount("copy", "1")
 }
 
 func testRace(e *env) {

@@ -1,0 +1,227 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt/luks2"
+	"layervault/persist"
+)
+
+// recordFile is the record of a volume of the clear tier, in its folder.
+const recordFile = "volume.json"
+
+// Volume is one volume as it lies on the disk.
+type Volume struct {
+	Record
+	Path string // of the image or folder; of the record for a volume on a disk
+	// Damage is why the record cannot be read; what Record says is then only the ID, and
+	// the tier it lies in.
+	Damage error
+	// Superseded: a later generation is the volume; this one is to be collected.
+	Superseded bool
+}
+
+// IsImage says whether the volume is an encrypted image of its own.
+func (v Volume) IsImage() bool { return v.Options.Disk == "" && v.Options.Tier != persist.Clear }
+
+// knownRecord remembers a record by the file it was read from: it never changes.
+type knownRecord struct {
+	file   identity
+	record Record
+}
+
+// identity is one file for all its life. The number alone is given to another one, often
+// the next, when a file is removed: another process may have made the volume anew.
+type identity struct {
+	ino  uint64
+	born unix.StatxTimestamp
+}
+
+// identify is the identity of the file at a path. ok is false where the file system
+// keeps no times of birth.
+func identify(path string) (id identity, ok bool, err error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
+		return identity{}, false, &os.PathError{Op: "statx", Path: path, Err: err}
+	}
+	return identity{st.Ino, st.Btime}, st.Mask&unix.STATX_BTIME != 0, nil
+}
+
+// catalog reads what volumes there are.
+type catalog struct {
+	layout persist.Layout
+
+	mu    sync.Mutex
+	known map[string]knownRecord // by path
+}
+
+func newCatalog(l persist.Layout) *catalog {
+	return &catalog{layout: l, known: make(map[string]knownRecord)}
+}
+
+// List reads every volume of a disk, sorted by name and generation. It needs no key and
+// no store, and changes nothing.
+func List(ctx context.Context, l persist.Layout) ([]Volume, error) {
+	return newCatalog(l).list(ctx)
+}
+
+// List is the function of that name for the store's disk.
+func (s *Store) List(ctx context.Context) ([]Volume, error) { return s.catalog.list(ctx) }
+
+func (c *catalog) list(ctx context.Context) ([]Volume, error) {
+	var all []Volume
+	for _, tier := range allTiers {
+		vs, err := c.readDir(ctx, c.layout.Volumes(tier), tier)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, vs...)
+	}
+	vs, err := c.readDir(ctx, filepath.Join(c.layout.VolumeState(), onDisksDir), "")
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, vs...)
+	newest := map[string]int64{}
+	for _, v := range all {
+		if v.Damage == nil {
+			newest[v.UUID] = max(newest[v.UUID], v.Generation)
+		}
+	}
+	for i, v := range all {
+		all[i].Superseded = v.Damage == nil && v.Generation < newest[v.UUID]
+	}
+	slices.SortFunc(all, func(a, b Volume) int {
+		if by := strings.Compare(a.Name, b.Name); by != 0 {
+			return by
+		}
+		if by := strings.Compare(a.UUID, b.UUID); by != 0 {
+			return by
+		}
+		return int(min(max(a.Generation-b.Generation, -1), 1))
+	})
+	return all, nil
+}
+
+// readDir reads the volumes of one folder. tier is "" for the records of volumes on disks.
+func (c *catalog) readDir(ctx context.Context, dir string, tier persist.Tier) ([]Volume, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the volumes: %w", err)
+	}
+	var vs []Volume
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
+		}
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		v := Volume{Path: filepath.Join(dir, e.Name())}
+		id, err := ParseID(strings.TrimSuffix(e.Name(), ".json"))
+		if err != nil {
+			continue // not a volume: EVE keeps files of other formats here
+		}
+		v.Record, err = c.record(v.Path, tier)
+		if errors.Is(err, fs.ErrNotExist) {
+			if _, gone := os.Lstat(v.Path); gone != nil {
+				continue // removed since the directory was read
+			}
+		}
+		if err == nil && (v.ID() != id || v.Options.Tier != tier) {
+			err = fmt.Errorf("%w: it says that it is %s of tier %s: give it its name and place again", ErrDamaged, v.ID(), v.Options.Tier)
+		}
+		if err != nil {
+			v.Damage = fmt.Errorf("volume %s: %w", id, err)
+			v.Record = Record{UUID: id.UUID, Generation: id.Generation, Options: Options{Tier: tier}}
+		}
+		vs = append(vs, v)
+	}
+	return vs, nil
+}
+
+// record reads the record of the volume at a path.
+func (c *catalog) record(path string, tier persist.Tier) (Record, error) {
+	file, unique, err := identify(path)
+	if err != nil {
+		return Record{}, err
+	}
+	c.mu.Lock()
+	known, ok := c.known[path]
+	c.mu.Unlock()
+	if ok && unique && known.file == file {
+		return known.record, nil
+	}
+	var r Record
+	switch tier {
+	case "":
+		r, err = readRecordFile(path)
+	case persist.Clear:
+		r, err = readRecordFile(filepath.Join(path, recordFile))
+	default:
+		r, err = readImageRecord(path)
+	}
+	if err != nil {
+		return Record{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known[path] = knownRecord{file, r}
+	return r, nil
+}
+
+// forget lets go of the record of a volume that is no more.
+func (c *catalog) forget(path string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.known, path)
+}
+
+func readRecordFile(path string) (Record, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return Record{}, err
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxRecordSize))
+	if err != nil {
+		return Record{}, err
+	}
+	return decodeFile(data)
+}
+
+func readImageRecord(path string) (Record, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return Record{}, err
+	}
+	defer func() { _ = f.Close() }()
+	h, err := luks2.Read(f)
+	if err != nil {
+		return Record{}, err
+	}
+	tokens, err := h.Tokens()
+	if err != nil {
+		return Record{}, err
+	}
+	for _, t := range tokens {
+		if t.Type == TokenType {
+			return decodeToken(t.JSON)
+		}
+	}
+	return Record{}, fmt.Errorf("%w: its header has no token of type %s", ErrDamaged, TokenType)
+}
