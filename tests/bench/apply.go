@@ -54,11 +54,10 @@ func smallTree() ([]byte, error) {
 // applyPair compares ApplyDiff of one tar, driver against driver.
 func (b *bench) applyPair(ctx context.Context, name string, layer []byte, goal float64) error {
 	dir := filepath.Join(b.plainRoot, "apply")
-	var ours, other []float64
-	for i := range b.repeats {
-		id := fmt.Sprintf("bench-%s-%d", strings.NewReplacer(" ", "-", ",", "").Replace(name), i)
+	t, err := turns(b.repeats, func(turn int) (float64, error) {
+		id := fmt.Sprintf("bench-%s-%d", strings.NewReplacer(" ", "-", ",", "").Replace(name), turn)
 		if err := b.settle(); err != nil {
-			return err
+			return 0, err
 		}
 		t, err := timed(func() error {
 			if err := b.plugin.apply(ctx, id, "", bytes.NewReader(layer)); err != nil {
@@ -67,28 +66,26 @@ func (b *bench) applyPair(ctx context.Context, name string, layer []byte, goal f
 			return syncDisk(b.persist)
 		})
 		if err != nil {
-			return fmt.Errorf("ApplyDiff of %s: %w", name, err)
+			return 0, fmt.Errorf("ApplyDiff of %s: %w", name, err)
 		}
-		ours = append(ours, t)
-		if err := b.plugin.remove(ctx, id); err != nil {
-			return err
-		}
-
+		return t, b.plugin.remove(ctx, id)
+	}, func(int) (float64, error) {
 		if err := b.settle(); err != nil {
-			return err
+			return 0, err
 		}
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
+			return 0, err
 		}
-		if t, err = timed(func() error { return overlayApply(dir, layer, b.persist) }); err != nil {
-			return fmt.Errorf("plain unpack of %s: %w", name, err)
+		t, err := timed(func() error { return overlayApply(dir, layer, b.persist) })
+		if err != nil {
+			return 0, fmt.Errorf("plain unpack of %s: %w", name, err)
 		}
-		other = append(other, t)
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
+		return t, os.RemoveAll(dir)
+	})
+	if err != nil {
+		return err
 	}
-	b.add(pair("ApplyDiff, "+name, "s", "overlay2 (untar+sync)", ours, other, goal, false))
+	b.add(pair("ApplyDiff, "+name, "s", "overlay2 (untar+sync)", t[0], t[1], goal, false))
 	return nil
 }
 
@@ -117,31 +114,29 @@ func overlayApply(dir string, layer []byte, disk string) error {
 
 // loadPair compares docker load of an image, engine against engine.
 func (b *bench) loadPair(ctx context.Context, name, tag, file string) error {
-	var ours, other []float64
-	for range b.repeats {
-		for _, e := range []struct {
-			host string
-			into *[]float64
-		}{{b.mainHost, &ours}, {b.plainHost, &other}} {
+	load := func(host string) func(int) (float64, error) {
+		return func(int) (float64, error) {
 			if err := b.settle(); err != nil {
-				return err
+				return 0, err
 			}
 			t, err := timed(func() error {
-				if _, err := dockerOn(ctx, e.host, "load", "-q", "-i", file); err != nil {
+				if _, err := dockerOn(ctx, host, "load", "-q", "-i", file); err != nil {
 					return err
 				}
 				return syncDisk(b.persist)
 			})
 			if err != nil {
-				return err
+				return 0, err
 			}
-			*e.into = append(*e.into, t)
-			if _, err := dockerOn(ctx, e.host, "rmi", tag); err != nil {
-				return err
-			}
+			_, err = dockerOn(ctx, host, "rmi", tag)
+			return t, err
 		}
 	}
-	b.add(pair("docker load, "+name, "s", "overlay2 (+sync)", ours, other, 0, false))
+	t, err := turns(b.repeats, load(b.mainHost), load(b.plainHost))
+	if err != nil {
+		return err
+	}
+	b.add(pair("docker load, "+name, "s", "overlay2 (+sync)", t[0], t[1], 0, false))
 	return nil
 }
 

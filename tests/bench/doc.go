@@ -10,10 +10,13 @@
 //     answers when the layer is durable and overlay2 does not.
 //   - docker load: the same through the engines, syncfs included.
 //   - docker run: docker run --rm of the Debian image, from the client's start to its end.
-//   - files: fio in a container, against fio on the very file system (mounted a
-//     second time) of that container's layer, so on the same dm-crypt device.
-//   - volumes: the same for a volume, and against a volume of docker's local driver.
+//   - files: fio on a file in a container, against fio in the same container on that very
+//     file by its name on the file system of that container's layer, mounted a second time:
+//     on the same blocks of the same dm-crypt device.
+//   - volumes: the same for a volume, as a volume of docker's local driver on that device
+//     would be. Both tell what layervault costs, not what a container does.
 //
-// Each pair is measured A B A B and the medians are compared: on an emulated or a
-// shared machine single times mean little, ratios within a run do.
+// Pairs are measured in turns, A B B A A B, and the ratio is the median of those of the
+// turns, with the interval that holds it: on an emulated or a shared machine single times
+// mean little, ratios within a turn do.
 package main

@@ -18,7 +18,7 @@ type bench struct {
 	persist, plainRoot  string // the disk, and a folder on it for plain trees
 	plugin              *plugin
 	repeats, runs       int
-	fioSeconds          string
+	fioTurns            int
 	rows                []row
 }
 
@@ -38,7 +38,7 @@ func main() {
 	flag.StringVar(&b.plainRoot, "plain-root", "/persist/bench-plain", "folder for plain trees, on the same disk")
 	flag.IntVar(&b.repeats, "repeats", 3, "how often each pair is measured")
 	flag.IntVar(&b.runs, "runs", 7, "how often docker run is measured")
-	flag.StringVar(&b.fioSeconds, "fio-seconds", "4", "how long each fio job runs")
+	flag.IntVar(&b.fioTurns, "fio-turns", 40, "how often each pair of fio jobs is measured, a second each; an even number treats both sides alike")
 	flag.StringVar(&jsonFile, "json", "", "write the result to this file too")
 	flag.StringVar(&only, "only", "", "measure only these, by the first word of their names: apply,load,run,files,volumes,disk,memory,start")
 	flag.Parse()
@@ -114,7 +114,7 @@ func (b *bench) keep(ctx context.Context, jsonFile string) error {
 	if jsonFile == "" {
 		return nil
 	}
-	r := result{Date: time.Now().UTC().Truncate(time.Second), Method: "pairs A B A B, medians; see tests/bench/doc.go", Rows: b.rows}
+	r := result{Date: time.Now().UTC().Truncate(time.Second), Method: "turns A B B A, medians of their ratios; see tests/bench/doc.go", Rows: b.rows}
 	var err error
 	if r.Machine, r.Versions, err = describe(ctx, b.mainHost); err != nil {
 		return err
@@ -129,7 +129,7 @@ func (b *bench) keep(ctx context.Context, jsonFile string) error {
 // add keeps rows and says them as they come: a run takes many minutes.
 func (b *bench) add(rows ...row) {
 	for _, r := range rows {
-		fmt.Fprintf(os.Stderr, "bench: %s: %.4g %s (compared: %.4g, ratio %.3g)\n", r.Name, r.OursMedian, r.Unit, r.OtherMedian, r.Ratio)
+		fmt.Fprintf(os.Stderr, "bench: %s: %.4g %s (compared: %.4g, ratio %.3f, %s)\n", r.Name, r.OursMedian, r.Unit, r.OtherMedian, r.Ratio, r.span())
 	}
 	b.rows = append(b.rows, rows...)
 }
