@@ -76,13 +76,13 @@ func TestVolumeWire(t *testing.T) {
 	if d.Scope() != "local" {
 		t.Errorf("scope %q", d.Scope())
 	}
-	if _, err := d.Get("v"); err == nil {
+	if _, err := d.Get("vol"); err == nil {
 		t.Error("a volume that nobody made")
 	}
-	if _, err := d.Create("v", map[string]string{"colour": "blue"}); err == nil || !strings.Contains(err.Error(), "known are cipher") {
+	if _, err := d.Create("vol", map[string]string{"colour": "blue"}); err == nil || !strings.Contains(err.Error(), "known are cipher") {
 		t.Errorf("an unknown option: %v", err)
 	}
-	v, err := d.Create("v", map[string]string{"size": "32M"})
+	v, err := d.Create("vol", map[string]string{"size": "32M"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestVolumeWire(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Found again, as after a restart of dockerd, docker must know the path from outside.
-	again, err := d.Get("v")
+	again, err := d.Get("vol")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func TestVolumeWire(t *testing.T) {
 		t.Errorf("mounted at %q, %v", at, err)
 	}
 	list, err := d.List()
-	if err != nil || len(list) != 1 || list[0].Name() != "v" || list[0].Path() != first {
+	if err != nil || len(list) != 1 || list[0].Name() != "vol" || list[0].Path() != first {
 		t.Errorf("listed %v, %v", list, err)
 	}
 	for _, id := range []string{"one", "two"} {
