@@ -79,7 +79,7 @@ func addLayer(t *testing.T, dir string, key *keys.TierKey, id string, kind layer
 		t.Fatal(err)
 	}
 	defer f.Close()
-	pass, err := key.Passphrase(layerKind, id, image)
+	pass, err := key.Passphrase(1, layerKind, id, image)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,7 +342,7 @@ func TestLayerImages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := key.Passphrase(layerKind, im.id, h.UUID()); err != nil || !bytes.Equal(got, want) {
+		if got, err := key.Passphrase(1, layerKind, im.id, h.UUID()); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s: another passphrase than the store's", im.id)
 		}
 	}
