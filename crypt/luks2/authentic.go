@@ -41,6 +41,10 @@ type Owner struct {
 	ID   string
 }
 
+// FieldMAC stands in a HeaderError for the header as a whole: none of its fields is what the
+// key wrote.
+const FieldMAC = "mac"
+
 // fieldMAC is how many bytes of a field's MAC are kept: it names fields for people.
 const fieldMAC = 8
 
@@ -202,7 +206,7 @@ func changes(known map[string]string, key []byte, fixed, tree []leaf) []Change {
 		out = append(out, Change{path, "missing", ""})
 	}
 	if same == 0 || len(out) == 0 {
-		return []Change{{"mac", "is not of this header and key", ""}}
+		return []Change{{FieldMAC, "is not of this header and key", ""}}
 	}
 	return out
 }

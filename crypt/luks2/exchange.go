@@ -75,10 +75,12 @@ func (h *Header) upgrade(ctx context.Context, f File, owner Owner, old, next []b
 // with cryptsetup say, counts from then on. So ask a person first, and show what differs
 // (Authentic). The header must be on the list of CheckOwn, and the passphrase must open a
 // slot; where that is one that UnlockOwn passes over, as cryptsetup reencrypt makes it, it
-// is exchanged for one of ours with the same passphrase. Crashes are as with Exchange.
+// is exchanged for one of ours. old is the passphrase that opens the image now, and is
+// exchanged for passphrase; the same one, where the image was of format 2 already. Crashes
+// are as with Exchange.
 //
 // Errors: as Exchange, and those of CheckOwn.
-func Adopt(ctx context.Context, f File, owner Owner, passphrase []byte, kdf KDF) error {
+func Adopt(ctx context.Context, f File, owner Owner, old, passphrase []byte, kdf KDF) error {
 	h, err := Read(f)
 	if err != nil {
 		return fmt.Errorf("adopting an image: %w", err)
@@ -88,7 +90,7 @@ func Adopt(ctx context.Context, f File, owner Owner, passphrase []byte, kdf KDF)
 	}
 	seal := newSealing(owner, passphrase, nil)
 	defer seal.wipe()
-	e := exchange{ctx: ctx, file: f, old: passphrase, next: passphrase, kdf: kdf, both: seal, one: seal, thorough: true}
+	e := exchange{ctx: ctx, file: f, old: old, next: passphrase, kdf: kdf, both: seal, one: seal, thorough: true}
 	if err := e.run(h); err != nil {
 		return fmt.Errorf("adopting %s: %w", h.UUID(), err)
 	}
@@ -109,21 +111,42 @@ type exchange struct {
 
 // run does it, in this order. After each step the image opens, and is authentic, with:
 //
-//	1. slot for next in the header      old or next; the token has both MACs
-//	2. old's slots marked               old or next
-//	3. each of them destroyed           next
-//	4. the mark removed                 next; the token has one MAC
+//  1. slot for next in the header      old or next; the token has both MACs
+//  2. old's slots marked               old or next
+//  3. each of them destroyed           next
+//  4. the mark removed                 next; the token has one MAC
 func (e *exchange) run(h *Header) error {
 	defer func() { h.seal = nil }()
 	key, kept, err := h.UnlockOwn(e.ctx, e.file, e.next)
 	if errors.Is(err, ErrNoKey) || errors.Is(err, ErrTooCostly) {
-		if kept, err = e.addProven(h); err != nil {
-			return err
+		unlock := h.UnlockOwn
+		if e.thorough {
+			unlock = h.UnlockAny
 		}
-	} else if err != nil {
+		kept = -1
+		key, _, err = unlock(e.ctx, e.file, e.old)
+	}
+	if err != nil {
 		return err
 	}
-	clear(key)
+	defer clear(key)
+	// Now that the header is known to be the image's: a copy that a crash tore is mended
+	// before anything else, as with one sound copy the next crash could take the last.
+	if h.NeedsRepair() {
+		if err := Repair(e.file); err != nil {
+			return err
+		}
+		mended, err := Read(e.file)
+		if err != nil {
+			return err
+		}
+		*h = *mended
+	}
+	if kept < 0 {
+		if kept, err = e.addProven(h, key); err != nil {
+			return err
+		}
+	}
 	if err := e.retire(h, kept); err != nil {
 		return err
 	}
@@ -134,16 +157,7 @@ func (e *exchange) run(h *Header) error {
 }
 
 // addProven adds a slot for next, and reads it back from the file.
-func (e *exchange) addProven(h *Header) (int, error) {
-	unlock := h.UnlockOwn
-	if e.thorough {
-		unlock = h.UnlockAny
-	}
-	key, _, err := unlock(e.ctx, e.file, e.old)
-	if err != nil {
-		return -1, err
-	}
-	defer clear(key)
+func (e *exchange) addProven(h *Header, key []byte) (int, error) {
 	h.seal = e.both
 	slot, err := h.AddSlot(e.file, key, e.next, e.kdf)
 	if err != nil {

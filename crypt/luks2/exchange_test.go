@@ -22,7 +22,7 @@ func memImage2(t *testing.T) (image, volumeKey []byte) {
 	t.Helper()
 	image, key := memImage(t)
 	f := newCrashFile(image, 1<<30)
-	must(t, luks2.Adopt(t.Context(), f, owner, secret, luks2.RandomKeyKDF()))
+	must(t, luks2.Adopt(t.Context(), f, owner, secret, secret, luks2.RandomKeyKDF()))
 	must(t, mustRead(t, f).Authentic(owner, secret))
 	return f.stable, key
 }
