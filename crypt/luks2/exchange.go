@@ -182,7 +182,7 @@ func (e *exchange) addProven(h *Header, key []byte) (int, error) {
 // retire marks the slots that old opens.
 func (e *exchange) retire(h *Header, kept int) error {
 	var slots []int
-	spent := int64(0)
+	var spent budget
 	for _, k := range h.meta.slots {
 		if err := e.ctx.Err(); err != nil {
 			return context.Cause(e.ctx)
@@ -190,13 +190,8 @@ func (e *exchange) retire(h *Header, kept int) error {
 		if _, bound := h.meta.digestOf(k.id); k.id == kept || !bound || k.typ != "luks2" {
 			continue
 		}
-		if !k.kdf.cheap() {
-			if !e.thorough || k.kdf.check() != nil {
-				continue
-			}
-			if spent += k.kdf.effort(); spent > maxEffort {
-				continue
-			}
+		if !k.kdf.cheap() && (!e.thorough || spent.take(k) != nil) {
+			continue
 		}
 		key, err := h.UnlockSlot(e.file, k.id, e.old)
 		switch {

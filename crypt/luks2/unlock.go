@@ -25,16 +25,23 @@ func (h *Header) Unlock(r io.ReaderAt, passphrase []byte) (volumeKey []byte, slo
 // being tried, if anything did; ErrUnsupported, ErrTooCostly if no slot could be
 // tried; ErrDamaged if the file ends before the key slot; or what r returned.
 func (h *Header) UnlockAny(ctx context.Context, r io.ReaderAt, passphrase []byte) (volumeKey []byte, slot int, err error) {
-	spent := int64(0)
-	return h.unlock(ctx, r, passphrase, func(k keyslot) error {
-		if err := k.kdf.check(); err != nil {
-			return err // what it says it costs may be beyond numbers
-		}
-		if spent += k.kdf.effort(); spent > maxEffort {
-			return fmt.Errorf("%w: with the slots before it", ErrTooCostly)
-		}
-		return nil
-	})
+	var spent budget
+	return h.unlock(ctx, r, passphrase, spent.take)
+}
+
+// budget is the effort that was spent on slots, see KDF.effort.
+type budget int64
+
+// take is ErrTooCostly for a slot that would go beyond maxEffort, and what check says of one
+// that must not be tried at all.
+func (b *budget) take(k keyslot) error {
+	if err := k.kdf.check(); err != nil {
+		return err // what it says it costs may be beyond numbers
+	}
+	if *b += budget(k.kdf.effort()); *b > maxEffort {
+		return fmt.Errorf("%w: together with the slots before it", ErrTooCostly)
+	}
+	return nil
 }
 
 // UnlockOwn is UnlockAny for the slots that images of ours have: PBKDF2 of few iterations,
