@@ -10,7 +10,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 
 	"layervault/internal/wipehash"
 )
@@ -48,16 +47,45 @@ const FieldMAC = "mac"
 // fieldMAC is how many bytes of a field's MAC are kept: it names fields for people.
 const fieldMAC = 8
 
-// imageToken is the token's JSON.
+// imageToken is what the token says, without its type.
 type imageToken struct {
-	Type     string            `json:"type"`
-	KeySlots []string          `json:"keyslots"`
-	Version  int               `json:"version"`
-	Kind     string            `json:"kind"`
-	ID       string            `json:"id"`
-	MAC      string            `json:"mac"`
-	Next     string            `json:"next,omitempty"`
-	Fields   map[string]string `json:"fields"`
+	Version   int
+	Kind, ID  string
+	MAC, Next string
+	fields    object // strings
+}
+
+// tokenOf takes the token out of its JSON. wrong is the member that is none of a token of
+// version 2, or not of its form.
+func tokenOf(obj object) (t imageToken, wrong string) {
+	number, _ := obj["version"].(json.Number)
+	version, err := strconv.Atoi(number.String())
+	if err != nil {
+		wrong = "version"
+	}
+	t.Version = version
+	for name, v := range obj {
+		ok := true
+		switch name {
+		case "type", "version", "keyslots": // looked at before
+		case "kind":
+			t.Kind, ok = v.(string)
+		case "id":
+			t.ID, ok = v.(string)
+		case "mac":
+			t.MAC, ok = v.(string)
+		case "next":
+			t.Next, ok = v.(string)
+		case "fields":
+			t.fields, ok = v.(object)
+		default:
+			ok = false
+		}
+		if !ok {
+			wrong = name
+		}
+	}
+	return t, wrong
 }
 
 // Format is the format that the header claims: 2 with a token of ours, else 1. Nothing
@@ -97,15 +125,9 @@ func (h *Header) imageToken() (imageToken, error) {
 		return fail(fmt.Sprintf("tokens.%d", ids[1]), "added", strconv.Quote(ImageToken))
 	}
 	at := "tokens." + strconv.Itoa(ids[0])
-	text, err := encodeTree(h.meta.doc["tokens"].(object)[strconv.Itoa(ids[0])].(object))
-	if err != nil {
-		return imageToken{}, err
-	}
-	dec := json.NewDecoder(strings.NewReader(string(text)))
-	dec.DisallowUnknownFields()
-	var t imageToken
-	if err := dec.Decode(&t); err != nil {
-		return fail(at, "changed: "+err.Error(), "")
+	t, wrong := tokenOf(h.meta.doc["tokens"].(object)[strconv.Itoa(ids[0])].(object))
+	if wrong != "" && t.Version <= Format2 {
+		return fail(at, "changed: its "+wrong, "")
 	}
 	if t.Version > Format2 {
 		return imageToken{}, &UnsupportedError{What: fmt.Sprintf("image format %d (a newer layervault made it)", t.Version)}
@@ -162,7 +184,7 @@ func (h *Header) authentic(o Owner, passphrase []byte) error {
 	if sameMAC(t.MAC, key, canonical(fixed, tree, t.Next)) || t.Next != "" && sameMAC(t.Next, key, canonical(fixed, tree, "")) {
 		return nil
 	}
-	return h.notAuthentic(changes(t.Fields, key, fixed, tree))
+	return h.notAuthentic(changes(t.fields, key, fixed, tree))
 }
 
 func headerKey(passphrase []byte) []byte {
@@ -186,7 +208,7 @@ func macOfField(key []byte, l leaf) string {
 
 // changes says what differs from the fields that the token remembers. Where nothing of
 // them is left, or nothing differs, the MAC itself is what was changed.
-func changes(known map[string]string, key []byte, fixed, tree []leaf) []Change {
+func changes(known object, key []byte, fixed, tree []leaf) []Change {
 	left := maps.Clone(known)
 	var out []Change
 	same := 0

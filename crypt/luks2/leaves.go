@@ -2,6 +2,7 @@ package luks2
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,7 +52,26 @@ func encodeValue(v any, emptyObject bool) ([]byte, error) {
 	if emptyObject {
 		return []byte("{}"), nil
 	}
+	// Nearly every value is one of these; the encoder takes half of an authentication's time.
+	switch v := v.(type) {
+	case json.Number:
+		return []byte(v), nil
+	case string:
+		if plain(v) {
+			return append(append(append(make([]byte, 0, len(v)+2), '"'), v...), '"'), nil
+		}
+	}
 	return encodeJSON(v)
+}
+
+// plain tells a string that is its own JSON, but for the quotes.
+func plain(s string) bool {
+	for _, c := range []byte(s) {
+		if c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 // escapePath keeps dots in names apart from those between names, so that no two places
