@@ -6,7 +6,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -24,14 +23,6 @@ import (
 	"layervault/crypt/dm"
 	"layervault/crypt/luks2"
 )
-
-// passphrase stands in for the key ring: text, so that cryptsetup takes it as a key file.
-func passphrase(_ context.Context, format int, uuid string) ([]byte, error) {
-	return fmt.Appendf(nil, "%x", sha256.Sum256(fmt.Appendf(nil, "test %d %s", format, uuid))), nil
-}
-
-// owner is whose the images of these tests are.
-var owner = crypt.Owner{Kind: "layer", ID: "test"}
 
 func device(t testing.TB, kind string) *crypt.VirtualDevice {
 	t.Helper()
@@ -51,13 +42,6 @@ func device(t testing.TB, kind string) *crypt.VirtualDevice {
 	}
 	t.Cleanup(func() { _ = d.Put(context.Background()) })
 	return d
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // gone waits until the kernel has taken down everything that belongs to an image.

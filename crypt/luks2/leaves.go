@@ -23,7 +23,10 @@ func leavesOf(doc object) ([]leaf, error) {
 	walk = func(path string, v any) error {
 		obj, is := v.(object)
 		if is && path == "tokens" {
-			obj = withoutImageTokens(obj)
+			// The section itself is always there: only its members are values.
+			if obj = withoutImageTokens(obj); len(obj) == 0 {
+				return nil
+			}
 		}
 		if !is || len(obj) == 0 {
 			text, err := encodeValue(v, is)
