@@ -118,7 +118,7 @@ func refuseHolders(file *os.File, own string, readOnly bool) error {
 		h := &HolderError{Path: file.Name(), Device: fmt.Sprintf("loop%d", a.Number)}
 		number := unix.Mkdev(loop.Major, uint32(a.Number))
 		for _, d := range devices {
-			if d.uuid == own {
+			if d.going || d.uuid == own {
 				return fmt.Errorf("%w: %s is going", dm.ErrExists, d.name)
 			}
 			h.Device, number = d.name, d.dev
@@ -147,24 +147,27 @@ func hasWriters(file *os.File) bool {
 type deviceOver struct {
 	name, uuid string
 	dev        uint64
+	going      bool // the kernel does not tell its name any more
 }
 
-// devicesOver lists them. One that goes meanwhile is left out.
+// devicesOver lists them.
 func devicesOver(loopNumber int) []deviceOver {
 	dirs, _ := filepath.Glob(fmt.Sprintf("/sys/block/loop%d/holders/*", loopNumber)) // the pattern is sound
 	var out []deviceOver
 	for _, dir := range dirs {
-		name, err := readLine(dir + "/dm/name")
-		if err != nil {
-			name = filepath.Base(dir) // of another kind (md, bcache), or going
-		}
-		d := deviceOver{name: name}
-		if d.uuid, err = readLine(dir + "/dm/uuid"); err != nil {
-			d.uuid = ""
-		}
+		d := deviceOver{name: filepath.Base(dir)} // of another kind (md, bcache), or of none
 		number, err := readLine(dir + "/dev")
 		if err != nil {
-			continue
+			d.going = true
+		}
+		if strings.HasPrefix(d.name, "dm-") {
+			name, nameErr := readLine(dir + "/dm/name")
+			uuid, uuidErr := readLine(dir + "/dm/uuid") // empty for a device that has none
+			if d.uuid = uuid; nameErr != nil || uuidErr != nil {
+				d.going = true
+			} else {
+				d.name = name
+			}
 		}
 		var major, minor uint32
 		if _, err := fmt.Sscanf(number, "%d:%d", &major, &minor); err == nil {
@@ -233,7 +236,7 @@ func openedOn(file *os.File, own string) (uint64, error) {
 	}
 	for _, a := range attached {
 		for _, d := range devicesOver(a.Number) {
-			if d.uuid != own {
+			if d.uuid != own && !d.going {
 				return d.dev, nil
 			}
 		}
