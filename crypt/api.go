@@ -9,6 +9,7 @@ import (
 	"github.com/moby/sys/user"
 
 	"layervault/crypt/ext4"
+	"layervault/crypt/luks2"
 )
 
 // The kinds of image. A writable image is an ordinary ext4 with a journal; a
@@ -50,9 +51,13 @@ type DeviceParams struct {
 	Options MountOptions
 }
 
-// KeyFunc returns the passphrase of the image with this LUKS2 UUID. The caller
-// of a KeyFunc wipes what it returns.
-type KeyFunc func(ctx context.Context, imageUUID string) (passphrase []byte, err error)
+// KeyFunc returns the passphrase of the image with this LUKS2 UUID, in an image format
+// (luks2.Format1 or luks2.Format2). Where images of the format are not accepted any more it
+// refuses: see CheckFormat. The caller of a KeyFunc wipes what it returns.
+type KeyFunc func(ctx context.Context, format int, imageUUID string) (passphrase []byte, err error)
+
+// Owner is what an image is: the kind and the id in its passphrase.
+type Owner = luks2.Owner
 
 // VirtualDevice is one encrypted image. It holds no state of its own: whether
 // the image is open is asked of the kernel each time, so two values with the
@@ -63,8 +68,10 @@ type VirtualDevice struct {
 	Type         string // TypeWritable or TypeSealed
 	Deviceparams DeviceParams
 	Cryptparams  CryptParams
-	Key          KeyFunc
-	Log          *slog.Logger // nil for slog.Default()
+	// Owner is bound into the header: an image does not open as another's. Needed.
+	Owner Owner
+	Key   KeyFunc
+	Log   *slog.Logger // nil for slog.Default()
 	// Tokens are LUKS2 tokens that a new image is born with: JSON objects with "type" and
 	// "keyslots", which this package does not interpret.
 	Tokens []json.RawMessage

@@ -141,13 +141,9 @@ func cryptTable(control *dm.Control, c chain, over uint64, keySize int) dm.Crypt
 	}
 }
 
-// live opens the device of an image that is open already. It returns nil where there
-// is none.
-func live(uuid string, readOnly bool) (*os.File, error) {
-	return liveDevice(deviceUUID(uuid), readOnly)
-}
-
-func liveDevice(uuid string, readOnly bool) (*os.File, error) {
+// live opens the device with a dm UUID of ours that is open already. It returns nil where
+// there is none, and a *HolderError where it lies on another file.
+func live(file *os.File, uuid string, readOnly bool) (*os.File, error) {
 	control, err := dm.Open()
 	if err != nil {
 		return nil, err
@@ -175,6 +171,10 @@ func liveDevice(uuid string, readOnly bool) (*os.File, error) {
 		if err == nil || errors.Is(err, dm.ErrNotExist) {
 			return nil, nil
 		}
+		return nil, err
+	}
+	if err := liesOn(control, now, file); err != nil {
+		_ = node.Close()
 		return nil, err
 	}
 	return node, nil

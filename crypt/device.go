@@ -33,6 +33,8 @@ func (d *VirtualDevice) check() error {
 		return fmt.Errorf("%w: type %q is neither %q nor %q", ErrBadParams, d.Type, TypeWritable, TypeSealed)
 	case d.Deviceparams.FsType != "" && d.Deviceparams.FsType != "ext4":
 		return fmt.Errorf("%w: file system %q, only ext4 is known", ErrBadParams, d.Deviceparams.FsType)
+	case d.Owner.Kind == "" || d.Owner.ID == "":
+		return fmt.Errorf("%w: an image without kind or id", ErrBadParams)
 	case d.Key == nil:
 		return fmt.Errorf("%w: set VirtualDevice.Key", ErrNoKeyFunc)
 	}
@@ -41,16 +43,23 @@ func (d *VirtualDevice) check() error {
 
 // UUID reads the image's LUKS2 UUID. It needs no key.
 func (d *VirtualDevice) UUID() (string, error) {
+	_, uuid, err := d.Identify()
+	return uuid, err
+}
+
+// Identify reads what of an image's passphrase is told by its header: the format that it
+// claims, and its LUKS2 UUID. It needs no key, and nothing vouches for either.
+func (d *VirtualDevice) Identify() (format int, uuid string, err error) {
 	f, err := d.open(os.O_RDONLY)
 	if err != nil {
-		return "", err
+		return 0, "", err
 	}
 	defer func() { _ = f.Close() }()
 	h, err := luks2.Read(f)
 	if err != nil {
-		return "", fmt.Errorf("image %s: %w", d.path(), err)
+		return 0, "", fmt.Errorf("image %s: %w", d.path(), err)
 	}
-	return h.UUID(), nil
+	return h.Format(), h.UUID(), nil
 }
 
 func (d *VirtualDevice) open(flags int) (*os.File, error) {
@@ -61,53 +70,9 @@ func (d *VirtualDevice) open(flags int) (*os.File, error) {
 	return f, err
 }
 
-// header reads the image's header. A single damaged copy is written anew from the
-// other; two are luks2.ErrDamaged, and the image is left as it is.
-func (d *VirtualDevice) header(f *os.File) (*luks2.Header, error) {
-	h, err := luks2.Read(f)
-	if errors.Is(err, luks2.ErrNotLUKS2) {
-		// It was one when it got its name, so both copies of its header were overwritten.
-		err = fmt.Errorf("%w: %w", luks2.ErrDamaged, err)
-	}
-	if errors.Is(err, luks2.ErrDamaged) {
-		err = fmt.Errorf("%w: it was not touched; restore it from a copy, or remove what it belongs to and get that again", err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("image %s: %w", d.path(), err)
-	}
-	if !h.NeedsRepair() {
-		return h, nil
-	}
-	damage := h.Damage()
-	w, err := d.open(os.O_RDWR)
-	if err != nil {
-		return nil, fmt.Errorf("repair %s: %w", d.path(), err)
-	}
-	defer func() { _ = w.Close() }()
-	if err := luks2.Repair(w); err != nil {
-		return nil, fmt.Errorf("repair %s: %w", d.path(), err)
-	}
-	d.log().Warn("repaired a damaged copy of the LUKS2 header from the other one", "damage", damage)
-	return luks2.Read(f)
-}
-
-// unlock gets the volume key of an image. The caller wipes it.
-func (d *VirtualDevice) unlock(ctx context.Context, f *os.File, h *luks2.Header) ([]byte, error) {
-	passphrase, err := d.passphrase(ctx, h.UUID())
-	if err != nil {
-		return nil, err
-	}
-	defer clear(passphrase)
-	key, _, err := h.Unlock(f, passphrase)
-	if err != nil {
-		return nil, fmt.Errorf("unlock %s: %w", d.path(), err)
-	}
-	return key, nil
-}
-
 // passphrase asks for the image's passphrase and refuses an empty one.
-func (d *VirtualDevice) passphrase(ctx context.Context, uuid string) ([]byte, error) {
-	passphrase, err := d.Key(ctx, uuid)
+func (d *VirtualDevice) passphrase(ctx context.Context, format int, uuid string) ([]byte, error) {
+	passphrase, err := d.Key(ctx, format, uuid)
 	if err != nil {
 		clear(passphrase)
 		return nil, fmt.Errorf("key of image %s: %w", uuid, err)

@@ -30,26 +30,19 @@ func (d *VirtualDevice) Size() (int64, error) {
 }
 
 // Opened is the number of the device that the image is open as (see unix.Mkdev), 0 when
-// nothing uses it: no mount, in whatever mount namespace, and no open file.
+// nothing uses it: no mount, in whatever mount namespace, and no open file. A device of
+// another program that may write to the image counts; one on a copy of it does not.
 func (d *VirtualDevice) Opened() (uint64, error) {
-	uuid, err := d.UUID()
+	f, err := d.open(os.O_RDONLY)
 	if err != nil {
 		return 0, err
 	}
-	return opened(deviceUUID(uuid))
-}
-
-func opened(uuid string) (uint64, error) {
-	control, err := dm.Open()
+	defer func() { _ = f.Close() }()
+	h, err := luks2.Read(f)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("image %s: %w", d.path(), err)
 	}
-	defer func() { _ = control.Close() }()
-	info, err := control.InfoByUUID(uuid)
-	if errors.Is(err, dm.ErrNotExist) || err == nil && info.OpenCount == 0 {
-		return 0, nil
-	}
-	return info.Dev, err
+	return openedOn(f, deviceUUID(h.UUID()))
 }
 
 // Grow makes a writable image larger, to size bytes of data: its file, its device and
@@ -62,45 +55,49 @@ func (d *VirtualDevice) Grow(ctx context.Context, size int64) error {
 	if err := d.check(); err != nil {
 		return err
 	}
-	f, err := d.open(os.O_RDWR)
+	v, err := d.verified(ctx, os.O_RDWR)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }()
-	h, err := d.lockedHeader(ctx, f)
-	if err != nil {
+	defer v.close()
+	if err := d.unlock(ctx, v); err != nil {
 		return err
 	}
-	segment := h.Segment()
-	if segment.Size != 0 {
-		return fmt.Errorf("grow %s: %w: its header fixes its size", d.path(), ErrBadParams)
-	}
-	key, err := d.unlock(ctx, f, h)
-	if err != nil {
-		return err
-	}
-	defer clear(key)
 	unlock, err := d.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	// Before anything is changed: the device that is going to be stopped for a moment is
+	// this file's, and what is mounted is that device. It stays while its node is open.
+	node, err := live(v.file, deviceUUID(v.header.UUID()), true)
+	if err != nil {
+		return fmt.Errorf("grow %s: %w", d.path(), err)
+	}
+	if node == nil {
+		return fmt.Errorf("grow %s: %w: it is not open", d.path(), ErrBadParams)
+	}
+	defer func() { _ = node.Close() }()
+	if err := d.mountedFrom(node); err != nil {
+		return fmt.Errorf("grow %s: %w", d.path(), err)
+	}
 	size = size / ext4.BlockSize * ext4.BlockSize
-	info, err := f.Stat()
+	info, err := v.file.Stat()
 	if err != nil {
 		return err
 	}
-	if have := info.Size() - segment.Offset; size < have {
+	offset := v.header.Segment().Offset
+	if have := info.Size() - offset; size < have {
 		return fmt.Errorf("grow %s: %w: it has %d bytes already and cannot be made smaller", d.path(), ErrBadParams, have)
 	}
-	if err := errors.Join(f.Truncate(segment.Offset+size), f.Sync()); err != nil {
+	if err := errors.Join(v.file.Truncate(offset+size), v.file.Sync()); err != nil {
 		return d.explain(err)
 	}
-	c, err := chainOf(f, h, false)
+	c, err := chainOf(v.file, v.header, false)
 	if err != nil {
 		return err
 	}
-	if err := growDevice(c, key); err != nil {
+	if err := growDevice(c, v.key); err != nil {
 		return fmt.Errorf("grow %s: %w", d.path(), err)
 	}
 	if err := ext4.Grow(d.Deviceparams.Mnt, size); err != nil {
@@ -109,8 +106,25 @@ func (d *VirtualDevice) Grow(ctx context.Context, size int64) error {
 	return nil
 }
 
-// growDevice gives an open image's device the length of its file.
-func growDevice(c chain, key []byte) error {
+// mountedFrom wants the file system at Deviceparams.Mnt to be an open device's.
+func (d *VirtualDevice) mountedFrom(node *os.File) error {
+	var at, dev unix.Stat_t
+	if err := unix.Stat(d.Deviceparams.Mnt, &at); err != nil {
+		return &os.PathError{Op: "stat", Path: d.Deviceparams.Mnt, Err: err}
+	}
+	if err := unix.Fstat(int(node.Fd()), &dev); err != nil {
+		return &os.PathError{Op: "stat", Path: node.Name(), Err: err}
+	}
+	if at.Dev != dev.Rdev {
+		return fmt.Errorf("%w: %s is not mounted at %s", ErrBadParams, d.path(), d.Deviceparams.Mnt)
+	}
+	return nil
+}
+
+// growDevice gives an open image's device the length of its file. Putting a table to use
+// suspends the device; whatever fails, it goes on with the table that it had, as all that is
+// mounted from it would hang otherwise.
+func growDevice(c chain, key []byte) (err error) {
 	control, err := dm.Open()
 	if err != nil {
 		return err
@@ -124,10 +138,27 @@ func growDevice(c chain, key []byte) error {
 	if len(under) != 1 || unix.Major(under[0]) != loop.Major {
 		return fmt.Errorf("%w: device %s does not lie on one loop device", ErrBadParams, name)
 	}
-	if err := loop.Refresh(int(unix.Minor(under[0]))); err != nil {
+	number := int(unix.Minor(under[0]))
+	if err := loop.Refresh(number); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, resumeOld(control, name))
+		}
+	}()
 	if err := control.LoadCrypt(name, cryptTable(control, c, under[0], len(key)), "layervault:"+c.uuid, key); err != nil {
+		return err
+	}
+	return control.Resume(name)
+}
+
+// resumeOld drops a table that was loaded and lets a suspended device go on.
+func resumeOld(control *dm.Control, name string) error {
+	// A table that the kernel refused at the last moment is gone already.
+	_ = control.Clear(name)
+	info, err := control.Info(name)
+	if err != nil || !info.Suspended {
 		return err
 	}
 	return control.Resume(name)

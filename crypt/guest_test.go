@@ -6,7 +6,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -25,11 +24,6 @@ import (
 	"layervault/crypt/luks2"
 )
 
-// passphrase stands in for the key ring: text, so that cryptsetup takes it as a key file.
-func passphrase(_ context.Context, uuid string) ([]byte, error) {
-	return fmt.Appendf(nil, "%x", sha256.Sum256([]byte("test "+uuid))), nil
-}
-
 func device(t testing.TB, kind string) *crypt.VirtualDevice {
 	t.Helper()
 	dir := t.TempDir()
@@ -42,18 +36,12 @@ func device(t testing.TB, kind string) *crypt.VirtualDevice {
 		Name:         "test",
 		Type:         kind,
 		Deviceparams: crypt.DeviceParams{Mnt: mnt},
+		Owner:        owner,
 		Key:          passphrase,
 		Templates:    new(crypt.Templates),
 	}
 	t.Cleanup(func() { _ = d.Put(context.Background()) })
 	return d
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // gone waits until the kernel has taken down everything that belongs to an image.
@@ -121,10 +109,15 @@ func TestWritable(t *testing.T) {
 	if out := sh(t, "cat", "/proc/keys"); strings.Contains(out, uuid) {
 		t.Errorf("the key is still in a keyring: %s", out)
 	}
-	// A second mount of the open device sees the same files, and needs no key.
+	// A second mount of the open device sees the same files, and needs the key: what the
+	// header says must be the image's.
 	second := *d
 	second.Deviceparams.Mnt = t.TempDir()
-	second.Key = func(context.Context, string) ([]byte, error) { return nil, errors.New("not asked") }
+	second.Key = func(context.Context, int, string) ([]byte, error) { return []byte("wrong"), nil }
+	if err := second.Get(ctx); !errors.Is(err, luks2.ErrNotAuthentic) {
+		t.Errorf("open already, with a wrong key: %v", err)
+	}
+	second.Key = passphrase
 	must(t, second.Get(ctx))
 	must(t, d.Put(ctx))
 	if _, err := os.Stat(filepath.Join(second.Deviceparams.Mnt, "diff", "hello")); err != nil {
@@ -154,7 +147,7 @@ func volumeKey(t testing.TB, d *crypt.VirtualDevice) []byte {
 	defer func() { _ = f.Close() }()
 	h, err := luks2.Read(f)
 	must(t, err)
-	pass, _ := passphrase(t.Context(), h.UUID())
+	pass, _ := passphrase(t.Context(), h.Format(), h.UUID())
 	key, _, err := h.Unlock(f, pass)
 	must(t, err)
 	return key
@@ -165,7 +158,7 @@ func cryptsetupReads(t testing.TB, d *crypt.VirtualDevice, name, want string) {
 	t.Helper()
 	uuid, err := d.UUID()
 	must(t, err)
-	pass, _ := passphrase(t.Context(), uuid)
+	pass, _ := passphrase(t.Context(), luks2.Format2, uuid)
 	keyFile := filepath.Join(t.TempDir(), "key")
 	must(t, os.WriteFile(keyFile, pass, 0o600))
 	sh(t, "cryptsetup", "open", "--readonly", "--key-file", keyFile, d.Image.ImagePath, "stock")
@@ -343,9 +336,9 @@ func TestWrongKey(t *testing.T) {
 		want error
 	}{
 		{nil, crypt.ErrNoKeyFunc},
-		{func(context.Context, string) ([]byte, error) { return nil, nil }, crypt.ErrNoKeyFunc},
-		{func(context.Context, string) ([]byte, error) { return []byte("wrong"), nil }, luks2.ErrNoKey},
-		{func(context.Context, string) ([]byte, error) { return nil, io.ErrNoProgress }, io.ErrNoProgress},
+		{func(context.Context, int, string) ([]byte, error) { return nil, nil }, crypt.ErrNoKeyFunc},
+		{func(context.Context, int, string) ([]byte, error) { return []byte("wrong"), nil }, luks2.ErrNoKey},
+		{func(context.Context, int, string) ([]byte, error) { return nil, io.ErrNoProgress }, io.ErrNoProgress},
 	} {
 		d.Key = c.key
 		if err := d.Get(t.Context()); !errors.Is(err, c.want) {

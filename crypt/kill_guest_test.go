@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 func helper(job string) error {
 	part := strings.Fields(job)
 	d := &crypt.VirtualDevice{
-		Image: crypt.RawImage{ImagePath: part[1]}, Deviceparams: crypt.DeviceParams{Mnt: part[2]}, Key: passphrase, Type: crypt.TypeSealed,
+		Image: crypt.RawImage{ImagePath: part[1]}, Deviceparams: crypt.DeviceParams{Mnt: part[2]}, Key: passphrase, Owner: owner, Type: crypt.TypeSealed,
 	}
 	ctx := context.Background()
 	body, err := io.ReadAll(os.Stdin)

@@ -129,7 +129,7 @@ func (d *VirtualDevice) make(ctx context.Context, size int64, fill func(f *os.Fi
 	if _, err := os.Lstat(d.path()); err == nil {
 		return "", fmt.Errorf("%s: %w", d.path(), ErrExists)
 	}
-	temp := &VirtualDevice{Type: d.Type, Key: d.Key, Log: d.Log, Name: d.Name, Cryptparams: d.Cryptparams, Tokens: d.Tokens}
+	temp := &VirtualDevice{Type: d.Type, Key: d.Key, Log: d.Log, Name: d.Name, Cryptparams: d.Cryptparams, Tokens: d.Tokens, Owner: d.Owner}
 	file, err := os.CreateTemp(filepath.Dir(d.path()), tempPrefix(d.path())+"*")
 	if err != nil {
 		return "", d.explain(err)
@@ -154,7 +154,7 @@ func (d *VirtualDevice) make(ctx context.Context, size int64, fill func(f *os.Fi
 	defer unlock()
 
 	id = uuid.NewString()
-	passphrase, err := d.passphrase(ctx, id)
+	passphrase, err := d.passphrase(ctx, luks2.Format2, id)
 	if err != nil {
 		return "", err
 	}
@@ -192,15 +192,11 @@ func (d *VirtualDevice) format(f *os.File, id string, passphrase []byte, size in
 		KeySize:    d.Cryptparams.KeySize,
 		SectorSize: d.Cryptparams.SectorSize,
 		Flags:      []string{luks2.FlagAllowDiscards, luks2.FlagNoReadWorkqueue, luks2.FlagNoWriteWorkqueue},
+		Tokens:     d.Tokens,
+		Owner:      &d.Owner,
 	}, luks2.RandomKeyKDF(), passphrase)
 	if err != nil {
 		return nil, nil, err
-	}
-	for _, token := range d.Tokens {
-		if _, err := h.SetToken(f, -1, token); err != nil {
-			clear(key)
-			return nil, nil, err
-		}
 	}
 	if err := f.Truncate(h.Segment().Offset + size); err != nil {
 		clear(key)

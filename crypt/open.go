@@ -15,7 +15,7 @@ import (
 
 // Get opens the image and mounts it at Deviceparams.Mnt, over whatever is mounted
 // there. A sealed image is mounted read-only. Where the image is open already, its
-// device is used again and no key is asked for.
+// device is used again, if it lies on this very file, when the header was verified.
 //
 // Nothing but the mount keeps the image open afterwards: when it is gone, and with it
 // every overlay that uses it, the kernel takes down dm-crypt and loop device.
@@ -98,32 +98,25 @@ func (d *VirtualDevice) use(ctx context.Context, f func(node *os.File) error) er
 	if readOnly {
 		mode = os.O_RDONLY
 	}
-	file, err := d.open(mode)
+	v, err := d.verified(ctx, mode)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = file.Close() }()
-	h, err := d.lockedHeader(ctx, file)
-	if err != nil {
-		return err
-	}
-	done, err := d.openLive(ctx, h.UUID(), readOnly, f)
+	defer v.close()
+	done, err := d.openLive(ctx, v, readOnly, f)
 	if done || err != nil {
 		return err
 	}
-	// Keys may come from far away: no lock is held while we wait for one.
-	key, err := d.unlock(ctx, file, h)
-	if err != nil {
+	if err := d.unlock(ctx, v); err != nil {
 		return err
 	}
-	defer clear(key)
-	c, err := chainOf(file, h, readOnly)
+	c, err := chainOf(v.file, v.header, readOnly)
 	if err != nil {
 		return err
 	}
 	return retry(ctx, func() error {
 		// Someone else may have been faster.
-		if done, err := d.openLive(ctx, h.UUID(), readOnly, f); done || err != nil {
+		if done, err := d.openLive(ctx, v, readOnly, f); done || err != nil {
 			return err
 		}
 		unlock, err := d.lock(ctx)
@@ -131,7 +124,10 @@ func (d *VirtualDevice) use(ctx context.Context, f func(node *os.File) error) er
 			return err
 		}
 		defer unlock()
-		node, err := attach(ctx, c, key)
+		if err := refuseHolders(v.file, deviceUUID(c.uuid), readOnly); err != nil {
+			return fmt.Errorf("open image %s: %w", d.path(), err)
+		}
+		node, err := attach(ctx, c, v.key)
 		if err != nil {
 			return fmt.Errorf("open image %s: %w", d.path(), err)
 		}
@@ -146,26 +142,19 @@ func (d *VirtualDevice) use(ctx context.Context, f func(node *os.File) error) er
 	})
 }
 
-// lockedHeader reads, and where it must be repairs, the header while nobody else does.
-func (d *VirtualDevice) lockedHeader(ctx context.Context, f *os.File) (*luks2.Header, error) {
-	unlock, err := d.lock(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	return d.header(f)
-}
-
 // openLive calls f with the device of an open image and reports whether there was one.
-func (d *VirtualDevice) openLive(ctx context.Context, uuid string, readOnly bool, f func(node *os.File) error) (bool, error) {
+func (d *VirtualDevice) openLive(ctx context.Context, v *verified, readOnly bool, f func(node *os.File) error) (bool, error) {
 	unlock, err := d.lock(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
-	node, err := live(uuid, readOnly)
-	if node == nil || err != nil {
-		return false, err
+	node, err := live(v.file, deviceUUID(v.header.UUID()), readOnly)
+	if err != nil {
+		return false, fmt.Errorf("open image %s: %w", d.path(), err)
+	}
+	if node == nil {
+		return false, nil
 	}
 	if err := f(node); err != nil {
 		_ = node.Close()

@@ -68,8 +68,41 @@ func (d *PlainDevice) dmName() string { return devicePrefix + "disk-" + d.Name }
 // dmUUID follows cryptsetup's convention for plain devices.
 func (d *PlainDevice) dmUUID() string { return "CRYPT-PLAIN-" + d.dmName() }
 
-// Opened is the number of the device that the image is open as, 0 when nothing uses it.
-func (d *PlainDevice) Opened() (uint64, error) { return opened(d.dmUUID()) }
+// Opened is the number of the device that the image is open as, 0 when nothing uses it; see
+// VirtualDevice.Opened.
+func (d *PlainDevice) Opened() (uint64, error) {
+	file, err := os.OpenFile(d.ImagePath, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = file.Close() }()
+	return openedOn(file, d.dmUUID())
+}
+
+// plainCiphers are those of Pantavisor's disks, with the key's size in bytes as dm-crypt
+// has it: those of the vendor's kernel are tagged keys, 16 bytes with a header.
+var plainCiphers = map[string]int{
+	"aes-cbc-essiv:sha256":       32,
+	"capi:cbc(aes)-plain64":      32,
+	"capi:cbc(aes)-essiv:sha256": 32,
+	"capi:tk(cbc(aes))-plain":    36,
+}
+
+// check refuses what is not on that list. There is no header that anybody could change, but
+// device.json is a file like others.
+func (d *PlainDevice) check(keySize int) error {
+	want, ok := plainCiphers[d.Cipher]
+	if !ok {
+		return fmt.Errorf("%w: cipher %q of disk %s", ErrBadParams, d.Cipher, d.Name)
+	}
+	if keySize != want {
+		return fmt.Errorf("%w: key of %d bytes for %s, %d are needed", ErrBadParams, keySize, d.Cipher, want)
+	}
+	return nil
+}
 
 // Create makes the image: size bytes, filled with zeros, with a file system of 1 KiB
 // blocks in it. It exists only when it is whole: it is made under another name, ".new"
@@ -154,6 +187,9 @@ func (d *PlainDevice) attach(ctx context.Context, file *os.File) (*os.File, erro
 		return nil, err
 	}
 	defer clear(key.Payload)
+	if err := d.check(key.Size); err != nil {
+		return nil, err
+	}
 	return build(ctx, device{
 		file: file, name: d.dmName(), uuid: d.dmUUID(), blockSize: plainSector,
 		load: func(control *dm.Control, name string, over uint64) error {
@@ -187,11 +223,16 @@ func (d *PlainDevice) Get(ctx context.Context, at string) error {
 			return err
 		}
 		defer unlock()
-		node, err := liveDevice(d.dmUUID(), false)
+		// There is no header to verify: a plain device that lies on this very file is this
+		// disk, as far as anything can tell.
+		node, err := live(file, d.dmUUID(), false)
 		if err != nil {
-			return err
+			return fmt.Errorf("open disk %s: %w", d.Name, err)
 		}
 		if node == nil {
+			if err := refuseHolders(file, d.dmUUID(), false); err != nil {
+				return fmt.Errorf("open disk %s: %w", d.Name, err)
+			}
 			if node, err = d.attach(ctx, file); err != nil {
 				return fmt.Errorf("open disk %s: %w", d.Name, err)
 			}

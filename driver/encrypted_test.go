@@ -17,7 +17,7 @@ var tierKey = []byte("a tier key for tests, of 32 bytes")
 // testKeys derives passphrases as the key ring does.
 type testKeys struct{}
 
-func (testKeys) Passphrase(kind, id, imageUUID string) ([]byte, error) {
+func (testKeys) Passphrase(format int, kind, id, imageUUID string) ([]byte, error) {
 	raw, err := hkdf.Key(sha256.New, tierKey, nil, "layervault/1/"+kind+"/"+id+"/"+imageUUID, 32)
 	if err != nil {
 		return nil, err

@@ -14,7 +14,7 @@ import (
 // noKeys stands for an open vault: plain images ask for no key.
 type noKeys struct{}
 
-func (noKeys) Passphrase(string, string, string) ([]byte, error) { return nil, nil }
+func (noKeys) Passphrase(int, string, string, string) ([]byte, error) { return nil, nil }
 
 // images makes plain images.
 func images(cfg *driver.Config) {

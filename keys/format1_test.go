@@ -46,7 +46,7 @@ func TestFormat1Opens(t *testing.T) {
 		if used.ID != ring.Slots()[slot].ID {
 			t.Fatalf("slot %s opened, want %s", used.ID, ring.Slots()[slot].ID)
 		}
-		got, err := key.Passphrase("layer", "0123456789abcdef", "6f2a1f0e-6c0f-4f4e-9b57-0d6a7a7a9c11")
+		got, err := key.Passphrase(1, "layer", "0123456789abcdef", "6f2a1f0e-6c0f-4f4e-9b57-0d6a7a7a9c11")
 		if err != nil {
 			t.Fatal(err)
 		}

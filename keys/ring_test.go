@@ -30,7 +30,7 @@ func vault(t *testing.T) (*keys.Ring, *keys.TierKey, keys.Provider) {
 
 func passphrase(t *testing.T, key *keys.TierKey) []byte {
 	t.Helper()
-	p, err := key.Passphrase("layer", "id", "uuid")
+	p, err := key.Passphrase(1, "layer", "id", "uuid")
 	if err != nil {
 		t.Fatal(err)
 	}

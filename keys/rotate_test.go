@@ -26,7 +26,7 @@ type sample struct {
 func (s *sample) Title() string { return s.name }
 
 func (s *sample) opens(key *keys.TierKey) bool {
-	want, err := key.Passphrase("layer", s.name, "uuid")
+	want, err := key.Passphrase(1, "layer", s.name, "uuid")
 	if err != nil {
 		return false
 	}
@@ -56,7 +56,7 @@ func (s *sample) Exchange(_ context.Context, old, next *keys.TierKey) error {
 		if !s.opens(old) {
 			return errors.New("neither key opens it")
 		}
-		p, err := next.Passphrase("layer", s.name, "uuid")
+		p, err := next.Passphrase(1, "layer", s.name, "uuid")
 		if err != nil {
 			return err
 		}
@@ -68,7 +68,7 @@ func (s *sample) Exchange(_ context.Context, old, next *keys.TierKey) error {
 	if err := s.step("remove"); err != nil {
 		return err
 	}
-	p, err := next.Passphrase("layer", s.name, "uuid")
+	p, err := next.Passphrase(1, "layer", s.name, "uuid")
 	s.pass = [][]byte{p}
 	return err
 }
@@ -78,7 +78,7 @@ func samples(t *testing.T, key *keys.TierKey, n int) (all []*sample, list []keys
 	t.Helper()
 	for i := range n {
 		s := &sample{name: fmt.Sprintf("image%d", i), step: func(string) error { return nil }}
-		p, err := key.Passphrase("layer", s.name, "uuid")
+		p, err := key.Passphrase(1, "layer", s.name, "uuid")
 		if err != nil {
 			t.Fatal(err)
 		}

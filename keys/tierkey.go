@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -53,18 +54,22 @@ func tierKeyFrom(key []byte) (*TierKey, error) {
 }
 
 // Passphrase derives the LUKS2 passphrase of one image: 32 bytes of
-// HKDF-SHA256(tier key, info "layervault/1/<kind>/<id>/<imageUUID>") as 64
+// HKDF-SHA256(tier key, info "layervault/<format>/<kind>/<id>/<imageUUID>") as 64
 // lower case hex digits, which stock cryptsetup takes with --key-file as it is.
-// Another kind, id or UUID gives another passphrase, so two images swapped on the
-// disk both fail to open. The parts must not be empty and must hold no "/". The
-// caller wipes the result.
-func (k *TierKey) Passphrase(kind, id, imageUUID string) ([]byte, error) {
+// format is the image's, 1 or 2: an image of format 2 whose header was stripped of what
+// authenticates it does not open as one of format 1. Another kind, id or UUID gives another
+// passphrase, so two images swapped on the disk both fail to open. The parts must not be
+// empty and must hold no "/". The caller wipes the result.
+func (k *TierKey) Passphrase(format int, kind, id, imageUUID string) ([]byte, error) {
+	if format != 1 && format != 2 {
+		return nil, fmt.Errorf("derive an image passphrase: unknown image format %d", format)
+	}
 	for _, part := range []string{kind, id, imageUUID} {
 		if part == "" || strings.Contains(part, "/") {
 			return nil, fmt.Errorf("derive an image passphrase: %q is no usable kind, id or UUID", part)
 		}
 	}
-	raw, err := k.derive("layervault/1/" + kind + "/" + id + "/" + imageUUID)
+	raw, err := k.derive("layervault/" + strconv.Itoa(format) + "/" + kind + "/" + id + "/" + imageUUID)
 	if err != nil {
 		return nil, err
 	}

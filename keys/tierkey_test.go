@@ -47,7 +47,7 @@ func TestPassphrase(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for _, in := range [][3]string{{"layer", "a", "u"}, {"volume", "a", "u"}, {"layer", "b", "u"}, {"layer", "a", "v"}} {
-		p, err := key.Passphrase(in[0], in[1], in[2])
+		p, err := key.Passphrase(1, in[0], in[1], in[2])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +60,7 @@ func TestPassphrase(t *testing.T) {
 		seen[string(p)] = true
 	}
 	for _, in := range [][3]string{{"", "a", "u"}, {"layer", "", "u"}, {"layer", "a", ""}, {"layer/a", "b", "u"}, {"layer", "a/b", "u"}} {
-		if _, err := key.Passphrase(in[0], in[1], in[2]); err == nil {
+		if _, err := key.Passphrase(1, in[0], in[1], in[2]); err == nil {
 			t.Errorf("%v was taken", in)
 		}
 	}
@@ -72,7 +72,7 @@ func TestPassphrase(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := key.Passphrase("layer", "a", "u"); !errors.Is(err, ErrClosed) {
+	if _, err := key.Passphrase(1, "layer", "a", "u"); !errors.Is(err, ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 	if _, err := tierKeyFrom([]byte("short")); !errors.Is(err, ErrDamagedSlot) {

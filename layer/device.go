@@ -16,9 +16,10 @@ const keyKind = "layer"
 // ImageName is the name of the image in a layer's directory.
 const ImageName = "image.luks"
 
-// KeySource gives the LUKS2 passphrase of an image. The caller wipes it.
+// KeySource gives the LUKS2 passphrase of an image of a format (crypt.KeyFunc). The caller
+// wipes it.
 type KeySource interface {
-	Passphrase(kind, id, imageUUID string) ([]byte, error)
+	Passphrase(format int, kind, id, imageUUID string) ([]byte, error)
 }
 
 // Device is an image as the store uses it.
@@ -81,8 +82,9 @@ func NewDevices(keys KeySource, params crypt.CryptParams, log *slog.Logger) Devi
 				FsType: "ext4", Mnt: im.Mnt, UIDMaps: im.IDMap.UIDMaps, GIDMaps: im.IDMap.GIDMaps,
 			},
 			Cryptparams: params,
-			Key: func(_ context.Context, uuid string) ([]byte, error) {
-				return keys.Passphrase(keyKind, im.Layer, uuid)
+			Owner:       crypt.Owner{Kind: keyKind, ID: im.Layer},
+			Key: func(_ context.Context, format int, uuid string) ([]byte, error) {
+				return keys.Passphrase(format, keyKind, im.Layer, uuid)
 			},
 			Log:       log,
 			Templates: templates,

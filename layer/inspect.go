@@ -89,5 +89,5 @@ func (r *Reader) Passphrase(id string, keys KeySource) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keys.Passphrase(keyKind, id, h.UUID())
+	return keys.Passphrase(h.Format(), keyKind, id, h.UUID())
 }

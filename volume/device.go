@@ -56,12 +56,13 @@ func (s *Store) encrypted() Devices {
 			Type:         crypt.TypeWritable,
 			Deviceparams: crypt.DeviceParams{FsType: "ext4", Mnt: im.Mnt, Options: im.Options},
 			Cryptparams:  im.Params,
-			Key: func(ctx context.Context, imageUUID string) ([]byte, error) {
+			Owner:        crypt.Owner{Kind: KeyKind, ID: im.ID.String()},
+			Key: func(ctx context.Context, format int, imageUUID string) ([]byte, error) {
 				keys, err := s.cfg.Keys(ctx, im.Tier)
 				if err != nil {
 					return nil, err
 				}
-				return keys.Passphrase(KeyKind, im.ID.String(), imageUUID)
+				return keys.Passphrase(format, KeyKind, im.ID.String(), imageUUID)
 			},
 			Log:       s.log,
 			Templates: templates,
@@ -92,7 +93,7 @@ func (s *Store) Passphrase(ctx context.Context, name string) ([]byte, error) {
 		return nil, fmt.Errorf("key of volume %s: %w: it has no image of its own", name, ErrNotHere)
 	}
 	d := crypt.VirtualDevice{Image: crypt.RawImage{ImagePath: v.Path}}
-	imageUUID, err := d.UUID()
+	format, imageUUID, err := d.Identify()
 	if err != nil {
 		return nil, err
 	}
@@ -100,5 +101,5 @@ func (s *Store) Passphrase(ctx context.Context, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keys.Passphrase(KeyKind, v.ID().String(), imageUUID)
+	return keys.Passphrase(format, KeyKind, v.ID().String(), imageUUID)
 }

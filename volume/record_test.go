@@ -146,7 +146,7 @@ func TestLargestToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	// An exchange of keys leaves it as it is.
-	if err := luks2.Exchange(f, []byte("old"), []byte("new"), luks2.RandomKeyKDF()); err != nil {
+	if err := luks2.Exchange(t.Context(), f, luks2.Owner{}, []byte("old"), []byte("new"), luks2.RandomKeyKDF()); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := readImageRecord(f.Name()); err != nil || got != r {

@@ -35,7 +35,7 @@ var allTiers = []persist.Tier{persist.Vault, persist.Unsealed, persist.Clear}
 
 // KeySource gives the LUKS2 passphrase of an image. The caller wipes it.
 type KeySource interface {
-	Passphrase(kind, id, imageUUID string) ([]byte, error)
+	Passphrase(format int, kind, id, imageUUID string) ([]byte, error)
 }
 
 // Disks are the disks of device.json.

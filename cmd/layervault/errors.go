@@ -85,6 +85,12 @@ func nextStep(err error) string {
 		return "cryptsetup luksDump the image; if both headers are gone, remove the image in docker and pull it again"
 	case is(luks2.ErrNoKey):
 		return "layervault status; an image opens only with the vault it was made in and under its own name"
+	case is(luks2.ErrNotAuthentic), is(luks2.ErrTooCostly):
+		return "if you changed the header yourself, with cryptsetup: layervault image adopt; if not, restore the image from a backup"
+	case is(luks2.ErrForbidden):
+		return "somebody changed the header: restore the image from a backup, or remove the layer in docker and pull it again"
+	case is(crypt.ErrOldFormat):
+		return "layervault vault upgrade; for one image that was put back: layervault image adopt"
 	case is(layer.ErrNotFound), is(crypt.ErrNotExist):
 		return "layervault image list"
 	case is(layer.ErrBusy), is(socket.ErrInUse):

@@ -18,7 +18,7 @@ import (
 )
 
 func newImageCommand(a *app) *cobra.Command {
-	return group("image", "Look at the encrypted images", newImageListCommand(a), newImageKeyCommand(a))
+	return group("image", "Look at the encrypted images", newImageListCommand(a), newImageKeyCommand(a), newImageAdoptCommand(a))
 }
 
 // imageRow is one layer in image list --json.
@@ -27,6 +27,7 @@ type imageRow struct {
 	Parent  string     `json:"parent,omitempty"`
 	Kind    layer.Kind `json:"kind"`
 	UUID    string     `json:"uuid,omitempty"`   // LUKS2 UUID; "" for a fresh layer
+	Format  int        `json:"format,omitempty"` // of the image: what its header claims
 	Cipher  string     `json:"cipher,omitempty"` // in dm-crypt's notation
 	Disk    int64      `json:"disk_bytes"`
 	Content int64      `json:"content_bytes,omitempty"` // sealed layers only
@@ -66,7 +67,7 @@ func (a *app) images(ctx context.Context) (_ []imageRow, err error) {
 		}
 		switch h, err := r.Header(rec.ID); {
 		case err == nil:
-			row.UUID, row.Cipher, row.Path = h.UUID(), h.Segment().Cipher, r.ImagePath(rec.ID)
+			row.UUID, row.Format, row.Cipher, row.Path = h.UUID(), h.Format(), h.Segment().Cipher, r.ImagePath(rec.ID)
 		case rec.Kind == layer.Fresh && errors.Is(err, fs.ErrNotExist):
 		default:
 			row.Error = err.Error()

@@ -43,7 +43,7 @@ type image struct {
 func (im *image) Title() string { return im.kind + " " + im.id }
 
 // Opens implements keys.Image.
-func (im *image) Opens(_ context.Context, key *keys.TierKey) (err error) {
+func (im *image) Opens(ctx context.Context, key *keys.TierKey) (err error) {
 	f, err := os.Open(im.path)
 	if err != nil {
 		return err
@@ -53,55 +53,91 @@ func (im *image) Opens(_ context.Context, key *keys.TierKey) (err error) {
 	if err != nil {
 		return im.unlessLeftover(err)
 	}
-	pass, err := key.Passphrase(im.kind, im.id, h.UUID())
+	pass, err := key.Passphrase(h.Format(), im.kind, im.id, h.UUID())
 	if err != nil {
 		return err
 	}
 	defer clear(pass)
-	volumeKey, _, err := h.Unlock(f, pass)
+	if err := h.CheckOwn(); err != nil {
+		return im.unlessLeftover(err)
+	}
+	volumeKey, _, err := h.UnlockOwn(ctx, f, pass)
 	clear(volumeKey)
+	if err == nil && h.Format() == luks2.Format2 {
+		err = h.Authentic(im.owner(), pass)
+	}
 	return im.unlessLeftover(err)
 }
 
-// Exchange implements keys.Image.
-func (im *image) Exchange(_ context.Context, old, next *keys.TierKey) (err error) {
-	f, err := os.OpenFile(im.path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	var file luks2.File = f
-	if im.wrap != nil {
-		file = im.wrap(f)
-	}
-	h, err := luks2.Read(file)
-	if err != nil {
-		return im.unlessLeftover(err)
-	}
-	oldPass, err := old.Passphrase(im.kind, im.id, h.UUID())
-	if err != nil {
-		return err
-	}
-	defer clear(oldPass)
-	nextPass, err := next.Passphrase(im.kind, im.id, h.UUID())
-	if err != nil {
-		return err
-	}
-	defer clear(nextPass)
-	// A copy that a crash tore is mended first: with one sound copy, the next crash
-	// could take the last.
-	if h.NeedsRepair() {
-		if err := luks2.Repair(file); err != nil {
+// owner is what the image is, for its header.
+func (im *image) owner() luks2.Owner { return luks2.Owner{Kind: im.kind, ID: im.id} }
+
+// Exchange implements keys.Image. The image keeps its format.
+func (im *image) Exchange(ctx context.Context, old, next *keys.TierKey) error {
+	return im.change(func(file luks2.File, h *luks2.Header) error {
+		if err := h.CheckOwn(); err != nil {
 			return err
 		}
+		return im.withPassphrases(h, passphraseOf{old, h.Format()}, passphraseOf{next, h.Format()}, func(from, to []byte) error {
+			return luks2.Exchange(ctx, file, im.owner(), from, to, luks2.RandomKeyKDF())
+		})
+	})
+}
+
+// Upgrade makes the image one of format 2. It is durable when it returns, repeatable when
+// it was cut short at any point, and leaves an image that opens at all times. One that is of
+// format 2 is not written to.
+func (im *image) Upgrade(ctx context.Context, key *keys.TierKey) error {
+	return im.change(func(file luks2.File, h *luks2.Header) error {
+		return im.withPassphrases(h, passphraseOf{key, luks2.Format1}, passphraseOf{key, luks2.Format2}, func(from, to []byte) error {
+			return luks2.Upgrade(ctx, file, im.owner(), from, to, luks2.RandomKeyKDF())
+		})
+	})
+}
+
+// passphraseOf says how an image's passphrase is derived.
+type passphraseOf struct {
+	key    *keys.TierKey
+	format int
+}
+
+func (im *image) withPassphrases(h *luks2.Header, from, to passphraseOf, f func(from, to []byte) error) error {
+	var pass [2][]byte
+	for i, p := range []passphraseOf{from, to} {
+		one, err := p.key.Passphrase(p.format, im.kind, im.id, h.UUID())
+		if err != nil {
+			return err
+		}
+		defer clear(one)
+		pass[i] = one
 	}
-	return im.unlessLeftover(luks2.Exchange(file, oldPass, nextPass, luks2.RandomKeyKDF()))
+	return f(pass[0], pass[1])
+}
+
+// change opens the image's file for a change.
+func (im *image) change(f func(file luks2.File, h *luks2.Header) error) (err error) {
+	opened, err := os.OpenFile(im.path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, opened.Close()) }()
+	var file luks2.File = opened
+	if im.wrap != nil {
+		file = im.wrap(opened)
+	}
+	h, err := luks2.Read(file)
+	if err == nil {
+		err = f(file, h)
+	}
+	return im.unlessLeftover(err)
 }
 
 // unlessLeftover passes over what is wrong with an image that nobody relies on.
 func (im *image) unlessLeftover(err error) error {
-	if im.leftover && (errors.Is(err, luks2.ErrNoKey) || errors.Is(err, luks2.ErrDamaged) || errors.Is(err, luks2.ErrNotLUKS2)) {
-		return nil
+	for _, broken := range []error{luks2.ErrNoKey, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly} {
+		if im.leftover && errors.Is(err, broken) {
+			return nil
+		}
 	}
 	return err
 }

@@ -55,11 +55,17 @@ func newVault(t *testing.T, dir string, n int) {
 	}
 	defer key.Close()
 	for i := range n {
-		addLayer(t, dir, key, fmt.Sprintf("layer%d", i), layer.Sealed)
+		addLayerOf(t, dir, key, fmt.Sprintf("layer%d", i), layer.Sealed, luks2.Format1+i%2)
 	}
 }
 
 func addLayer(t *testing.T, dir string, key *keys.TierKey, id string, kind layer.Kind) {
+	t.Helper()
+	addLayerOf(t, dir, key, id, kind, luks2.Format2)
+}
+
+// addLayerOf adds a layer whose image is of a format.
+func addLayerOf(t *testing.T, dir string, key *keys.TierKey, id string, kind layer.Kind, format int) {
 	t.Helper()
 	at := filepath.Join(dir, "vault", "layers", id)
 	if err := os.MkdirAll(at, 0o700); err != nil {
@@ -79,11 +85,15 @@ func addLayer(t *testing.T, dir string, key *keys.TierKey, id string, kind layer
 		t.Fatal(err)
 	}
 	defer f.Close()
-	pass, err := key.Passphrase(layerKind, id, image)
+	pass, err := key.Passphrase(format, layerKind, id, image)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, volumeKey, err := luks2.Format(f, luks2.Params{UUID: image, KeySize: 32}, luks2.RandomKeyKDF(), pass)
+	params := luks2.Params{UUID: image, KeySize: 32}
+	if format == luks2.Format2 {
+		params.Owner = &luks2.Owner{Kind: layerKind, ID: id}
+	}
+	_, volumeKey, err := luks2.Format(f, params, luks2.RandomKeyKDF(), pass)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,7 +352,7 @@ func TestLayerImages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := key.Passphrase(layerKind, im.id, h.UUID()); err != nil || !bytes.Equal(got, want) {
+		if got, err := key.Passphrase(h.Format(), layerKind, im.id, h.UUID()); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s: another passphrase than the store's", im.id)
 		}
 	}

@@ -50,7 +50,7 @@ func addVolumes(t *testing.T, dir string, key *keys.TierKey) {
 	}
 	defer f.Close()
 	image := uuid.NewString()
-	pass, err := key.Passphrase(disk.KeyKind, "secrets.img", image)
+	pass, err := key.Passphrase(1, disk.KeyKind, "secrets.img", image)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestTiers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.Passphrase("layer", "a", "b"); err != nil {
+	if _, err := d.Passphrase(1, "layer", "a", "b"); err != nil {
 		t.Error(err)
 	}
 	if _, err := a.lockTier(persist.Unsealed); exitStatus(err) != statusInUse {
@@ -187,7 +187,7 @@ func TestTiers(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = release()
-	if _, err := d.Passphrase("layer", "a", "b"); !errors.Is(err, keys.ErrClosed) {
+	if _, err := d.Passphrase(1, "layer", "a", "b"); !errors.Is(err, keys.ErrClosed) {
 		t.Errorf("after closing: %v", err)
 	}
 }

@@ -28,11 +28,11 @@ func TestLockedStart(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", when, err)
 		}
-		got, err := source.Passphrase("layer", "id", "uuid")
+		got, err := source.Passphrase(1, "layer", "id", "uuid")
 		if err != nil {
 			t.Fatalf("%s: %v", when, err)
 		}
-		expected, err := want.Passphrase("layer", "id", "uuid")
+		expected, err := want.Passphrase(1, "layer", "id", "uuid")
 		if err != nil || !bytes.Equal(got, expected) {
 			t.Fatalf("%s: another key, %v", when, err)
 		}

@@ -115,8 +115,8 @@ type sharedVault struct {
 
 var _ driver.SlotLister = sharedVault{}
 
-func (v sharedVault) Passphrase(kind, id, imageUUID string) ([]byte, error) {
-	return v.keys.Passphrase(kind, id, imageUUID)
+func (v sharedVault) Passphrase(format int, kind, id, imageUUID string) ([]byte, error) {
+	return v.keys.Passphrase(format, kind, id, imageUUID)
 }
 
 // SlotSummaries implements driver.SlotLister.

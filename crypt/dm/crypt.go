@@ -45,15 +45,18 @@ const keyLogon = "logon"
 var keyTypes = []string{keyLogon, "user", "encrypted", "trusted"}
 
 func (k KeyRef) check() error {
-	if !slices.Contains(keyTypes, k.Type) || k.Description == "" || strings.ContainsAny(k.Description, " \x00") {
-		return fmt.Errorf("%w: key %s:%q", ErrBadName, k.Type, k.Description)
+	if !slices.Contains(keyTypes, k.Type) {
+		return fmt.Errorf("%w: key type %q", ErrBadName, k.Type)
 	}
-	return nil
+	return checkDescription(k.Description)
 }
 
 // target is the line of the table. The key is named, never written: the kernel
-// prints tables to whoever asks.
-func (t CryptTable) target(key KeyRef) Target {
+// prints tables to whoever asks. ErrBadName for a word that would become several.
+func (t CryptTable) target(key KeyRef) (Target, error) {
+	if err := errors.Join(checkWord("cipher", t.Cipher), key.check()); err != nil {
+		return Target{}, err
+	}
 	var options []string
 	if !t.NoDiscards {
 		options = append(options, "allow_discards")
@@ -69,7 +72,7 @@ func (t CryptTable) target(key KeyRef) Target {
 	if len(options) > 0 {
 		params += fmt.Sprintf(" %d %s", len(options), strings.Join(options, " "))
 	}
-	return Target{Length: t.Length, Type: "crypt", Params: params}
+	return Target{Length: t.Length, Type: "crypt", Params: params}, nil
 }
 
 // HasCryptWithoutWorkqueues tells whether this kernel's crypt target takes the
@@ -90,7 +93,7 @@ func (c *Control) LoadCrypt(name string, t CryptTable, keyDescription string, ke
 	if len(key) != t.KeySize {
 		return fmt.Errorf("load crypt table of %s: key of %d bytes, cipher %s is to have %d", name, len(key), t.Cipher, t.KeySize)
 	}
-	if strings.ContainsAny(keyDescription, " \x00") || !strings.Contains(keyDescription, ":") {
+	if !strings.Contains(keyDescription, ":") {
 		return fmt.Errorf("%w: key description %q", ErrBadName, keyDescription) // logon keys must have a prefix
 	}
 	return c.LoadCryptKernelKey(name, t, KeyRef{Type: keyLogon, Description: keyDescription}, key)
@@ -113,13 +116,16 @@ func (c *Control) LoadCryptKernelKey(name string, t CryptTable, key KeyRef, payl
 //
 // Where the kernel refuses NoWorkqueues, the table is loaded without.
 func (c *Control) LoadCryptNamed(name string, t CryptTable, key KeyRef) error {
-	if err := key.check(); err != nil {
-		return err
+	line, err := t.target(key)
+	if err != nil {
+		return fmt.Errorf("load crypt table of %s: %w", name, err)
 	}
-	err := c.Load(name, t.ReadOnly, t.target(key))
+	err = c.Load(name, t.ReadOnly, line)
 	if t.NoWorkqueues && errors.Is(err, ErrTarget) {
 		t.NoWorkqueues = false
-		err = c.Load(name, t.ReadOnly, t.target(key))
+		if line, err = t.target(key); err == nil {
+			err = c.Load(name, t.ReadOnly, line)
+		}
 	}
 	return err
 }

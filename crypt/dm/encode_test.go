@@ -128,7 +128,7 @@ func TestCryptTarget(t *testing.T) {
 			"aes-cbc-essiv:sha256 :32:logon:layervault:u 8 7:0 32768 1 allow_discards",
 		},
 	} {
-		if got := c.table.target(KeyRef{"logon", "layervault:u"}); got.Params != c.want || got.Type != "crypt" || got.Length != 800 {
+		if got, err := c.table.target(KeyRef{"logon", "layervault:u"}); err != nil || got.Params != c.want || got.Type != "crypt" || got.Length != 800 {
 			t.Errorf("%+v, want %s", got, c.want)
 		}
 	}
@@ -137,7 +137,7 @@ func TestCryptTarget(t *testing.T) {
 func TestKeyRefs(t *testing.T) {
 	table := CryptTable{Cipher: "capi:tk(cbc(aes))-plain", KeySize: 36, Dev: unix.Mkdev(7, 1), Length: 8, SectorSize: 512}
 	const want = "capi:tk(cbc(aes))-plain :36:trusted:layervault:k 0 7:1 0 1 allow_discards"
-	if got := table.target(KeyRef{"trusted", "layervault:k"}); got.Params != want {
+	if got, err := table.target(KeyRef{"trusted", "layervault:k"}); err != nil || got.Params != want {
 		t.Errorf("%s, want %s", got.Params, want)
 	}
 	for key, ok := range map[KeyRef]bool{

@@ -37,6 +37,12 @@ func (c *Control) Load(name string, readOnly bool, targets ...Target) error {
 	}
 }
 
+// Clear drops a table that Load put into the inactive slot of a device. None there is no
+// error.
+func (c *Control) Clear(name string) error {
+	return c.simple(unix.DM_TABLE_CLEAR, name, 0, "clear the loaded table of")
+}
+
 // Table is the active table as it was loaded. The kernel shows a key that came from
 // the keyring by its description only.
 func (c *Control) Table(name string) ([]Target, error) {

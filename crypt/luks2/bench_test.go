@@ -43,6 +43,24 @@ func BenchmarkReadUnlock(b *testing.B) {
 	}
 }
 
+// BenchmarkReadAuthentic is what a layer that is open already costs beside the system calls.
+func BenchmarkReadAuthentic(b *testing.B) {
+	f := newImage(b)
+	if _, _, err := luks2.Format(f, luks2.Params{Owner: &owner}, luks2.RandomKeyKDF(), secret); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		h, err := luks2.Read(f)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := h.Authentic(owner, secret); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func benchImage(b *testing.B) luks2.File {
 	f := newImage(b)
 	if _, _, err := luks2.Format(f, luks2.Params{}, luks2.RandomKeyKDF(), secret); err != nil {

@@ -1,6 +1,10 @@
 package luks2
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
 
 // The errors of this package. Each is wrapped with what was being done; test
 // with errors.Is.
@@ -43,6 +47,15 @@ var (
 	// kdf.go; such a header is hostile or was made for a far larger machine.
 	ErrTooCostly = errors.New("key derivation is too costly")
 
+	// ErrForbidden: the header asks for a cipher, a size or a place that no image of ours
+	// has. Every such error is a *HeaderError.
+	ErrForbidden = errors.New("LUKS2 header has a value that no image may have")
+
+	// ErrNotAuthentic: the header is not the one that was written with the image's key:
+	// somebody changed it, or it is another image's. Every such error is a *HeaderError.
+	// layervault image adopt takes a change by hand in.
+	ErrNotAuthentic = errors.New("LUKS2 header was changed without the image's key")
+
 	// ErrUnsupported matches every *UnsupportedError.
 	ErrUnsupported = errors.New("not supported")
 )
@@ -57,3 +70,56 @@ func (e *UnsupportedError) Error() string { return e.What + " is not supported" 
 
 // Is makes errors.Is(err, ErrUnsupported) true.
 func (e *UnsupportedError) Is(target error) bool { return target == ErrUnsupported }
+
+// HeaderError says which fields of an image's header keep it from being used.
+type HeaderError struct {
+	UUID   string
+	Fields []Change // at least one
+	Reason error    // ErrForbidden or ErrNotAuthentic
+}
+
+// Change is one field of a header, by its place in the JSON, such as
+// segments.0.encryption, or uuid, metadata_size, kind, id.
+type Change struct {
+	Field string
+	// What is wrong with it: "changed", "added", "missing", or what it must be.
+	What string
+	Now  string // the value that it has, as JSON; "" for one that is missing
+}
+
+// String is the change in words.
+func (c Change) String() string {
+	now := c.Now
+	if len(now) > maxShown {
+		now = now[:maxShown] + "..."
+	}
+	if now == "" {
+		return c.Field + " " + c.What
+	}
+	return fmt.Sprintf("%s %s (now %s)", c.Field, c.What, now)
+}
+
+// maxShown bounds what an error shows of one value, in bytes; mostFields, how many fields
+// it names: a line is for reading.
+const (
+	maxShown   = 80
+	mostFields = 4
+)
+
+// Field is the first of the fields.
+func (e *HeaderError) Field() string { return e.Fields[0].Field }
+
+func (e *HeaderError) Error() string {
+	words := make([]string, 0, mostFields)
+	for _, c := range e.Fields[:min(len(e.Fields), mostFields)] {
+		words = append(words, c.String())
+	}
+	text := fmt.Sprintf("%v: %s", e.Reason, strings.Join(words, ", "))
+	if more := len(e.Fields) - mostFields; more > 0 {
+		text += fmt.Sprintf(" and %d more fields", more)
+	}
+	return text
+}
+
+// Unwrap gives ErrForbidden or ErrNotAuthentic.
+func (e *HeaderError) Unwrap() error { return e.Reason }

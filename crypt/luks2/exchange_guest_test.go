@@ -33,7 +33,7 @@ func TestKernelKeepsAnExchangedImageOpen(t *testing.T) {
 			}
 			written <- err
 		}()
-		must(t, luks2.Exchange(f, secret, next, luks2.RandomKeyKDF()))
+		must(t, luks2.Exchange(t.Context(), f, owner, secret, next, luks2.RandomKeyKDF()))
 		must(t, <-written)
 		wantData(t, luks2.Params{}, dev, want)
 	})

@@ -20,9 +20,10 @@ func TestFixtures(t *testing.T) {
 	var fixtures []struct {
 		Name, Passphrase, UUID, VolumeKey string
 		Segment                           luks2.Segment
+		Owner                             *luks2.Owner
 	}
 	must(t, json.Unmarshal(text, &fixtures))
-	if len(fixtures) < 5 {
+	if len(fixtures) < 7 {
 		t.Fatalf("only %d fixtures", len(fixtures))
 	}
 	for _, fix := range fixtures {
@@ -42,6 +43,16 @@ func TestFixtures(t *testing.T) {
 			if err != nil || hex.EncodeToString(key) != fix.VolumeKey {
 				t.Errorf("Unlock: %v", err)
 			}
+			if fix.Owner == nil {
+				if h.Format() != luks2.Format1 {
+					t.Errorf("format %d", h.Format())
+				}
+				return
+			}
+			if err := h.Authentic(*fix.Owner, []byte(fix.Passphrase)); err != nil || h.Format() != luks2.Format2 {
+				t.Errorf("format %d: %v", h.Format(), err)
+			}
+			must(t, h.CheckOwn())
 		})
 	}
 }

@@ -1,7 +1,9 @@
 package luks2
 
 import (
+	"bytes"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -53,10 +55,15 @@ type Params struct {
 	Subsystem    string // at most 47 bytes
 	Cipher       string // default CipherXTS
 	KeySize      int    // of the volume key, in bytes; default: the cipher's first
-	SectorSize   int    // of the data, in bytes: 512 or 4096 (default)
+	SectorSize   int    // of the data, in bytes: 512, 1024, 2048 or 4096 (default)
 	MetadataSize int64  // of one header copy, in bytes: a power of two from 16 KiB (default) to 4 MiB
 	DataOffset   int64  // where the data begins, in bytes, a multiple of 4096; default 1 MiB
 	Flags        []string
+	// Tokens are JSON objects with "type" and "keyslots", which are not interpreted.
+	Tokens []json.RawMessage
+	// Owner, when set, makes an image of format 2: one whose header is authenticated with
+	// the passphrase. See ImageToken.
+	Owner *Owner
 }
 
 // withDefaults fills in and checks.
@@ -91,7 +98,7 @@ func (p Params) withDefaults() (Params, error) {
 	switch {
 	case !slices.Contains(sizes, p.KeySize):
 		return p, &UnsupportedError{What: fmt.Sprintf("a key of %d bytes for %s", p.KeySize, p.Cipher)}
-	case p.SectorSize != 512 && p.SectorSize != 4096:
+	case !slices.Contains(sectorSizes, p.SectorSize):
 		return p, &UnsupportedError{What: fmt.Sprintf("a sector size of %d", p.SectorSize)}
 	case !validHeaderSize(p.MetadataSize):
 		return p, fmt.Errorf("metadata size %d is not one of %d", p.MetadataSize, headerSizes)
@@ -161,16 +168,30 @@ func format(f File, p Params, kdf KDF, passphrase, volumeKey []byte) (*Header, e
 	if len(p.Flags) > 0 {
 		config["flags"] = toAny(p.Flags)
 	}
-	if err := h.setTree(object{
+	tokens := object{}
+	for i, text := range p.Tokens {
+		if tokens[strconv.Itoa(i)], err = decodeTree(bytes.TrimSpace(text)); err != nil {
+			return nil, fmt.Errorf("token %d: %w", i, err)
+		}
+	}
+	doc := object{
 		"keyslots": object{"0": k.json()},
-		"tokens":   object{},
+		"tokens":   tokens,
 		"segments": object{"0": object{
 			"type": "crypt", "offset": strconv.FormatInt(p.DataOffset, 10), "size": "dynamic",
 			"iv_tweak": "0", "encryption": p.Cipher, "sector_size": number(p.SectorSize),
 		}},
 		"digests": object{"0": dig},
 		"config":  config,
-	}); err != nil {
+	}
+	if p.Owner != nil {
+		s := newSealing(*p.Owner, passphrase, nil)
+		defer s.wipe()
+		if err := s.seal(h.bin, doc); err != nil {
+			return nil, err
+		}
+	}
+	if err := h.setTree(doc); err != nil {
 		return nil, err
 	}
 	if err := forgetOldHeaders(f, p); err != nil {

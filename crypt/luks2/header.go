@@ -25,6 +25,9 @@ type Header struct {
 	meta *metadata
 	bad  [2]error // why the primary or the secondary copy must be rewritten
 
+	// seal, when set, renews the token of a format 2 image at each change.
+	seal *sealing
+
 	// fresh is the key slot that Format wrote, for Verify.
 	fresh struct {
 		slot keyslot

@@ -23,6 +23,7 @@ const (
 
 // metadata is what this package understands of the JSON.
 type metadata struct {
+	doc          object // the whole JSON; never changed
 	slots        []keyslot
 	digests      []digest
 	segments     []segment
@@ -74,7 +75,7 @@ type segment struct {
 func parseMetadata(doc object, hdrSize int64) (*metadata, error) {
 	var (
 		w    walker
-		m    metadata
+		m    = metadata{doc: doc}
 		root = node{obj: doc}
 	)
 	w.config(&m, w.object(root, "config"), hdrSize)

@@ -86,6 +86,40 @@ func (h *Header) RemoveToken(f File, id int) error {
 	return nil
 }
 
+// ReplaceToken puts a token in the place of the one of its type, or adds it, in an image of
+// ours: one of format 2 is authenticated before, and is authentic in each crash state after.
+//
+// Errors: as SetToken, and ErrNotAuthentic.
+func ReplaceToken(f File, owner Owner, passphrase []byte, token json.RawMessage) error {
+	h, err := Read(f)
+	if err != nil {
+		return fmt.Errorf("replacing a token: %w", err)
+	}
+	if h.Format() == Format2 {
+		if err := h.Authentic(owner, passphrase); err != nil {
+			return fmt.Errorf("replacing a token: %w", err)
+		}
+		h.seal = newSealing(owner, passphrase, nil)
+		defer h.seal.wipe()
+	}
+	obj, err := decodeTree(bytes.TrimSpace(token))
+	if err != nil {
+		return fmt.Errorf("token for %s: %w", h.UUID(), err)
+	}
+	tokens, err := h.Tokens()
+	if err != nil {
+		return err
+	}
+	id := -1
+	for _, t := range tokens {
+		if t.Type == obj["type"] {
+			id = t.ID
+		}
+	}
+	_, err = h.SetToken(f, id, token)
+	return err
+}
+
 // SetFlags replaces the persistent activation flags.
 //
 // Errors: ErrNoRoom, ErrStale, ErrUnsupported, or what f returned.

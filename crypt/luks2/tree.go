@@ -16,6 +16,11 @@ import (
 // 32; a deeper header would be one that only we can read.
 const maxDepth = 32
 
+// maxValues bounds the values of a header's JSON: in memory one takes up to some hundred
+// times its two bytes of text, and text there may be 4 MiB. 32 key slots, as many digests and
+// segments, with all their fields, are 1,500; the rest is room for tokens of others.
+const maxValues = 20_000
+
 // object is a JSON object as it stands in the header. The header is kept as a
 // tree, not as Go structs, so that a rewrite keeps every field and token that
 // others put there; numbers stay as they were written (json.Number). Keys are
@@ -44,8 +49,12 @@ func decodeTree(text []byte) (object, error) {
 	if !utf8.Valid(text) {
 		return nil, errors.New("JSON is not UTF-8") // a rewrite would change such bytes
 	}
-	if d := depth(text); d > maxDepth {
+	d, values := extent(text)
+	if d > maxDepth {
 		return nil, fmt.Errorf("JSON nests %d deep, at most %d are allowed", d, maxDepth)
+	}
+	if values > maxValues {
+		return nil, fmt.Errorf("JSON has %d values, at most %d are allowed", values, maxValues)
 	}
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber()
@@ -60,20 +69,22 @@ func decodeTree(text []byte) (object, error) {
 }
 
 // encodeTree is the inverse: compact, '/' and '<' as they are.
-func encodeTree(doc object) ([]byte, error) {
+func encodeTree(doc object) ([]byte, error) { return encodeJSON(doc) }
+
+func encodeJSON(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(doc); err != nil {
+	if err := enc.Encode(v); err != nil {
 		return nil, fmt.Errorf("JSON: %w", err)
 	}
 	return bytes.TrimRight(buf.Bytes(), "\n"), nil
 }
 
-// depth counts the deepest nesting without parsing, so that the parser is never
-// given something to recurse into.
-func depth(text []byte) int {
-	var deepest, now int
+// extent counts the deepest nesting, and the values (rather one too many than one too few),
+// without parsing: the parser is never given something to recurse into or to drown in.
+func extent(text []byte) (deepest, values int) {
+	var now int
 	inString := false
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {
@@ -82,14 +93,17 @@ func depth(text []byte) int {
 		case c == '"':
 			inString = !inString
 		case inString:
+		case c == ',':
+			values++
 		case c == '{' || c == '[':
+			values++
 			now++
 			deepest = max(deepest, now)
 		case c == '}' || c == ']':
 			now--
 		}
 	}
-	return deepest
+	return deepest, values
 }
 
 // walker reads typed fields out of the tree. It keeps the first error, so that the

@@ -2,38 +2,93 @@ package luks2
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 )
 
-// Unlock tries the passphrase on every key slot of the data: those of higher
+// Unlock is UnlockAny that nothing ends early.
+func (h *Header) Unlock(r io.ReaderAt, passphrase []byte) (volumeKey []byte, slot int, err error) {
+	return h.UnlockAny(context.Background(), r, passphrase)
+}
+
+// UnlockAny tries the passphrase on every key slot of the data: those of higher
 // priority first, among equals the cheap ones first. r is the image that h was read
 // from. It gives the volume key, which the caller wipes with clear, and the number
-// of the slot that opened.
+// of the slot that opened. All slots together may cost what the limits allow one of them
+// (see maxEffort), and between two of them the context is looked at: a slot of others is
+// for a person who waits, see UnlockOwn.
 //
 // Errors: ErrNoKey if the passphrase is wrong everywhere, with what kept slots from
 // being tried, if anything did; ErrUnsupported, ErrTooCostly if no slot could be
 // tried; ErrDamaged if the file ends before the key slot; or what r returned.
-func (h *Header) Unlock(r io.ReaderAt, passphrase []byte) (volumeKey []byte, slot int, err error) {
+func (h *Header) UnlockAny(ctx context.Context, r io.ReaderAt, passphrase []byte) (volumeKey []byte, slot int, err error) {
+	var spent budget
+	return h.unlock(ctx, r, passphrase, spent.take)
+}
+
+// budget is the effort that was spent on slots, see KDF.effort.
+type budget int64
+
+// take is ErrTooCostly for a slot that would go beyond maxEffort, and what check says of one
+// that must not be tried at all.
+func (b *budget) take(k keyslot) error {
+	if err := k.kdf.check(); err != nil {
+		return err // what it says it costs may be beyond numbers
+	}
+	if *b += budget(k.kdf.effort()); *b > maxEffort {
+		return fmt.Errorf("%w: together with the slots before it", ErrTooCostly)
+	}
+	return nil
+}
+
+// UnlockOwn is UnlockAny for the slots that images of ours have: PBKDF2 of few iterations,
+// as a random key needs. The slots of others, which may want a gigabyte and minutes, are
+// not touched.
+func (h *Header) UnlockOwn(ctx context.Context, r io.ReaderAt, passphrase []byte) (volumeKey []byte, slot int, err error) {
+	return h.unlock(ctx, r, passphrase, h.meta.own)
+}
+
+// own says why a slot is none of ours.
+func (m *metadata) own(k keyslot) error {
+	d, _ := m.digestOf(k.id)
+	switch {
+	case k.kdf.Type != KDFPBKDF2 || k.kdf.Iterations > wipedIterations:
+		return fmt.Errorf("%w: %s; slots of our images have pbkdf2 of at most %d iterations", ErrTooCostly, k.kdf.Type, wipedIterations)
+	case d.iterations > maxOwnDigest:
+		return fmt.Errorf("%w: %d iterations of digest %d, at most %d", ErrTooCostly, d.iterations, d.id, maxOwnDigest)
+	}
+	return nil
+}
+
+// maxOwnDigest bounds the iterations of the digest of an image of ours: ours have 1000, and
+// cryptsetup, when it re-encrypts one, calibrates to an eighth of a second.
+const maxOwnDigest = 4_000_000
+
+// maxEffort bounds what all slots of one image may cost together, see KDF.effort: as much
+// as the costliest single one.
+const maxEffort = 10 * maxArgonWork
+
+// unlock tries the slots of the data for which skip returns nil.
+func (h *Header) unlock(ctx context.Context, r io.ReaderAt, passphrase []byte, skip func(keyslot) error) (volumeKey []byte, slot int, err error) {
 	if err := h.usable(); err != nil {
 		return nil, -1, fmt.Errorf("unlocking %s: %w", h.UUID(), err)
 	}
-	var slots []keyslot
-	for _, k := range h.meta.slots {
-		if _, bound := h.meta.digestOf(k.id); bound && k.typ == "luks2" && k.priority > 0 {
-			slots = append(slots, k)
-		}
-	}
+	slots := h.meta.candidates()
 	if len(slots) == 0 {
 		return nil, -1, fmt.Errorf("unlocking %s: %w: it has no key slot left", h.UUID(), ErrNoKey)
 	}
-	slices.SortStableFunc(slots, func(a, b keyslot) int {
-		return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.kdf.effort(), b.kdf.effort()))
-	})
 	var failed []error
 	for _, k := range slots {
+		if err := ctx.Err(); err != nil {
+			return nil, -1, fmt.Errorf("unlocking %s: %w", h.UUID(), context.Cause(ctx))
+		}
+		if err := skip(k); err != nil {
+			failed = append(failed, fmt.Errorf("key slot %d: %w", k.id, err))
+			continue
+		}
 		key, err := h.open(r, k, passphrase)
 		if err == nil {
 			return key, k.id, nil
@@ -51,6 +106,20 @@ func (h *Header) Unlock(r io.ReaderAt, passphrase []byte) (volumeKey []byte, slo
 		err = reasons
 	}
 	return nil, -1, fmt.Errorf("unlocking %s: %w", h.UUID(), err)
+}
+
+// candidates are the slots of the data, in the order in which they are tried.
+func (m *metadata) candidates() []keyslot {
+	var slots []keyslot
+	for _, k := range m.slots {
+		if _, bound := m.digestOf(k.id); bound && k.typ == "luks2" && k.priority > 0 {
+			slots = append(slots, k)
+		}
+	}
+	slices.SortStableFunc(slots, func(a, b keyslot) int {
+		return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.kdf.effort(), b.kdf.effort()))
+	})
+	return slots
 }
 
 // UnlockSlot tries the passphrase on one key slot only, whatever its priority.

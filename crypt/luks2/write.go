@@ -20,6 +20,11 @@ func (h *Header) change(f File, edit func(doc object) error) error {
 	if err := edit(doc); err != nil {
 		return err
 	}
+	if h.seal != nil {
+		if err := h.seal.seal(cur.bin, doc); err != nil {
+			return err
+		}
+	}
 	if err := cur.setTree(doc); err != nil {
 		return err
 	}
@@ -28,6 +33,7 @@ func (h *Header) change(f File, edit func(doc object) error) error {
 		return err
 	}
 	cur.fresh = h.fresh // a token, say, leaves the key slot that Format wrote as it is
+	cur.seal = h.seal
 	*h = *cur
 	return nil
 }

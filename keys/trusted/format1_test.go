@@ -52,7 +52,7 @@ func opens(t *testing.T, ring *keys.Ring, p keys.Provider) {
 	if slot.Provider != p.Name() {
 		t.Errorf("slot %s opened", slot.Title())
 	}
-	got, err := key.Passphrase("layer", "0123456789abcdef", "6f2a1f0e-6c0f-4f4e-9b57-0d6a7a7a9c11")
+	got, err := key.Passphrase(1, "layer", "0123456789abcdef", "6f2a1f0e-6c0f-4f4e-9b57-0d6a7a7a9c11")
 	if err != nil {
 		t.Fatal(err)
 	}

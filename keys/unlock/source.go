@@ -47,7 +47,7 @@ func NewSource(cfg Config, key *keys.TierKey) *Source { return &Source{cfg: cfg,
 
 // Passphrase is keys.TierKey.Passphrase. Beside its errors it has those of Open, when
 // the tier key was rotated and the new one cannot be had.
-func (s *Source) Passphrase(kind, id, imageUUID string) ([]byte, error) {
+func (s *Source) Passphrase(format int, kind, id, imageUUID string) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.key == nil {
@@ -56,7 +56,7 @@ func (s *Source) Passphrase(kind, id, imageUUID string) ([]byte, error) {
 	if err := s.follow(); err != nil {
 		return nil, err
 	}
-	return s.key.Passphrase(kind, id, imageUUID)
+	return s.key.Passphrase(format, kind, id, imageUUID)
 }
 
 // follow looks whether the ring was written since, and takes the new key if that is

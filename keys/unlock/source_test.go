@@ -40,7 +40,7 @@ func rotate(t *testing.T, cfg Config, ring *keys.Ring) {
 
 func passphrase(t *testing.T, s *Source) []byte {
 	t.Helper()
-	p, err := s.Passphrase("layer", "id", "uuid")
+	p, err := s.Passphrase(1, "layer", "id", "uuid")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestSourceFollowsARotation(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Passphrase("layer", "id", "uuid"); !errors.Is(err, keys.ErrClosed) {
+	if _, err := s.Passphrase(1, "layer", "id", "uuid"); !errors.Is(err, keys.ErrClosed) {
 		t.Fatalf("after Close: %v", err)
 	}
 }
@@ -86,7 +86,7 @@ func TestSourceRefusesARotatedKey(t *testing.T) {
 	if err := os.Rename(cfg.KeyFilePath(), cfg.KeyFilePath()+".away"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Passphrase("layer", "id", "uuid"); !errors.Is(err, keys.ErrLocked) {
+	if _, err := s.Passphrase(1, "layer", "id", "uuid"); !errors.Is(err, keys.ErrLocked) {
 		t.Fatalf("got %v", err)
 	}
 	if err := os.Rename(cfg.KeyFilePath()+".away", cfg.KeyFilePath()); err != nil {

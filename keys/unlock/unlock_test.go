@@ -19,7 +19,7 @@ func open(t *testing.T, cfg Config) ([]byte, *keys.Ring) {
 		t.Fatal(err)
 	}
 	defer key.Close()
-	p, err := key.Passphrase("layer", "id", "uuid")
+	p, err := key.Passphrase(1, "layer", "id", "uuid")
 	if err != nil {
 		t.Fatal(err)
 	}

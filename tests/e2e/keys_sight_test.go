@@ -157,7 +157,7 @@ func vaultKeys(t *testing.T, image string) *knownKeys {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pass, err := key.Passphrase("layer", filepath.Base(filepath.Dir(image)), h.UUID())
+	pass, err := key.Passphrase(h.Format(), "layer", filepath.Base(filepath.Dir(image)), h.UUID())
 	if err != nil {
 		t.Fatal(err)
 	}

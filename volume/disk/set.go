@@ -312,12 +312,13 @@ func (s *Set) luks(d Disk, at string) *crypt.VirtualDevice {
 	return &crypt.VirtualDevice{
 		Image: crypt.RawImage{ImagePath: d.ImagePath()}, Name: d.Name, Type: crypt.TypeWritable, Cryptparams: s.cfg.Params,
 		Deviceparams: crypt.DeviceParams{FsType: "ext4", Mnt: at, Options: options},
-		Key: func(ctx context.Context, imageUUID string) ([]byte, error) {
+		Owner:        crypt.Owner{Kind: KeyKind, ID: d.Image},
+		Key: func(ctx context.Context, format int, imageUUID string) ([]byte, error) {
 			keys, err := s.cfg.Keys(ctx, persist.Tier(d.Key))
 			if err != nil {
 				return nil, err
 			}
-			return keys.Passphrase(KeyKind, d.Image, imageUUID)
+			return keys.Passphrase(format, KeyKind, d.Image, imageUUID)
 		},
 		Log: s.cfg.Log,
 	}
@@ -368,9 +369,9 @@ func (s *Set) Passphrase(ctx context.Context, name string) ([]byte, error) {
 		return nil, fmt.Errorf("key of disk %s: %w: it is no LUKS image", d.Name, volume.ErrNotHere)
 	}
 	dev := s.luks(d, "")
-	imageUUID, err := dev.UUID()
+	format, imageUUID, err := dev.Identify()
 	if err != nil {
 		return nil, err
 	}
-	return dev.Key(ctx, imageUUID)
+	return dev.Key(ctx, format, imageUUID)
 }

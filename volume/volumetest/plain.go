@@ -30,8 +30,8 @@ import (
 type Keys struct{}
 
 // Passphrase implements volume.KeySource.
-func (Keys) Passphrase(kind, id, imageUUID string) ([]byte, error) {
-	return []byte(kind + " " + id + " " + imageUUID), nil
+func (Keys) Passphrase(format int, kind, id, imageUUID string) ([]byte, error) {
+	return fmt.Appendf(nil, "%d %s %s %s", format, kind, id, imageUUID), nil
 }
 
 // OpenKeys opens every tier.
@@ -47,12 +47,16 @@ type plain struct {
 	keys func(context.Context, persist.Tier) (volume.KeySource, error)
 }
 
-func (p *plain) passphrase(ctx context.Context, uuid string) ([]byte, error) {
+func (p *plain) passphrase(ctx context.Context, format int, uuid string) ([]byte, error) {
 	keys, err := p.keys(ctx, p.im.Tier)
 	if err != nil {
 		return nil, err
 	}
-	return keys.Passphrase(volume.KeyKind, p.im.ID.String(), uuid)
+	return keys.Passphrase(format, volume.KeyKind, p.im.ID.String(), uuid)
+}
+
+func (p *plain) owner() *luks2.Owner {
+	return &luks2.Owner{Kind: volume.KeyKind, ID: p.im.ID.String()}
 }
 
 func (p *plain) Create(ctx context.Context, size int64) (err error) {
@@ -65,20 +69,15 @@ func (p *plain) Create(ctx context.Context, size int64) (err error) {
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	id := uuid.NewString()
-	pass, err := p.passphrase(ctx, id)
+	pass, err := p.passphrase(ctx, luks2.Format2, id)
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	h, key, err := luks2.Format(f, luks2.Params{UUID: id}, luks2.RandomKeyKDF(), pass)
+	_, key, err := luks2.Format(f, luks2.Params{UUID: id, Owner: p.owner(), Tokens: []json.RawMessage{p.im.Token}}, luks2.RandomKeyKDF(), pass)
 	if err != nil {
 		return err
 	}
 	clear(key)
-	for _, token := range []json.RawMessage{p.im.Token} {
-		if _, err := h.SetToken(f, -1, token); err != nil {
-			return err
-		}
-	}
 	if err := f.Truncate(luks2.DefaultDataOffset + size); err != nil {
 		return err
 	}
@@ -133,11 +132,14 @@ func (p *plain) Get(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pass, err := p.passphrase(ctx, h.UUID())
+	pass, err := p.passphrase(ctx, h.Format(), h.UUID())
 	if err != nil {
 		return err
 	}
-	key, _, err := h.Unlock(f, pass)
+	if err := h.Authentic(*p.owner(), pass); err != nil {
+		return err
+	}
+	key, _, err := h.UnlockOwn(ctx, f, pass)
 	if err != nil {
 		return err
 	}

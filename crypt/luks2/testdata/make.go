@@ -30,6 +30,7 @@ import (
 type fixture struct {
 	Name, MadeBy, Passphrase, UUID, VolumeKey string
 	Segment                                   luks2.Segment
+	Owner                                     *luks2.Owner `json:",omitempty"` // of format 2
 }
 
 const uuid = "5b3c1a52-6e3f-4d0b-9a77-0f0e4c1d2b3a"
@@ -49,6 +50,7 @@ var ours = map[string]struct {
 	kdf    luks2.KDF
 }{
 	"ours-default":         {luks2.Params{Flags: []string{luks2.FlagNoReadWorkqueue}}, luks2.RandomKeyKDF()},
+	"ours-format2":         {luks2.Params{Flags: []string{luks2.FlagAllowDiscards}, Owner: &luks2.Owner{Kind: "volume", ID: uuid + "#3"}, Tokens: []json.RawMessage{json.RawMessage(`{"type":"layervault-volume","keyslots":[],"name":"data"}`)}}, luks2.RandomKeyKDF()},
 	"ours-adiantum-argon2": {luks2.Params{Cipher: luks2.CipherAdiantum, SectorSize: 512, Label: "layer"}, luks2.KDF{Type: luks2.KDFArgon2id, Iterations: 4, MemoryKiB: 1024, Parallelism: 2}},
 }
 
@@ -106,6 +108,7 @@ func make1(dir, name string) (fixture, error) {
 	fix := fixture{Name: name, Passphrase: "open " + name, UUID: uuid, MadeBy: "this package"}
 	if o, ok := ours[name]; ok {
 		o.params.UUID = uuid
+		fix.Owner = o.params.Owner
 		_, key, err := luks2.Format(f, o.params, o.kdf, []byte(fix.Passphrase))
 		if err != nil {
 			return fixture{}, err

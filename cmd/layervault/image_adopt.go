@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"layervault/crypt"
+	"layervault/crypt/luks2"
+	"layervault/keys/unlock"
+	"layervault/layer"
+	"layervault/persist"
+	"layervault/volume"
+)
+
+// errNotAdopted: a person was asked and did not say yes.
+var errNotAdopted = errors.New("not adopted, nothing was changed")
+
+// adoption is the result of image adopt --json.
+type adoption struct {
+	Image   string          `json:"image"`
+	Path    string          `json:"path"`
+	Changes []changedHeader `json:"changes"`
+	Adopted bool            `json:"adopted"` // false where there was nothing to adopt
+}
+
+// changedHeader is one field of a header that the image's key did not write.
+type changedHeader struct {
+	Field string `json:"field"`
+	What  string `json:"what"`
+	Now   string `json:"now,omitempty"` // JSON
+}
+
+func newImageAdoptCommand(a *app) *cobra.Command {
+	var name string
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "adopt [LAYER]",
+		Short: "Take in an image whose LUKS2 header was changed by hand",
+		Long: `Take in an image whose LUKS2 header was changed by hand.
+
+An image opens only while its header is the one that was written with its key. After
+cryptsetup luksAddKey, luksConvertKey, reencrypt or token import it is refused. This shows
+which fields differ, asks, and authenticates the header as it is now. An image of an older
+format, put back from a backup for instance, is brought to the present one.
+
+Say yes only if you know each change: whoever changed the header decided how the image is
+read. A cipher, a size or an offset that no image may have is never taken in.
+
+LAYER is a layer's id, the beginning of one, or the path of its image.`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	v := a.newVolumeVerb(cmd.Flags())
+	cmd.Flags().StringVar(&name, "volume", "", "name, or id, of a volume in place of a layer")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if (name == "") == (len(args) == 0) {
+			return usagef("name one layer, or one volume with --volume")
+		}
+		if name == "" {
+			return v.adoptLayer(cmd.Context(), args[0], yes)
+		}
+		return v.adoptVolume(cmd.Context(), name, yes)
+	}
+	return cmd
+}
+
+func (v *volumeVerb) adoptLayer(ctx context.Context, name string, yes bool) (err error) {
+	r, err := layer.OpenReader(v.app.layout().Layers(persist.Vault))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	id, err := findLayer(ctx, r, name)
+	if err != nil {
+		return err
+	}
+	return v.adopt(ctx, &image{kind: layerKind, id: id, path: r.ImagePath(id)}, persist.Vault, yes)
+}
+
+func (v *volumeVerb) adoptVolume(ctx context.Context, name string, yes bool) error {
+	return v.with(ctx, func(s *volume.Store) error {
+		found, err := s.Get(ctx, name)
+		// By its id also one whose record cannot be read: the header is what is to be mended.
+		if err != nil && (found.Path == "" || found.ID().String() != name) {
+			return err
+		}
+		if !found.IsImage() {
+			return fmt.Errorf("adopt volume %s: %w: it has no image of its own", name, volume.ErrNotHere)
+		}
+		return v.adopt(ctx, &image{kind: volume.KeyKind, id: found.ID().String(), path: found.Path}, found.Options.Tier, yes)
+	})
+}
+
+// adopt shows, asks and adopts. The tier's floor is not asked for: to bring an image up to it
+// is what this is for.
+func (v *volumeVerb) adopt(ctx context.Context, im *image, tier persist.Tier, yes bool) (err error) {
+	cfg := v.app.keyConfig(v.set, v.app.ringLog())
+	cfg.Tier = v.app.layout().Tier(tier)
+	key, _, _, err := unlock.Open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, key.Close()) }()
+	d := &crypt.VirtualDevice{
+		Image: crypt.RawImage{ImagePath: im.path}, Name: im.id, Type: crypt.TypeWritable, Owner: im.owner(),
+		Key: func(_ context.Context, format int, uuid string) ([]byte, error) {
+			return key.Passphrase(format, im.kind, im.id, uuid)
+		},
+	}
+	changes, err := d.Changes(ctx)
+	if err != nil {
+		return err
+	}
+	result := adoption{Image: im.Title(), Path: im.path, Changes: []changedHeader{}}
+	for _, c := range changes {
+		result.Changes = append(result.Changes, changedHeader{c.Field, c.What, c.Now})
+	}
+	if len(changes) > 0 {
+		if err := v.app.showChanges(im, changes, yes); err != nil {
+			return err
+		}
+		if err := d.Adopt(ctx); err != nil {
+			return err
+		}
+		result.Adopted = true
+	}
+	return v.app.printAdoption(result)
+}
+
+// showChanges shows what differs and asks.
+func (a *app) showChanges(im *image, changes []luks2.Change, yes bool) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s\n", im.Title(), im.path)
+	for _, c := range changes {
+		fmt.Fprintf(&b, "  %s\n", c)
+	}
+	if !yes {
+		b.WriteString("Take the header in as it is now? [y/N] ")
+	}
+	// A question, and what it is about, is no result.
+	if _, err := io.WriteString(a.err, b.String()); err != nil {
+		return fmt.Errorf("ask: %w", err)
+	}
+	if yes {
+		return nil
+	}
+	answer, err := bufio.NewReader(a.in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return nil
+	}
+	return errNotAdopted
+}
+
+func (a *app) printAdoption(r adoption) error {
+	if a.json {
+		return a.printJSON(r)
+	}
+	if !r.Adopted {
+		return a.printf("%s opens as it is: nothing to adopt\n", r.Image)
+	}
+	return a.printf("%s: header adopted\n", r.Image)
+}

@@ -1,0 +1,248 @@
+package crypt
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt/dm"
+	"layervault/crypt/loop"
+)
+
+// What is open is found by the file beneath, never by a name: a UUID is a string in a file
+// that anybody may copy, and a device-mapper name is what somebody chose. A device counts
+// as an image's only if it lies on a loop device whose file is the very file that the image
+// was asked for by (device and inode number, LOOP_GET_STATUS64).
+//
+//	our device lies on this file      it is used again
+//	our device lies on another file   refused: a copy of the image is open
+//	a loop device that is not ours    refused: cryptsetup, or Pantavisor's script, has it;
+//	lies on this file                 a second mount would destroy the file system
+
+// HolderError says who has an image open that we must not open a second time. It matches
+// ErrInUse.
+type HolderError struct {
+	Path   string // of the image that was asked for
+	Device string // that is in the way: a device-mapper name, or loopN
+	// Over is the file that Device lies on, as the kernel names it, where that is another
+	// one than the image asked for: a copy, or the image that was here before.
+	Over   string
+	Mounts []string // where Device is mounted, in this mount namespace
+}
+
+func (e *HolderError) Error() string {
+	mounts := ""
+	if len(e.Mounts) > 0 {
+		mounts = ", mounted at " + strings.Join(e.Mounts, ", ")
+	}
+	if e.Over != "" {
+		return fmt.Sprintf("%v: device %s of this UUID is open and lies on %s, not on %s%s: close that copy first", ErrInUse, e.Device, e.Over, e.Path, mounts)
+	}
+	return fmt.Sprintf("%v: another program has %s open as device %s%s: close that first", ErrInUse, e.Path, e.Device, mounts)
+}
+
+// Is makes the error match ErrInUse.
+func (e *HolderError) Is(target error) bool { return target == ErrInUse }
+
+// fileID is a file, whatever its name is.
+type fileID struct{ dev, ino uint64 }
+
+func idOf(f *os.File) (fileID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fileID{}, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	return fileID{uint64(st.Dev), uint64(st.Ino)}, nil //nolint:unconvert // 32 bit has other types
+}
+
+// liesOn is nil where a device lies on a loop device over the file, and a *HolderError
+// where it lies on anything else. The caller has the device open, so that it stays.
+func liesOn(control *dm.Control, info dm.Info, file *os.File) error {
+	id, err := idOf(file)
+	if err != nil {
+		return err
+	}
+	under, err := control.Deps(info.Name)
+	if err != nil {
+		return err
+	}
+	over := "what is no file"
+	if len(under) == 1 && unix.Major(under[0]) == loop.Major {
+		number := int(unix.Minor(under[0]))
+		a, err := loop.Status(number)
+		if err != nil {
+			return err
+		}
+		if (fileID{a.Dev, a.Ino}) == id {
+			return nil
+		}
+		over = loop.Path(number)
+	}
+	mounts, err := mountsOf(info.Dev)
+	if err != nil {
+		return err
+	}
+	return &HolderError{Path: file.Name(), Device: info.Name, Over: over, Mounts: mounts}
+}
+
+// refuseHolders is nil where nothing has the file open that a second opening would harm,
+// a *HolderError where something has, and dm.ErrExists where what has it is about to go (see
+// retry). own is the dm UUID of our device of this image, which the caller found not to be
+// there. The image is locked.
+//
+// Of a file that is only going to be read, only who writes to it matters. That the kernel
+// tells in two system calls; looking at each loop device of the host takes some microseconds
+// for each, which many layers that are opened one after the other would feel.
+func refuseHolders(file *os.File, own string, readOnly bool) error {
+	if readOnly && !hasWriters(file) {
+		return nil
+	}
+	id, err := idOf(file)
+	if err != nil {
+		return err
+	}
+	attached, err := loop.Over(id.dev, id.ino)
+	if err != nil {
+		return err
+	}
+	for _, a := range attached {
+		devices := devicesOver(a.Number)
+		if len(devices) == 0 && a.Autoclear {
+			return fmt.Errorf("%w: /dev/loop%d over %s is going", dm.ErrExists, a.Number, file.Name())
+		}
+		h := &HolderError{Path: file.Name(), Device: fmt.Sprintf("loop%d", a.Number)}
+		number := unix.Mkdev(loop.Major, uint32(a.Number))
+		for _, d := range devices {
+			if d.going || d.uuid == own {
+				return fmt.Errorf("%w: %s is going", dm.ErrExists, d.name)
+			}
+			h.Device, number = d.name, d.dev
+		}
+		if h.Mounts, err = mountsOf(number); err != nil {
+			return errors.Join(h, err)
+		}
+		return h
+	}
+	return nil
+}
+
+// hasWriters tells whether any process, or loop device, has a file open for writing: the
+// kernel grants a read lease on it only if not. Where it grants none (the file system has
+// no leases, or the file is another user's) the answer is yes, and the caller looks closer.
+func hasWriters(file *os.File) bool {
+	fd := file.Fd()
+	if _, err := unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_RDLCK); err != nil {
+		return true
+	}
+	_, err := unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_UNLCK)
+	return err != nil
+}
+
+// deviceOver is a device-mapper device that lies on a loop device.
+type deviceOver struct {
+	name, uuid string
+	dev        uint64
+	going      bool // the kernel does not tell its name any more
+}
+
+// devicesOver lists them.
+func devicesOver(loopNumber int) []deviceOver {
+	dirs, _ := filepath.Glob(fmt.Sprintf("/sys/block/loop%d/holders/*", loopNumber)) // the pattern is sound
+	var out []deviceOver
+	for _, dir := range dirs {
+		d := deviceOver{name: filepath.Base(dir)} // of another kind (md, bcache), or of none
+		number, err := readLine(dir + "/dev")
+		if err != nil {
+			d.going = true
+		}
+		if strings.HasPrefix(d.name, "dm-") {
+			name, nameErr := readLine(dir + "/dm/name")
+			uuid, uuidErr := readLine(dir + "/dm/uuid") // empty for a device that has none
+			if d.uuid = uuid; nameErr != nil || uuidErr != nil {
+				d.going = true
+			} else {
+				d.name = name
+			}
+		}
+		var major, minor uint32
+		if _, err := fmt.Sscanf(number, "%d:%d", &major, &minor); err == nil {
+			d.dev = unix.Mkdev(major, minor)
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+func readLine(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	return strings.TrimSuffix(string(text), "\n"), err
+}
+
+// mountsOf lists where a device's file system is mounted, in this mount namespace.
+func mountsOf(dev uint64) ([]string, error) {
+	infos, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		return m.Major != int(unix.Major(dev)) || m.Minor != int(unix.Minor(dev)), false
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	at := make([]string, 0, len(infos))
+	for _, m := range infos {
+		at = append(at, m.Mountpoint)
+	}
+	return at, nil
+}
+
+// openedOn is the number of a device that has the file open: ours of this dm UUID, or
+// another program's. 0 when nothing has it, or only reads it.
+func openedOn(file *os.File, own string) (uint64, error) {
+	control, err := dm.Open()
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = control.Close() }()
+	info, err := control.InfoByUUID(own)
+	if err == nil && info.OpenCount > 0 {
+		var elsewhere *HolderError
+		switch err := liesOn(control, info, file); {
+		case err == nil:
+			return info.Dev, nil
+		case errors.As(err, &elsewhere):
+			// A copy's device: this file is not open.
+		case errors.Is(err, dm.ErrNotExist), errors.Is(err, loop.ErrNotAttached):
+			return 0, nil // it went while we looked
+		default:
+			return 0, err
+		}
+	}
+	if err != nil && !errors.Is(err, dm.ErrNotExist) {
+		return 0, err
+	}
+	if !hasWriters(file) {
+		return 0, nil
+	}
+	id, err := idOf(file)
+	if err != nil {
+		return 0, err
+	}
+	attached, err := loop.Over(id.dev, id.ino)
+	if err != nil {
+		return 0, err
+	}
+	for _, a := range attached {
+		for _, d := range devicesOver(a.Number) {
+			if d.uuid != own && !d.going {
+				return d.dev, nil
+			}
+		}
+		if !a.Autoclear {
+			return unix.Mkdev(loop.Major, uint32(a.Number)), nil
+		}
+	}
+	return 0, nil
+}

@@ -1,0 +1,100 @@
+package loop
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotAttached: the loop device has no file.
+var ErrNotAttached = errors.New("loop device is free")
+
+// Attached is an attached loop device, as the kernel tells it (LOOP_GET_STATUS64).
+type Attached struct {
+	Number int    // N of /dev/loopN
+	Dev    uint64 // of the file system that its file lies on, as stat(2) gives it
+	Ino    uint64 // of its file
+	// Autoclear: the kernel frees the device when its last user closes it.
+	Autoclear bool
+}
+
+// Status tells what a loop device is attached to. ErrNotAttached where it is free, or gone.
+func Status(number int) (Attached, error) {
+	node, err := openNode(number, true)
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
+		return Attached{}, fmt.Errorf("%w: /dev/loop%d: %w", ErrNotAttached, number, err)
+	}
+	if err != nil {
+		return Attached{}, err
+	}
+	defer func() { _ = node.Close() }()
+	s, err := unix.IoctlLoopGetStatus64(int(node.Fd()))
+	if errors.Is(err, unix.ENXIO) {
+		return Attached{}, fmt.Errorf("%w: /dev/loop%d", ErrNotAttached, number)
+	}
+	if err != nil {
+		return Attached{}, fmt.Errorf("status of /dev/loop%d: %w", number, err)
+	}
+	return Attached{
+		Number: number, Dev: decodeDev(s.Device), Ino: s.Inode, Autoclear: s.Flags&unix.LO_FLAGS_AUTOCLEAR != 0,
+	}, nil
+}
+
+// decodeDev reads a device number in the kernel's huge_encode_dev form.
+func decodeDev(d uint64) uint64 {
+	return unix.Mkdev(uint32((d&0xfff00)>>8), uint32((d&0xff)|((d>>12)&0xfff00)))
+}
+
+// blockDir is where the kernel lists block devices.
+const blockDir = "/sys/block"
+
+// Over lists the loop devices that are attached to a file, whoever attached them: dev and
+// ino are the file's, as stat(2) gives them. A device that comes or goes meanwhile may be
+// among them or not.
+func Over(dev, ino uint64) ([]Attached, error) {
+	dir, err := os.Open(blockDir)
+	if err != nil {
+		return nil, fmt.Errorf("list loop devices: %w", err)
+	}
+	names, err := dir.Readdirnames(-1)
+	if err = errors.Join(err, dir.Close()); err != nil {
+		return nil, fmt.Errorf("list loop devices: %w", err)
+	}
+	var found []Attached
+	for _, name := range names {
+		number, err := strconv.Atoi(strings.TrimPrefix(name, "loop"))
+		if err != nil || !strings.HasPrefix(name, "loop") {
+			continue
+		}
+		// Kernels keep some free devices: those have no such directory.
+		if _, err := os.Lstat(blockDir + "/" + name + "/loop"); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		a, err := Status(number)
+		if errors.Is(err, ErrNotAttached) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if a.Dev == dev && a.Ino == ino {
+			found = append(found, a)
+		}
+	}
+	return found, nil
+}
+
+// Path is the path of a loop device's file as the kernel knows it, for people; "" where the
+// device is free.
+func Path(number int) string {
+	text, err := os.ReadFile(fmt.Sprintf("%s/loop%d/loop/backing_file", blockDir, number))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(string(text), "\n")
+}
