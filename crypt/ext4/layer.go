@@ -54,6 +54,8 @@ type layer struct {
 	top  image.Inode
 	root image.Meta // of directories that the tar only implies
 	now  time.Time
+
+	implied int // directories made without an entry of their own
 }
 
 func newLayer(w *image.Writer, o TarOptions, now time.Time) (*layer, error) {
@@ -171,7 +173,7 @@ func (l *layer) walk(dir string, make bool) (image.Inode, error) {
 				return 0, fmt.Errorf("%w: %.300q", errMissing, name)
 			}
 			var err error
-			if child, err = l.implied(at, name, child); err != nil {
+			if child, err = l.imply(at, name, child); err != nil {
 				return 0, err
 			}
 		}
@@ -194,9 +196,12 @@ func (l *layer) walk(dir string, make bool) (image.Inode, error) {
 	return at, nil
 }
 
-// implied makes a directory that has no entry of its own, yet. Where old is a whiteout,
+// imply makes a directory that has no entry of its own, yet. Where old is a whiteout,
 // what lies below in other layers was deleted first: it must not show through.
-func (l *layer) implied(parent image.Inode, name string, old image.Inode) (image.Inode, error) {
+func (l *layer) imply(parent image.Inode, name string, old image.Inode) (image.Inode, error) {
+	if l.implied++; l.implied > image.MaxImplied {
+		return 0, &LimitError{What: "directories without an entry of their own", Limit: image.MaxImplied}
+	}
 	if old != 0 {
 		if err := l.w.Unlink(parent, name); err != nil {
 			return 0, err

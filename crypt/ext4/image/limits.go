@@ -12,6 +12,10 @@ const (
 	// largest layers known have about 400,000 files.
 	MaxFiles = 1 << 20
 
+	// MaxImplied bounds directories that have no entry of their own. Each takes a block of
+	// the image, and one name of 4 KiB may imply 2,000 of them.
+	MaxImplied = 1 << 17
+
 	// MaxDepth bounds how deep directories lie. No deeper one can be named in a system
 	// call: PATH_MAX is 4096, and a name and its slash take two.
 	MaxDepth = 2048
