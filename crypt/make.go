@@ -100,7 +100,7 @@ func (d *VirtualDevice) ImportData(ctx context.Context, diffTar io.Reader) (Impo
 // fill writes the file system past the page cache: its blocks are encrypted by the
 // goroutines that write them, all processors at once, and are not kept twice.
 func fill(ctx context.Context, node *os.File, diffTar io.Reader, o ext4.TarOptions) (ext4.TarResult, error) {
-	direct, err := os.OpenFile(node.Name(), os.O_WRONLY|unix.O_DIRECT, 0)
+	direct, err := os.OpenFile(node.Name(), os.O_RDWR|unix.O_DIRECT, 0)
 	if err != nil {
 		direct = node
 	} else {

@@ -55,7 +55,7 @@ func (t *tarWriter) addTree(ctx context.Context) error {
 			err = ctx.Err()
 		}
 		if err != nil || name == t.root {
-			return ignoreVanished(err)
+			return t.leaveOut(name, err)
 		}
 		rel, err := filepath.Rel(t.root, name)
 		if err != nil {
@@ -63,10 +63,30 @@ func (t *tarWriter) addTree(ctx context.Context) error {
 		}
 		fi, err := e.Info()
 		if err != nil {
-			return ignoreVanished(err)
+			return t.leaveOut(name, err)
 		}
-		return t.add(rel, fi, true)
+		return t.leaveOut(name, t.add(rel, fi, true))
 	})
+}
+
+// leaveOut drops the error of a file that vanished, and that of one so deep that no
+// system call can name it. A container can make one step by step, but no tool can read
+// it, docker's own driver leaves it out, and no layer could hold it.
+func (t *tarWriter) leaveOut(name string, err error) error {
+	if errors.Is(err, unix.ENAMETOOLONG) {
+		t.log.Warn("path is longer than 4095 bytes: left out of the layer", "path", shorten(strings.TrimPrefix(name, t.root)))
+		return nil
+	}
+	return ignoreVanished(err)
+}
+
+// shorten makes a path fit for a log.
+func shorten(path string) string {
+	const most = 200
+	if len(path) > most {
+		return path[:most] + "..."
+	}
+	return path
 }
 
 // addChanges adds what a list of changes names, from a merged tree.

@@ -16,8 +16,8 @@ var (
 	ErrTooDeep = errors.New("too many layers on top of each other")
 	// ErrDamaged: a record cannot be read or contradicts itself.
 	ErrDamaged = errors.New("layer record is damaged")
-	// ErrCutOff: a layer tar ended before its end-of-archive marker.
-	ErrCutOff = errors.New("layer tar is cut off")
+	// ErrCutOff: a layer tar ended within an entry, or its connection broke.
+	ErrCutOff = errors.New("layer tar is truncated")
 	// ErrInterrupted: an earlier attempt to fill this layer broke off, so the
 	// stream at hand may lack its beginning.
 	ErrInterrupted = errors.New("an earlier transfer into this layer broke off")

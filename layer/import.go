@@ -11,17 +11,23 @@ import (
 
 // Import seals a fresh layer with the content of a layer tar and returns the
 // content's size. It is all or nothing, durable when it returns, and reads tar
-// to its end.
+// to its end. When ctx ends, so does Import, even while it waits for tar: then a last
+// Read of tar may still be under way.
 //
 // A client that lost its connection may send the rest of a stream as if it were
 // the whole, and the rest of a tar can be a well-formed tar. So:
 //   - a layer that is sealed already answers with the size it has, whatever the
 //     body of the retry holds;
 //   - a fresh layer into which an earlier Import broke off, or which an earlier
-//     process made, is refused with ErrInterrupted: remove it and start again.
+//     process made, is refused with ErrInterrupted: remove it and start again. An Import
+//     counts that read nothing: what it was sent may be gone, and a stream of no bytes is
+//     an empty layer.
 func (s *Store) Import(ctx context.Context, id string, tar io.Reader, idmap user.IdentityMapping) (int64, error) {
 	unlock, err := s.lockLayer(ctx, id)
 	if err != nil {
+		if ctx.Err() != nil {
+			s.markBroken(id)
+		}
 		return 0, err
 	}
 	defer unlock()
@@ -31,7 +37,7 @@ func (s *Store) Import(ctx context.Context, id string, tar io.Reader, idmap user
 	}
 	switch {
 	case r.Kind == Sealed:
-		if _, err := io.Copy(io.Discard, tar); err != nil {
+		if err := finish(ctx, NewTarStream(tar)); err != nil {
 			s.log.DebugContext(ctx, "rest of a repeated import", "layer", id, "error", err)
 		}
 		return r.Size, nil
@@ -45,8 +51,11 @@ func (s *Store) Import(ctx context.Context, id string, tar io.Reader, idmap user
 		next := r
 		dev := s.device(Image{Layer: id, Kind: Sealed, IDMap: idmap}, dir)
 		res, err := dev.ImportData(ctx, in)
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			err = fmt.Errorf("%w: %w", ErrCutOff, err)
+		}
 		// A cut-off stream explains whatever else the parser found wrong with it.
-		if endErr := in.Finish(); endErr != nil {
+		if endErr := finish(ctx, in); endErr != nil {
 			return next, fmt.Errorf("import into layer %s: %w", id, errors.Join(endErr, err))
 		}
 		if err != nil {
@@ -56,15 +65,29 @@ func (s *Store) Import(ctx context.Context, id string, tar io.Reader, idmap user
 		return next, nil
 	})
 	if err != nil {
-		if in.read > 0 {
-			s.markBroken(id)
-		}
+		s.markBroken(id)
 		return 0, err
 	}
 	if r, err = s.record(id); err != nil {
 		return 0, err
 	}
 	return r.Size, nil
+}
+
+// finish is TarStream.Finish, given up when ctx ends: a peer that sends nothing more must
+// not hold the layer's lock. The stream is not to be used then.
+func finish(ctx context.Context, in *TarStream) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // somebody may still be reading
+	}
+	done := make(chan error, 1)
+	go func() { done <- in.Finish() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Reset turns a writable layer that nobody wrote to back into a fresh one, so

@@ -50,6 +50,9 @@ func readAhead(ctx context.Context, r io.Reader) *aheadReader {
 			case <-a.quit:
 				return
 			case buf := <-a.free:
+				if a.stopped() {
+					return
+				}
 				if buf == nil {
 					buf = make([]byte, aheadSize)
 				}
@@ -64,14 +67,31 @@ func readAhead(ctx context.Context, r io.Reader) *aheadReader {
 	return a
 }
 
-// stop ends the goroutine. It waits for the one read that may be under way.
-func (a *aheadReader) stop() {
+func (a *aheadReader) stopped() bool {
+	select {
+	case <-a.quit:
+		return true
+	default:
+		return false
+	}
+}
+
+// stop ends the goroutine. It waits for the one read that may be under way, but no
+// longer than ctx lasts: a peer that sends nothing more must not hold up what was given
+// up. The goroutine then ends with that read.
+func (a *aheadReader) stop(ctx context.Context) {
 	close(a.quit)
-	<-a.done
+	select {
+	case <-a.done:
+	case <-ctx.Done():
+	}
 }
 
 func (a *aheadReader) Read(p []byte) (int, error) {
 	for len(a.rest) == 0 {
+		if err := a.ctx.Err(); err != nil {
+			return 0, err
+		}
 		if a.err != nil {
 			return 0, a.err
 		}
@@ -94,6 +114,9 @@ func (a *aheadReader) Read(p []byte) (int, error) {
 
 // mark starts to count zeros at an offset that is not read yet.
 func (a *aheadReader) mark(offset int64) { a.from, a.zeros = offset, 0 }
+
+// onlyZeros tells whether nothing but zeros was read since the mark.
+func (a *aheadReader) onlyZeros() bool { return a.count <= a.from || a.zeros == a.count-a.from }
 
 // countZeros goes on counting as long as there is nothing but zeros since the mark.
 func (a *aheadReader) countZeros(b []byte) {

@@ -2,9 +2,17 @@ package ext4
 
 import (
 	"errors"
+	"fmt"
 
 	"layervault/crypt/ext4/image"
 )
+
+// LimitError says which bound of layers a tar exceeds; see the constants of package
+// image and docs/operations.md.
+type LimitError = image.LimitError
+
+// errMissing explains an ErrParent or ErrLinkTarget.
+var errMissing = fmt.Errorf("%w: no such directory", ErrParent)
 
 var (
 	// ErrToolMissing: a program of e2fsprogs is not installed.
@@ -27,8 +35,6 @@ var (
 
 // Errors of a tar that FromTar refuses. Each is wrapped with the entry's name.
 var (
-	// ErrEmptyTar: the stream has no byte. An empty archive has at least one block.
-	ErrEmptyTar = errors.New("empty stream where a tar was expected")
 	// ErrBadTar: a header makes no sense.
 	ErrBadTar = errors.New("damaged tar")
 	// ErrBreakout: a name leads out of the archive's root.
@@ -43,9 +49,12 @@ var (
 	ErrLinks = image.ErrLinks
 	// ErrSymlink: the target of a symbolic link is empty or longer than 4095 bytes.
 	ErrSymlink = image.ErrSymlink
-	// ErrParent: a name lies below something that is no directory. Symbolic links are
-	// not followed.
+	// ErrParent: a name lies below something that is no directory, or below a symbolic
+	// link that leads nowhere within the archive.
 	ErrParent = errors.New("parent is not a directory")
+	// ErrSparse: an entry with holes, in one of GNU tar's four forms. Docker can load
+	// some, but what it notes of them (tar-split) gives other bytes when the image is saved.
+	ErrSparse = errors.New("sparse entry: docker could not save this layer again; build the image with a tar without --sparse")
 	// ErrLinkTarget: a hard link to what is not in the archive before it, or to a
 	// directory.
 	ErrLinkTarget = errors.New("hard link without a target")

@@ -13,8 +13,9 @@ import (
 	"layervault/crypt/ext4/image"
 )
 
-// MaxTarSize bounds the file system that FromTar writes, in bytes.
-const MaxTarSize = image.MaxSize
+// MaxTarSize is how much of dst FromTar uses while it writes, in bytes. The file system
+// is at most 1 GiB smaller.
+const MaxTarSize = image.DeviceSize
 
 // TarOptions of FromTar.
 type TarOptions struct {
@@ -39,7 +40,15 @@ type TarResult struct {
 // several goroutines, none of which is left when FromTar returns.
 //
 // Whiteouts become overlayfs's; see layer for what else is done to the entries. A
-// stream that ends before the archive does is io.ErrUnexpectedEOF.
+// stream that ends within an entry is io.ErrUnexpectedEOF. One that ends between two
+// entries is whole, with or without the two blocks of zeros, and so is one of no bytes,
+// as for docker: archives without the end mark are around, their digest says that they
+// are whole, and only who has the digest can tell.
+//
+// The tar is not trusted. It takes less than 96 MiB of memory whatever it holds, and a
+// *LimitError names the bound that it exceeds. Where there are more than 50,000 files dst
+// must be an io.ReaderAt as well. When ctx ends, so does FromTar, even while it waits for
+// r: then a last Read of r may still be under way.
 func FromTar(ctx context.Context, r io.Reader, dst io.WriterAt, o TarOptions) (result TarResult, err error) {
 	now := time.Now()
 	w := image.New(ctx, dst, image.Options{Label: o.Label, Now: now})
@@ -49,7 +58,7 @@ func FromTar(ctx context.Context, r io.Reader, dst io.WriterAt, o TarOptions) (r
 		return TarResult{}, err
 	}
 	ahead := readAhead(ctx, r)
-	defer ahead.stop()
+	defer ahead.stop(ctx)
 	if err := l.read(ahead); err != nil {
 		return TarResult{}, err
 	}
@@ -70,27 +79,25 @@ func (l *layer) read(r *aheadReader) error {
 		r.mark((r.count + tarBlock - 1) / tarBlock * tarBlock)
 		h, err := tr.Next()
 		switch {
-		case err == io.EOF && r.count == 0:
-			return ErrEmptyTar
-		case err == io.EOF && r.zeros < tarBlock:
-			// Package tar takes a stream that ends between two entries for complete. The end is
-			// marked by blocks of zeros.
-			return fmt.Errorf("tar ends after %q without its end mark: %w", last, io.ErrUnexpectedEOF)
+		case err == io.EOF && !r.onlyZeros():
+			// Package tar takes an archive for complete that ends between the two headers of an
+			// entry.
+			return fmt.Errorf("tar entry after %.300q: %w", last, io.ErrUnexpectedEOF)
 		case err == io.EOF:
 			// Padding: whoever sends it waits until it is read.
 			_, err := io.Copy(io.Discard, r)
 			return err
 		case errors.Is(err, tar.ErrHeader):
-			return fmt.Errorf("tar entry after %q: %w: %w", last, ErrBadTar, err)
+			return fmt.Errorf("tar entry after %.300q: %w: %w", last, ErrBadTar, err)
 		case err != nil:
-			return fmt.Errorf("tar entry after %q: %w", last, err)
+			return fmt.Errorf("tar entry after %.300q: %w", last, err)
 		}
 		if err := l.add(h, tr); err != nil {
-			return fmt.Errorf("tar entry %q: %w", h.Name, err)
+			return fmt.Errorf("tar entry %.300q: %w", h.Name, err)
 		}
 		// What add did not read is skipped here, so that count is at the entry's end.
 		if _, err := io.Copy(io.Discard, tr); err != nil {
-			return fmt.Errorf("tar entry %q: %w", h.Name, err)
+			return fmt.Errorf("tar entry %.300q: %w", h.Name, err)
 		}
 		last = h.Name
 	}

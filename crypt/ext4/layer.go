@@ -18,7 +18,6 @@ import (
 // https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts
 const (
 	whiteoutPrefix = ".wh."
-	metaPrefix     = ".wh..wh." // aufs's own files; of no use to anyone else
 	opaqueMark     = ".wh..wh..opq"
 )
 
@@ -34,19 +33,29 @@ const maxPath = 4095
 // layer puts the entries of a layer's tar into an image. An entry is not trusted:
 //
 //   - a name must stay inside; it is taken relative to the content's root;
-//   - nothing is followed: a symbolic link's target is only text, a hard link's target
-//     must be an earlier entry;
+//   - a symbolic link of the same tar within a name is followed as in a chroot into the
+//     content; where it leads nowhere the entry is refused. Nothing is ever opened: links
+//     lead through the image's own directories;
+//   - a hard link's target must be an earlier entry, which takes the link's owner, mode,
+//     times and attributes;
 //   - an entry replaces an earlier one of the same name, but a directory stays and
 //     takes the later one's owner, mode and times;
 //   - whiteouts become overlayfs's, and attributes that steer overlayfs are dropped
-//     where the tar brings them itself;
-//   - owners are mapped.
+//     where the tar brings them itself. Files that aufs kept for itself (.wh..wh.plnk) get
+//     no special care: their names are whiteouts, and what lies below them are files that
+//     hard links may name;
+//   - owners are mapped;
+//   - sparse entries are refused: docker could load them, but never save them again.
+//
+// The result is what docker's overlay2 makes of the same tar.
 type layer struct {
 	w    *image.Writer
 	ids  user.IdentityMapping
-	top  *image.Inode
+	top  image.Inode
 	root image.Meta // of directories that the tar only implies
 	now  time.Time
+
+	implied int // directories made without an entry of their own
 }
 
 func newLayer(w *image.Writer, o TarOptions, now time.Time) (*layer, error) {
@@ -65,6 +74,12 @@ func (l *layer) add(h *tar.Header, content io.Reader) error {
 	if h.Typeflag == tar.TypeXGlobalHeader {
 		return nil
 	}
+	if isSparse(h) {
+		return ErrSparse
+	}
+	if h.Name == "" {
+		return nil // names the root, and says nothing of it
+	}
 	name, err := clean(h.Name)
 	if err != nil {
 		return err
@@ -73,9 +88,6 @@ func (l *layer) add(h *tar.Header, content io.Reader) error {
 		return l.addTop(h)
 	}
 	dir, base := path.Split(name)
-	if base != opaqueMark && strings.HasPrefix(base, metaPrefix) || strings.Contains("/"+dir, "/"+metaPrefix) {
-		return nil
-	}
 	meta, err := l.meta(h)
 	if err != nil {
 		return err
@@ -85,13 +97,26 @@ func (l *layer) add(h *tar.Header, content io.Reader) error {
 		return err
 	}
 	if base == opaqueMark {
-		l.w.SetXattr(parent, overlayOpaque, "y")
-		return nil
+		return l.w.SetXattr(parent, overlayOpaque, "y")
 	}
 	if hidden, ok := strings.CutPrefix(base, whiteoutPrefix); ok {
 		return l.whiteout(parent, hidden, meta)
 	}
 	return l.file(parent, base, h, meta, content)
+}
+
+// isSparse recognises the four forms of GNU tar. Holes have no length in the stream: a
+// tar of 3 KiB may promise 2^60 bytes.
+func isSparse(h *tar.Header) bool {
+	if h.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // clean takes a name relative to the root, as docker does.
@@ -112,78 +137,125 @@ func (l *layer) addTop(h *tar.Header) error {
 		return fmt.Errorf("%w: the root is a directory", ErrEntryType)
 	}
 	meta, err := l.meta(h)
-	if err == nil {
-		l.w.SetMeta(l.top, meta)
+	if err != nil {
+		return err
 	}
-	return err
+	return l.w.SetMeta(l.top, meta)
 }
 
+// maxFollow is how many symbolic links a name may lead through, as in the kernel.
+const maxFollow = 40
+
 // parents finds the directory an entry lies in and makes what is missing.
-func (l *layer) parents(dir string) (*image.Inode, error) {
-	at := l.top
+func (l *layer) parents(dir string) (image.Inode, error) { return l.walk(dir, true) }
+
+// walk follows a path from the root of the content to a directory, through symbolic
+// links too, of which none leads above the root. What is missing is made if make is set,
+// but not where a link leads to.
+func (l *layer) walk(dir string, make bool) (image.Inode, error) {
+	at, links := l.top, 0
+	own := len(dir) // how much of dir is left when the last link's target was walked
 	for dir != "" {
 		var name string
 		name, dir, _ = strings.Cut(dir, "/")
-		child := at.Child(name)
-		if child == nil || child.IsWhiteout() {
+		switch name {
+		case "", ".":
+			continue
+		case "..":
+			if at != l.top {
+				at = l.w.Parent(at)
+			}
+			continue
+		}
+		child := l.w.Child(at, name)
+		if child == 0 || l.w.IsWhiteout(child) {
+			if !make || links > 0 && len(dir) >= own {
+				return 0, fmt.Errorf("%w: %.300q", errMissing, name)
+			}
 			var err error
-			if child, err = l.directory(at, name, l.root); err != nil {
-				return nil, err
+			if child, err = l.imply(at, name, child); err != nil {
+				return 0, err
 			}
 		}
-		if !child.IsDir() {
-			return nil, fmt.Errorf("%w: %q", ErrParent, name)
+		if target, ok := l.w.Target(child); ok {
+			if links++; links > maxFollow {
+				return 0, fmt.Errorf("%w: more than %d symbolic links", ErrParent, maxFollow)
+			}
+			own = min(own, len(dir))
+			if strings.HasPrefix(target, "/") {
+				at = l.top
+			}
+			dir = target + "/" + dir
+			continue
+		}
+		if !l.w.IsDir(child) {
+			return 0, fmt.Errorf("%w: %.300q", ErrParent, name)
 		}
 		at = child
 	}
 	return at, nil
 }
 
-// directory makes a directory, or gives one that exists new owner, mode and times.
-func (l *layer) directory(parent *image.Inode, name string, meta image.Meta) (*image.Inode, error) {
-	old := parent.Child(name)
-	if old != nil && old.IsDir() {
-		l.w.SetMeta(old, meta)
-		return old, nil
+// imply makes a directory that has no entry of its own, yet. Where old is a whiteout,
+// what lies below in other layers was deleted first: it must not show through.
+func (l *layer) imply(parent image.Inode, name string, old image.Inode) (image.Inode, error) {
+	if l.implied++; l.implied > image.MaxImplied {
+		return 0, &LimitError{What: "directories without an entry of their own", Limit: image.MaxImplied}
 	}
-	l.w.Unlink(parent, name)
-	made, err := l.w.Mkdir(parent, name, meta)
-	if err == nil && old != nil && old.IsWhiteout() {
-		// What lies below in other layers was deleted first: it must not show through.
-		l.w.SetXattr(made, overlayOpaque, "y")
+	if old != 0 {
+		if err := l.w.Unlink(parent, name); err != nil {
+			return 0, err
+		}
+	}
+	made, err := l.w.Mkdir(parent, name, l.root)
+	if err == nil && old != 0 {
+		err = l.w.SetXattr(made, overlayOpaque, "y")
 	}
 	return made, err
 }
 
+// directory makes a directory, or gives one that exists new owner, mode and times.
+func (l *layer) directory(parent image.Inode, name string, meta image.Meta) error {
+	if old := l.w.Child(parent, name); old != 0 && l.w.IsDir(old) {
+		return l.w.SetMeta(old, meta)
+	}
+	if err := l.w.Unlink(parent, name); err != nil {
+		return err
+	}
+	_, err := l.w.Mkdir(parent, name, meta)
+	return err
+}
+
 // whiteout hides a name of the layers below. Where this layer has the name itself, a
 // file hides it anyway and a directory must not let it show through.
-func (l *layer) whiteout(parent *image.Inode, name string, meta image.Meta) error {
+func (l *layer) whiteout(parent image.Inode, name string, meta image.Meta) error {
 	if name == "" || name == "." || name == ".." {
 		return fmt.Errorf("%w: whiteout of nothing", ErrName)
 	}
-	switch old := parent.Child(name); {
-	case old == nil:
+	switch old := l.w.Child(parent, name); {
+	case old == 0:
 		meta.Mode, meta.Xattrs = 0, nil
 		_, err := l.w.Special(parent, name, image.CharDevice, 0, 0, meta)
 		return err
-	case old.IsDir():
-		l.w.SetXattr(old, overlayOpaque, "y")
+	case l.w.IsDir(old):
+		return l.w.SetXattr(old, overlayOpaque, "y")
 	}
 	return nil
 }
 
 // file makes anything but a whiteout.
-func (l *layer) file(parent *image.Inode, name string, h *tar.Header, meta image.Meta, content io.Reader) (err error) {
+func (l *layer) file(parent image.Inode, name string, h *tar.Header, meta image.Meta, content io.Reader) (err error) {
 	switch h.Typeflag {
 	case tar.TypeDir:
-		_, err = l.directory(parent, name, meta)
-		return err
+		return l.directory(parent, name, meta)
 	case tar.TypeLink:
-		return l.link(parent, name, h.Linkname)
+		return l.link(parent, name, h.Linkname, meta)
 	}
-	l.w.Unlink(parent, name)
+	if err := l.w.Unlink(parent, name); err != nil {
+		return err
+	}
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
+	case tar.TypeReg, tar.TypeCont:
 		_, err = l.w.File(parent, name, meta, h.Size, content)
 	case tar.TypeSymlink:
 		_, err = l.w.Symlink(parent, name, h.Linkname, meta)
@@ -199,23 +271,30 @@ func (l *layer) file(parent *image.Inode, name string, h *tar.Header, meta image
 	return err
 }
 
-func (l *layer) link(parent *image.Inode, name, target string) error {
+func (l *layer) link(parent image.Inode, name, target string, meta image.Meta) error {
 	target, err := clean(target)
 	if err != nil {
 		return fmt.Errorf("hard link: %w", err)
 	}
-	at := l.top
-	for part := range strings.SplitSeq(target, "/") {
-		if at = at.Child(part); at == nil {
-			return fmt.Errorf("%w: %q", ErrLinkTarget, target)
+	dir, base := path.Split(target)
+	at, err := l.walk(strings.TrimSuffix(dir, "/"), false)
+	if err != nil {
+		return fmt.Errorf("%w: %.300q: %w", ErrLinkTarget, target, err)
+	}
+	file := l.w.Child(at, base)
+	if file == 0 {
+		return fmt.Errorf("%w: %.300q", ErrLinkTarget, target)
+	}
+	if l.w.IsDir(file) {
+		return fmt.Errorf("%w: %.300q is no file", ErrLinkTarget, target)
+	}
+	if l.w.Child(parent, name) != file {
+		if err := l.w.Unlink(parent, name); err != nil {
+			return err
+		}
+		if err := l.w.Link(parent, name, file); err != nil {
+			return err
 		}
 	}
-	if at.IsDir() || at.IsWhiteout() {
-		return fmt.Errorf("%w: %q is no file", ErrLinkTarget, target)
-	}
-	if parent.Child(name) == at {
-		return nil
-	}
-	l.w.Unlink(parent, name)
-	return l.w.Link(parent, name, at)
+	return l.w.SetMeta(file, meta)
 }

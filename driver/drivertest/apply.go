@@ -70,6 +70,34 @@ func testApply(t *testing.T, make Factory) {
 	b.wants(err, driver.ErrParent)
 }
 
+// Tars as other tools write them, which docker takes.
+func testApplyForeign(t *testing.T, make Factory) {
+	b := started(t, make)
+	whole := makeTar(t, file("one", "11111"), file("two", "22222"))
+	for name, body := range map[string][]byte{
+		"no-end-mark":    whole[:2048],
+		"one-zero-block": whole[:2560],
+		"no-padding":     whole[:1024+512+5],
+		"padded":         append(bytes.Clone(whole), bytes.Repeat([]byte{0}, 20480)...),
+	} {
+		if size := b.apply(name, "", body); size != 10 {
+			t.Errorf("%s: size %d", name, size)
+		}
+		b.with(name, func(dir string) {
+			wantContent(t, dir, "one", "11111")
+			wantContent(t, dir, "two", "22222")
+		})
+	}
+	if size := b.apply("no-bytes", "", nil); size != 0 {
+		t.Errorf("no bytes: size %d", size)
+	}
+	b.with("no-bytes", func(dir string) {
+		if found := snapshot(t, dir); len(found) > 1 { // itself
+			t.Errorf("no bytes: %v", found)
+		}
+	})
+}
+
 func testApplyInterrupted(t *testing.T, make Factory) {
 	b := started(t, make)
 	whole := makeTar(t, file("one", "11111"), file("two", "22222"))
@@ -79,11 +107,8 @@ func testApplyInterrupted(t *testing.T, make Factory) {
 		body io.Reader
 		want error
 	}{
-		{"no bytes", bytes.NewReader(nil), layer.ErrCutOff},
 		{"in a header", bytes.NewReader(whole[:100]), layer.ErrCutOff},
 		{"in a file", bytes.NewReader(whole[:514]), layer.ErrCutOff},
-		{"between files", bytes.NewReader(whole[:1024]), layer.ErrCutOff},
-		{"before the end marker", bytes.NewReader(whole[:2048]), layer.ErrCutOff},
 		{"connection", io.MultiReader(bytes.NewReader(whole[:1024]), iotest.ErrReader(broken)), broken},
 		{"chunked body", io.MultiReader(bytes.NewReader(whole[:700]), iotest.ErrReader(io.ErrUnexpectedEOF)), layer.ErrCutOff},
 		{"noise", bytes.NewReader(bytes.Repeat([]byte("noise"), 1000)), nil},
@@ -100,7 +125,7 @@ func testApplyInterrupted(t *testing.T, make Factory) {
 			}
 			// The rest of a tar can be a whole tar: it must not be taken for one.
 			_, err = b.ApplyDiff(b.ctx, "x", "", bytes.NewReader(whole[1024:]))
-			if c.name != "no bytes" && !errors.Is(err, layer.ErrInterrupted) {
+			if !errors.Is(err, layer.ErrInterrupted) {
 				t.Errorf("the rest of the tar: %v, want %v", err, layer.ErrInterrupted)
 			}
 			b.ok(b.Remove(b.ctx, "x"))
@@ -114,13 +139,23 @@ func testApplyInterrupted(t *testing.T, make Factory) {
 		t.Error("a tar wrote outside its layer")
 	}
 
+	// No bytes at all are an empty layer, unless the tar may have gone out before.
+	b.create("x", "")
+	_, err := b.ApplyDiff(b.ctx, "x", "", iotest.ErrReader(io.ErrUnexpectedEOF))
+	b.wants(err, layer.ErrCutOff)
+	_, err = b.ApplyDiff(b.ctx, "x", "", bytes.NewReader(nil))
+	b.wants(err, layer.ErrInterrupted)
+	b.ok(b.Remove(b.ctx, "x"))
+
 	// The same when the plugin was restarted in between.
 	b.create("x", "")
 	b.ok(b.Close(b.ctx))
 	b.Driver = driver.New(b.cfg)
 	b.init()
-	_, err := b.ApplyDiff(b.ctx, "x", "", bytes.NewReader(whole[1024:]))
-	b.wants(err, layer.ErrInterrupted)
+	for _, body := range [][]byte{whole[1024:], nil} {
+		_, err = b.ApplyDiff(b.ctx, "x", "", bytes.NewReader(body))
+		b.wants(err, layer.ErrInterrupted)
+	}
 	b.create("x", "") // still asked for: nothing was sent yet
 	_, err = b.ApplyDiff(b.ctx, "x", "", bytes.NewReader(whole))
 	b.ok(err)

@@ -236,6 +236,42 @@ func testDeep(t *testing.T, make Factory) {
 	}
 }
 
+// A path that no system call can name is left out, as docker's own driver does; all else
+// is there.
+func testTooLongPath(t *testing.T, make Factory) {
+	b := started(t, make)
+	b.create("x", "")
+	b.with("x", func(dir string) {
+		write(t, dir, "near", "near")
+		write(t, dir, "zz/last", "last")
+		at, err := unix.Open(dir, unix.O_DIRECTORY, 0)
+		b.ok(err)
+		name := strings.Repeat("d", 200)
+		for range 30 {
+			b.ok(unix.Mkdirat(at, name, 0o755))
+			below, err := unix.Openat(at, name, unix.O_DIRECTORY, 0)
+			b.ok(err)
+			b.ok(unix.Close(at))
+			at = below
+		}
+		f, err := unix.Openat(at, "deep", unix.O_CREAT|unix.O_WRONLY, 0o600)
+		b.ok(err)
+		b.ok(unix.Close(f))
+		b.ok(unix.Close(at))
+	})
+	names := tarNames(t, b.diff("x", ""))
+	for _, name := range []string{"near", "zz/last", strings.Repeat("d", 200) + "/"} {
+		if !contains(names, name) {
+			t.Errorf("the tar has no %.20s", name)
+		}
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, "/deep") {
+			t.Errorf("a path of %d bytes is in the tar", len(name))
+		}
+	}
+}
+
 func testQuota(t *testing.T, make Factory) {
 	b := started(t, make)
 	b.apply("base", "", makeTar(t, file("base", "x")))

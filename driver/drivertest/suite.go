@@ -39,6 +39,8 @@ func Run(t *testing.T, make Factory) {
 		{"Changes", testChanges},
 		{"Apply", testApply},
 		{"ApplyInterrupted", testApplyInterrupted},
+		{"ApplyForeign", testApplyForeign},
+		{"TooLongPath", testTooLongPath},
 		{"Deep", testDeep},
 		{"Concurrent", testConcurrent},
 		{"Quota", testQuota},

@@ -62,12 +62,12 @@ func applyDiff(d Driver, x *exchange) (response, error) {
 		return response{}, badRequest(err)
 	}
 	x.id = id
-	in := bufio.NewReaderSize(x.Body, headStart)
-	if _, err := in.Peek(1); errors.Is(err, io.EOF) {
-		// An empty layer is 1024 zero bytes, so this is a retry whose tar went
-		// out with the first attempt.
+	if x.ContentLength == 0 {
+		// Not dockerd: it sends a tar in chunks, a tar of no bytes too. Whether that one is an
+		// empty layer or a retry whose tar went out with the first attempt, the driver knows.
 		return response{}, badRequest(fmt.Errorf("layer %q: %w", id, socket.ErrEmpty))
 	}
+	in := bufio.NewReaderSize(x.Body, headStart)
 	size, err := d.ApplyDiff(x.Context(), id, parent, in)
 	if err != nil {
 		// Take the rest, or the client may find the connection closed under its

@@ -2,46 +2,49 @@ package image
 
 import "math/bits"
 
-// blockMap is the block bitmaps of all groups, one after another: 1 is used.
-func (w *Writer) blockMap(groups, end, total uint32) []byte {
-	m := make([]byte, groups*BlockSize)
-	setBits(m, 0, end)
+// blockMap fills the block bitmap of one group: 1 is used. Blocks up to end are, but for
+// those that were freed, and those past the end of the file system count as used. freed
+// is sorted.
+func (w *Writer) blockMap(m []byte, group, groups, end, total uint32) {
+	first := group * groupBlocks
+	clear(m)
+	within := func(change func([]byte, uint32, uint32), from, to uint32) {
+		if from, to = max(from, first), min(to, first+groupBlocks); from < to {
+			change(m, from-first, to-first)
+		}
+	}
+	within(setBits, 0, end)
 	// Room for descriptors of groups that there are not.
 	usedDescs := (groups + descsPerBlock - 1) / descsPerBlock
-	clearBits(m, 1+usedDescs, firstData)
-	for _, f := range w.freed {
-		clearBits(m, f[0], f[0]+f[1])
-	}
-	// Blocks past the end of the file system count as used.
-	setBits(m, total, groups*groupBlocks)
-	return m
-}
-
-// inodeMap is the inode bitmaps of all groups. A group has fewer inodes than its
-// block has bits; the rest of the bits is set.
-func (w *Writer) inodeMap(groups, perGroup uint32) []byte {
-	m := make([]byte, groups*BlockSize)
-	for g := range groups {
-		base := g * groupMaxInodes
-		first := g * perGroup // number of the group's first inode, from 0
-		if w.inodes.count > first {
-			setBits(m, base, base+min(perGroup, w.inodes.count-first))
+	within(clearBits, 1+usedDescs, firstData)
+	for len(w.freed) > 0 && w.freed[0][0] < first+groupBlocks {
+		f := w.freed[0]
+		within(clearBits, f[0], f[0]+f[1])
+		if f[0]+f[1] > first+groupBlocks {
+			break // goes on in the next group
 		}
-		setBits(m, base+perGroup, base+groupMaxInodes)
+		w.freed = w.freed[1:]
 	}
-	for _, number := range w.gone {
-		bit := (number-1)/perGroup*groupMaxInodes + (number-1)%perGroup
-		clearBits(m, bit, bit+1)
-	}
-	return m
+	within(setBits, total, first+groupBlocks)
 }
 
-func (w *Writer) dirsPerGroup(groups, perGroup uint32) []int {
-	n := make([]int, groups)
-	for _, number := range w.dirs {
-		n[(number-1)/perGroup]++
+// inodeMap fills the inode bitmap of one group and counts its directories. A group has
+// fewer inodes than its block has bits; the rest of the bits is set.
+func (w *Writer) inodeMap(m []byte, group, perGroup uint32) (dirs int) {
+	clear(m)
+	setBits(m, perGroup, groupMaxInodes)
+	first, count := group*perGroup, uint32(w.tree.nodes.n)
+	for i := first; i < min(first+perGroup, count); i++ {
+		n := w.tree.nodes.at(int(i))
+		if n.kind&isGone != 0 {
+			continue
+		}
+		setBits(m, i-first, i-first+1)
+		if n.isDir() {
+			dirs++
+		}
 	}
-	return n
+	return dirs
 }
 
 func setBits(m []byte, from, to uint32) {

@@ -1,5 +1,11 @@
 package image
 
+import (
+	"cmp"
+	"errors"
+	"slices"
+)
+
 // Close writes all that is known only now and returns the size of the file system in
 // bytes: dst may be cut off there. It does not sync.
 func (w *Writer) Close() (size int64, err error) {
@@ -33,8 +39,13 @@ func (w *Writer) stop() error {
 		return nil
 	}
 	w.closed = true
-	return w.out.close()
+	err := w.out.close()
+	w.memory.free()
+	w.err = errClosed
+	return err
 }
+
+var errClosed = errors.New("the file system is written")
 
 // layout is what finish found out.
 type layout struct {
@@ -43,40 +54,46 @@ type layout struct {
 }
 
 func (w *Writer) finish() error {
-	if err := w.writeDirs(w.root); err != nil {
+	if w.err != nil {
+		return w.err
+	}
+	if err := w.writeDirs(); err != nil {
 		return err
 	}
 	used := w.out.block() // blocks up to here: descriptors, content, directories
-	groups, perGroup := fit(used, w.inodes.count)
+	count := uint32(w.tree.nodes.n)
+	groups, perGroup := fit(used, count)
 	if int64(groups)*groupBlocks*BlockSize > MaxSize {
 		return ErrTooBig
 	}
 	tableAt := w.out.block()
-	if err := w.writeTable(groups * perGroup); err != nil {
+	if err := w.writeTable(int(groups * perGroup)); err != nil {
 		return err
 	}
 	bitmapAt := w.out.block()
 	end := bitmapAt + 2*groups
 	total := max(end, (groups-1)*groupBlocks+1)
+	slices.SortFunc(w.freed, func(a, b [2]uint32) int { return cmp.Compare(a[0], b[0]) })
 
-	blockMap := w.blockMap(groups, end, total)
-	inodeMap := w.inodeMap(groups, perGroup)
-	dirs := w.dirsPerGroup(groups, perGroup)
+	blocks, inodes := make([]byte, BlockSize), make([]byte, BlockSize)
 	descs := make([]byte, (groups+descsPerBlock-1)/descsPerBlock*BlockSize)
 	w.layout.super = superblock{
 		inodes: groups * perGroup, blocks: total, inodesPerGroup: perGroup,
 		created: uint32(w.now.Unix()), uuid: w.uuid, hashSeed: w.seed, label: w.label,
 	}
 	for g := range groups {
-		blocks := blockMap[g*BlockSize : (g+1)*BlockSize]
-		inodes := inodeMap[g*BlockSize : (g+1)*BlockSize]
+		if err := w.ctx.Err(); err != nil {
+			return err
+		}
+		w.blockMap(blocks, g, groups, end, total)
+		dirs := w.inodeMap(inodes, g, perGroup)
 		d := descriptor{
 			blockBitmap: bitmapAt + 2*g,
 			inodeBitmap: bitmapAt + 2*g + 1,
 			inodeTable:  tableAt + g*perGroup/inodesPerBlock,
 			freeBlocks:  zeroBits(blocks),
 			freeInodes:  zeroBits(inodes),
-			dirs:        dirs[g],
+			dirs:        dirs,
 		}
 		d.encode(descs[g*descSize:])
 		w.layout.super.freeBlocks += uint32(d.freeBlocks)
@@ -91,7 +108,7 @@ func (w *Writer) finish() error {
 	for ; len(descs) > 0; descs = descs[BlockSize:] {
 		w.layout.descs = append(w.layout.descs, descs[:BlockSize])
 	}
-	return nil
+	return w.pages.err
 }
 
 // fit finds the fewest block groups that hold the used blocks, their own tables and
@@ -110,46 +127,51 @@ func fit(used, inodes uint32) (groups, inodesPerGroup uint32) {
 	}
 }
 
-// writeDirs writes a directory and all below it.
-func (w *Writer) writeDirs(d *Inode) error {
-	if err := w.ctx.Err(); err != nil {
-		return err
-	}
-	record := w.inodes.record(d.number)
-	first := w.out.block()
-	if err := w.xattrs(record, d.dir.meta); err != nil {
-		return err
-	}
-	blocks, indexed := dirBlocks(d, w.hashSeed())
-	var extents []extent
-	for i, b := range blocks {
-		extents = appendExtent(extents, extent{uint32(i), w.out.block(), 1})
-		if err := w.out.append(b); err != nil {
+// writeDirs writes the content of all directories, in the order in which they came.
+func (w *Writer) writeDirs() error {
+	for i := Inode(1); int(i) <= w.tree.nodes.n; i++ {
+		n := w.tree.node(i)
+		if !n.isDir() || n.kind&isGone != 0 {
+			continue
+		}
+		if err := w.ctx.Err(); err != nil {
+			return err
+		}
+		if err := w.writeDir(i, n); err != nil {
 			return err
 		}
 	}
-	if err := extentTree(w.out, record[0x28:], extents); err != nil {
+	return w.pages.err
+}
+
+func (w *Writer) writeDir(i Inode, n *node) error {
+	record := w.buffer[:]
+	copy(record, w.record(i, false))
+	list, err := w.dirXattrs(record)
+	if err != nil {
+		return err
+	}
+	clear(record[blockArea : blockArea+60])
+	first := w.out.block()
+	if err := w.putXattrs(record, list, le.Uint16(record)&0o7777); err != nil {
+		return err
+	}
+	at := w.out.block()
+	indexed, err := w.dirBlocks(i, n)
+	if err != nil {
+		return err
+	}
+	blocks := w.out.block() - at
+	if err := extentTree(w.out, record[blockArea:], appendExtent(nil, extent{0, at, blocks})); err != nil {
 		return err
 	}
 	flags := uint32(flagExtents)
 	if indexed {
 		flags |= flagDirIndex
 	}
-	sectors := uint64(w.out.block()-first) * (BlockSize / 512)
-	putInode(record, modeDir, d.dir.meta, int64(len(blocks))*BlockSize, sectors, flags)
-	d.links = 2 + d.dir.subdirs // its name, its own ".", every child's ".."
-	w.dirs = append(w.dirs, d.number)
-	for _, name := range sortedNames(d) {
-		child := d.dir.children[name]
-		if child.dir == nil {
-			putLinks(w.inodes.record(child.number), child.links)
-			continue
-		}
-		if err := w.writeDirs(child); err != nil {
-			return err
-		}
-	}
-	putLinks(record, d.links)
+	putSize(record, int64(blocks)*BlockSize, uint64(w.out.block()-first)*(BlockSize/512), flags)
+	n.links += 2 // its name and its own "."; every child's ".." is counted
+	copy(w.record(i, true), record)
 	return nil
 }
 
@@ -161,14 +183,29 @@ func (w *Writer) hashSeed() (words [4]uint32) {
 }
 
 // writeTable writes the inode table; what is beyond the last inode is zero.
-func (w *Writer) writeTable(total uint32) error {
-	left := int(total) * inodeSize
-	for _, c := range w.inodes.chunks {
-		c = c[:min(len(c), left)]
-		if err := w.out.append(c); err != nil {
+func (w *Writer) writeTable(total int) error {
+	block := make([]byte, BlockSize)
+	for at := 0; at < w.tree.nodes.n; at += inodesPerBlock {
+		if err := w.ctx.Err(); err != nil {
 			return err
 		}
-		left -= len(c)
+		clear(block)
+		for k := range min(inodesPerBlock, w.tree.nodes.n-at) {
+			record := block[k*inodeSize : (k+1)*inodeSize]
+			copy(record, w.record(Inode(at+k+1), false))
+			if n := w.tree.nodes.at(at + k); n.kind&isGone == 0 {
+				putLinks(record, n.links)
+			} else {
+				clear(record)
+			}
+		}
+		if err := w.out.append(block); err != nil {
+			return err
+		}
+		total -= inodesPerBlock
 	}
-	return w.out.append(make([]byte, left))
+	if w.pages.err != nil {
+		return w.pages.err
+	}
+	return w.out.appendZeros(total * inodeSize)
 }

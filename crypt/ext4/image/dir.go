@@ -2,7 +2,6 @@ package image
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 )
 
@@ -19,12 +18,12 @@ const (
 
 // entry is a name in a directory.
 type entry struct {
-	name  string
-	inode *Inode
-	hash  uint32
+	name uint32 // its number
+	hash uint32
+	size uint16 // of its entry in bytes
 }
 
-func entrySize(name string) int { return (dirEntryHeader + len(name) + 3) &^ 3 }
+func entrySize(name int) int { return (dirEntryHeader + name + 3) &^ 3 }
 
 // fileType is the kind that a directory entry repeats.
 func fileType(mode uint16) byte {
@@ -47,83 +46,123 @@ func fileType(mode uint16) byte {
 	return 0
 }
 
-// dirBlocks lays out the content of a directory.
-func dirBlocks(d *Inode, seed [4]uint32) (blocks [][]byte, indexed bool) {
-	list := make([]entry, 0, len(d.dir.children))
-	for name, inode := range d.dir.children {
-		list = append(list, entry{name: name, inode: inode})
+// dirBlocks writes the content of a directory.
+func (w *Writer) dirBlocks(d Inode, n *node) (indexed bool, err error) {
+	list, size := w.entries(n)
+	parent := Inode(n.b)
+	if size > linearBlocks*BlockSize {
+		return true, w.indexedDir(d, parent, list)
 	}
-	// By inode number: whoever reads in this order reads the inode table and the content
-	// in order too.
+	p := packer{out: w.out}
+	p.put([]byte("."), d, modeDir)
+	p.put([]byte(".."), parent, modeDir)
+	// In the order of inode numbers: whoever reads in this order reads the inode table and
+	// the content in order too.
 	slices.SortFunc(list, func(a, b entry) int {
-		return cmp.Or(cmp.Compare(a.inode.number, b.inode.number), cmp.Compare(a.name, b.name))
+		return cmp.Or(cmp.Compare(w.tree.names.at(int(a.name)).inode, w.tree.names.at(int(b.name)).inode), cmp.Compare(a.name, b.name))
 	})
-	var p packer
-	p.put(".", d, BlockSize)
-	p.put("..", d.dir.parent, BlockSize)
 	for _, e := range list {
-		p.put(e.name, e.inode, BlockSize)
+		w.putName(&p, e)
 	}
-	p.finish()
-	if len(p.blocks) <= linearBlocks {
-		return p.blocks, false
-	}
-	if indexed := indexedDir(d, list, seed); indexed != nil {
-		return indexed, true
-	}
-	return p.blocks, false
+	return false, p.finish()
 }
 
-// packer fills blocks with entries.
+// entries lists the names of a directory, in the order in which they were made, and sums
+// what they take.
+func (w *Writer) entries(n *node) (list []entry, size int) {
+	count := 0
+	for at := n.a; at != 0; at = w.tree.names.at(int(at)).next {
+		count++
+	}
+	list = make([]entry, 0, count)
+	size = entrySize(1) + entrySize(2)
+	for at := n.a; at != 0; {
+		e := w.tree.names.at(int(at))
+		if e.inode != 0 {
+			list = append(list, entry{name: at, size: uint16(entrySize(len(w.tree.text.get(e.text))))})
+			size += int(list[len(list)-1].size)
+		}
+		at = e.next
+	}
+	slices.Reverse(list)
+	return list, size
+}
+
+func (w *Writer) putName(p *packer, e entry) (fresh bool) {
+	n := w.tree.names.at(int(e.name))
+	kind := w.tree.node(Inode(n.inode)).kind
+	return p.put(w.tree.text.get(n.text), Inode(n.inode), kind)
+}
+
+// packer fills blocks with entries and writes them.
 type packer struct {
-	blocks [][]byte
-	at     int // where the next entry goes in the last block
-	last   int // where the one before it begins
+	out   *stream
+	block []byte
+	at    int // where the next entry goes in the block
+	last  int // where the one before it begins
+	err   error
 }
 
-// put adds an entry and reports whether it begins a new block. limit is where blocks
-// end.
-func (p *packer) put(name string, i *Inode, limit int) (fresh bool) {
-	n := entrySize(name)
-	if len(p.blocks) == 0 || p.at+n > limit {
-		p.finish()
-		p.blocks = append(p.blocks, make([]byte, BlockSize))
+// put adds an entry and reports whether it begins a new block.
+func (p *packer) put(name []byte, i Inode, kind uint16) (fresh bool) {
+	n := entrySize(len(name))
+	if p.block == nil || p.at+n > BlockSize {
+		p.err = p.finish()
+		if p.block == nil {
+			p.block = make([]byte, BlockSize)
+		}
+		clear(p.block)
 		p.at, fresh = 0, true
 	}
-	b := p.blocks[len(p.blocks)-1][p.at:]
-	putEntry(b, i, n, name)
+	putEntry(p.block[p.at:], i, kind, n, name)
 	p.last, p.at = p.at, p.at+n
 	return fresh
 }
 
-// finish lets the last entry reach to the end of its block.
-func (p *packer) finish() {
-	if len(p.blocks) > 0 {
-		le.PutUint16(p.blocks[len(p.blocks)-1][p.last+4:], uint16(BlockSize-p.last))
+// finish lets the last entry reach to the end of its block and writes that.
+func (p *packer) finish() error {
+	if p.block == nil || p.err != nil {
+		return p.err
 	}
+	le.PutUint16(p.block[p.last+4:], uint16(BlockSize-p.last))
+	return p.out.append(p.block)
 }
 
-func putEntry(b []byte, i *Inode, size int, name string) {
-	le.PutUint32(b[0:], i.number)
+func putEntry(b []byte, i Inode, kind uint16, size int, name []byte) {
+	le.PutUint32(b[0:], uint32(i))
 	le.PutUint16(b[4:], uint16(size))
-	b[6], b[7] = byte(len(name)), fileType(i.mode)
+	b[6], b[7] = byte(len(name)), fileType(kind)
 	copy(b[dirEntryHeader:], name)
 }
 
-// indexedDir lays out a hashed directory: a root block, at most one level of index
-// blocks, then leaves in the order of the hashes. nil where that is not enough (more
-// than 250,000 leaves).
-func indexedDir(d *Inode, list []entry, seed [4]uint32) [][]byte {
+// indexedDir writes a hashed directory: a root block, at most one level of index
+// blocks, then leaves in the order of the hashes. That is enough for 259,000 leaves;
+// MaxFiles names fill less than 75,000.
+func (w *Writer) indexedDir(d, parent Inode, list []entry) error {
+	seed := w.hashSeed()
 	for i := range list {
-		list[i].hash = hashName(list[i].name, seed)
+		list[i].hash = hashName(w.tree.text.get(w.tree.names.at(int(list[i].name)).text), seed)
 	}
 	slices.SortFunc(list, func(a, b entry) int {
 		return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.name, b.name))
 	})
-	var leaves packer
-	var first []uint32 // the lowest hash of each leaf
+	first := leaves(list)
+	if err := w.putIndexes(d, parent, first); err != nil {
+		return err
+	}
+	p := packer{out: w.out}
+	for _, e := range list {
+		w.putName(&p, e)
+	}
+	return p.finish()
+}
+
+// leaves is the lowest hash of each leaf that a packer makes of the list.
+func leaves(list []entry) (first []uint32) {
+	at := BlockSize
 	for i, e := range list {
-		if leaves.put(e.name, e.inode, BlockSize) {
+		if at += int(e.size); at > BlockSize {
+			at = int(e.size)
 			h := e.hash
 			if i > 0 && list[i-1].hash == h {
 				h |= 1 // names with this hash began in the leaf before
@@ -131,39 +170,45 @@ func indexedDir(d *Inode, list []entry, seed [4]uint32) [][]byte {
 			first = append(first, h)
 		}
 	}
-	leaves.finish()
 	first[0] = 0
+	return first
+}
 
+// putIndexes writes the root and the index blocks over leaves that follow them.
+func (w *Writer) putIndexes(d, parent Inode, first []uint32) error {
 	nodes := 0
 	if len(first) > dxRootEntries {
 		nodes = (len(first) + dxNodeEntries - 1) / dxNodeEntries
 	}
-	if nodes > dxRootEntries {
-		return nil
-	}
 	root := make([]byte, BlockSize)
-	putEntry(root, d, 12, ".")
-	putEntry(root[12:], d.dir.parent, BlockSize-12, "..")
+	putEntry(root, d, modeDir, 12, []byte("."))
+	putEntry(root[12:], parent, modeDir, BlockSize-12, []byte(".."))
 	root[28], root[29] = hashHalfMD4, 8 // struct dx_root_info: hash version, its length
-	blocks := [][]byte{root}
-	leafAt := uint32(1 + nodes) // number of the first leaf within the directory
+	leafAt := uint32(1 + nodes)         // number of the first leaf within the directory
 	if nodes == 0 {
 		putIndex(root[32:], dxRootEntries, first, leafAt, 1)
-		return append(blocks, leaves.blocks...)
+		return w.out.append(root)
 	}
 	root[30] = 1 // levels between the root and the leaves
 	var firstOfNode []uint32
+	for left := first; len(left) > 0; left = left[min(len(left), dxNodeEntries):] {
+		firstOfNode = append(firstOfNode, left[0])
+	}
+	putIndex(root[32:], dxRootEntries, firstOfNode, 1, 1)
+	if err := w.out.append(root); err != nil {
+		return err
+	}
 	for left, at := first, leafAt; len(left) > 0; {
 		n := min(len(left), dxNodeEntries)
-		firstOfNode = append(firstOfNode, left[0])
 		node := make([]byte, BlockSize)
 		le.PutUint16(node[4:], BlockSize) // an empty entry, for who takes it for a list
 		putIndex(node[8:], dxNodeEntries, left[:n], at, 1)
-		blocks = append(blocks, node)
+		if err := w.out.append(node); err != nil {
+			return err
+		}
 		left, at = left[n:], at+uint32(n)
 	}
-	putIndex(root[32:], dxRootEntries, firstOfNode, 1, 1)
-	return append(blocks, leaves.blocks...)
+	return nil
 }
 
 // putIndex writes struct dx_entry for consecutive blocks. The first has no hash: its
@@ -176,6 +221,3 @@ func putIndex(b []byte, limit int, hashes []uint32, block, step uint32) {
 	le.PutUint16(b[0:], uint16(limit))
 	le.PutUint16(b[2:], uint16(len(hashes)))
 }
-
-// sortedNames is the children of a directory in a fixed order.
-func sortedNames(d *Inode) []string { return slices.Sorted(maps.Keys(d.dir.children)) }

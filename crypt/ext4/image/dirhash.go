@@ -7,7 +7,7 @@ import "math/bits"
 const hashHalfMD4 = 1
 
 // hashName is ext4's hash of a name in an indexed directory (fs/ext4/hash.c).
-func hashName(name string, seed [4]uint32) uint32 {
+func hashName(name []byte, seed [4]uint32) uint32 {
 	state := seed
 	for rest := name; len(rest) > 0; rest = rest[min(32, len(rest)):] {
 		state = halfMD4(state, hashWords(rest))
@@ -20,7 +20,7 @@ func hashName(name string, seed [4]uint32) uint32 {
 }
 
 // hashWords packs up to 32 bytes into words and fills up with the length.
-func hashWords(s string) (words [8]uint32) {
+func hashWords(s []byte) (words [8]uint32) {
 	pad := uint32(len(s)) | uint32(len(s))<<8
 	pad |= pad << 16
 	for i := range words {

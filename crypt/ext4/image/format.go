@@ -16,13 +16,18 @@ const (
 	descSize       = 32
 	descsPerBlock  = BlockSize / descSize
 
-	// MaxSize bounds an image. It fixes how many blocks are set aside for group
-	// descriptors (64 for 1 TiB); those that are not needed are never written, so that a
-	// larger bound would cost nothing but length of a sparse file. 1 TiB is ten times the
-	// largest container layer ever met, and every file system holds such a file.
-	MaxSize    = 1 << 40
-	descBlocks = MaxSize / BlockSize / groupBlocks / descsPerBlock
+	// DeviceSize is how much of the destination is used while the image is written. It
+	// fixes how many blocks are set aside for group descriptors (64 for 1 TiB); those that
+	// are not needed are never written, so that a larger bound would cost nothing but
+	// length of a sparse file. 1 TiB is ten times the largest container layer ever met, and
+	// every file system holds such a file. Block numbers have 32 bits, for 16 TiB.
+	DeviceSize = 1 << 40
+	descBlocks = DeviceSize / BlockSize / groupBlocks / descsPerBlock
 	firstData  = 1 + descBlocks
+
+	// MaxSize bounds an image. What lies behind is used for names and inodes while it is
+	// written, see pager.
+	MaxSize = DeviceSize - scratchSize
 
 	// maxLinks is EXT4_LINK_MAX. A directory with more subdirectories than that counts
 	// as 1 (feature dir_nlink); a file with more names is an error.
@@ -31,6 +36,14 @@ const (
 	maxName    = 255
 	maxSymlink = BlockSize - 1
 	fastLink   = 60 // shorter targets lie in the inode
+	linkMode   = 0o777
+)
+
+// Places in an inode record.
+const (
+	blockArea  = 0x28 // 60 bytes: extents, a short target, or a device number
+	linkText   = 0x64 // i_generation, which may be anything: where a long target is kept
+	xattrPlace = 0x68
 )
 
 // Inode numbers with a meaning.
@@ -79,7 +92,7 @@ var le = binary.LittleEndian
 // Errors of what is to be written; whoever feeds the writer adds the name.
 var (
 	// ErrTooBig: the content does not fit into MaxSize.
-	ErrTooBig = errors.New("file system would exceed 1 TiB")
+	ErrTooBig = errors.New("file system would exceed 1023 GiB")
 	// ErrName: no file can be called that.
 	ErrName = errors.New("bad file name")
 	// ErrXattr: the extended attributes do not fit into an inode and one block.

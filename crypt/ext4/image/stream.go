@@ -26,19 +26,20 @@ type buffer struct {
 // stream appends whole blocks. What is appended is collected in large buffers, which
 // other goroutines write out; order between them does not matter.
 type stream struct {
-	dst   io.WriterAt
-	limit int64 // no byte is written from here on
-	cur   *buffer
-	free  chan *buffer
-	full  chan *buffer
-	wg    sync.WaitGroup
+	dst    io.WriterAt
+	memory *arena
+	limit  int64 // no byte is written from here on
+	cur    *buffer
+	free   chan *buffer
+	full   chan *buffer
+	wg     sync.WaitGroup
 
 	mu  sync.Mutex
 	err error // the first that a writer met
 }
 
-func newStream(dst io.WriterAt, start, limit int64) *stream {
-	s := &stream{dst: dst, limit: limit, free: make(chan *buffer, chunks), full: make(chan *buffer, chunks)}
+func newStream(dst io.WriterAt, memory *arena, start, limit int64) *stream {
+	s := &stream{dst: dst, memory: memory, limit: limit, free: make(chan *buffer, chunks), full: make(chan *buffer, chunks)}
 	for range chunks {
 		s.free <- &buffer{} // allocated when it is needed: most layers are small
 	}
@@ -62,7 +63,10 @@ func newStream(dst io.WriterAt, start, limit int64) *stream {
 func (s *stream) next(at int64) {
 	s.cur = <-s.free
 	if s.cur.data == nil {
-		s.cur.data = alignedBytes(chunk)
+		var err error
+		if s.cur.data, err = s.memory.alloc(chunk); err != nil {
+			s.cur.data = alignedBytes(chunk)
+		}
 	}
 	s.cur.at, s.cur.n = at, 0
 }
@@ -128,6 +132,32 @@ func (s *stream) flush() error {
 		at := s.cur.at + int64(s.cur.n)
 		s.full <- s.cur
 		s.next(at)
+	}
+	return s.failed()
+}
+
+// appendZeros appends n bytes of zeros, whole blocks.
+func (s *stream) appendZeros(n int) error {
+	for n > 0 {
+		piece := s.room()
+		piece = piece[:min(n, len(piece))]
+		clear(piece)
+		if err := s.advance(len(piece)); err != nil {
+			return err
+		}
+		n -= len(piece)
+	}
+	return nil
+}
+
+// settle waits until all that was appended is on dst. It is slow.
+func (s *stream) settle() error {
+	if err := s.flush(); err != nil {
+		return err
+	}
+	for range chunks - 1 { // one is being filled
+		b := <-s.free
+		defer func() { s.free <- b }()
 	}
 	return s.failed()
 }

@@ -3,7 +3,6 @@ package image
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 )
@@ -24,10 +23,15 @@ const (
 	xattrSecurity   = 6
 )
 
+// xattr is an attribute as ext4 keeps it.
 type xattr struct {
 	index uint8
 	name  string // what follows the prefix
 	value []byte
+}
+
+func (x xattr) compare(y xattr) int {
+	return cmp.Or(cmp.Compare(x.index, y.index), cmp.Compare(x.name, y.name))
 }
 
 func (x xattr) size() int { return x.entrySize() + (len(x.value)+3)&^3 }
@@ -60,24 +64,68 @@ func splitXattr(name string) (index uint8, rest string) {
 	return 0, name
 }
 
-// placeXattrs puts what fits into the inode record and returns the block that holds
-// the rest, nil where there is none.
-func placeXattrs(record []byte, attrs map[string][]byte, mode uint16) (block []byte, err error) {
-	if len(attrs) == 0 {
-		return nil, nil
+// xattrList sorts attributes and turns them into ext4's form. Those that the kernel
+// allows no file of this kind are left out, as by docker: user.* on what is neither a
+// file nor a directory, access control lists of symbolic links, default ones of anything
+// but directories.
+func xattrList(attrs map[string][]byte, kind uint16) ([]xattr, error) {
+	if len(attrs) > MaxXattrs {
+		return nil, &LimitError{"extended attributes of one file", MaxXattrs}
 	}
-	var inside, outside []xattr
-	insideLeft, outsideLeft := xattrInInode-4-4, BlockSize-xattrBlockHeader-4 // 4: the zero that ends a list
-	for _, name := range slices.Sorted(maps.Keys(attrs)) {
-		x := xattr{value: attrs[name]}
+	list := make([]xattr, 0, len(attrs))
+	for name, value := range attrs {
+		x := xattr{value: value}
 		x.index, x.name = splitXattr(name)
 		if x.index == 0 || len(x.name) > maxName {
-			return nil, fmt.Errorf("%w: name %q", ErrXattr, name)
+			return nil, fmt.Errorf("%w: name %.300q", ErrXattr, name)
 		}
-		if x.index == xattrACLAccess || x.index == xattrACLDefault {
-			if x.value, err = diskACL(x.value, x.index, mode); err != nil {
+		if x.size() > BlockSize {
+			return nil, fmt.Errorf("%w: %s, %d bytes", ErrXattr, name, len(value))
+		}
+		switch x.index {
+		case xattrUser:
+			if kind != modeRegular && kind != modeDir {
+				continue
+			}
+		case xattrACLAccess, xattrACLDefault:
+			var err error
+			if x.value, err = diskACL(value, x.index); err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
+			if kind == modeSymlink || x.index == xattrACLDefault && kind != modeDir || x.value == nil {
+				continue
+			}
+		}
+		list = append(list, x)
+	}
+	slices.SortFunc(list, xattr.compare)
+	return list, nil
+}
+
+// mergeLists adds b to a, both sorted; where both have a name, that of b counts.
+func mergeLists(a, b []xattr) []xattr {
+	all := make([]xattr, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		switch c := a[0].compare(b[0]); {
+		case c < 0:
+			all, a = append(all, a[0]), a[1:]
+		case c == 0:
+			a = a[1:]
+		default:
+			all, b = append(all, b[0]), b[1:]
+		}
+	}
+	return append(append(all, a...), b...)
+}
+
+// placeXattrs puts what fits into the inode record and returns the block that holds
+// the rest, nil where there is none.
+func placeXattrs(record []byte, list []xattr, mode uint16) (block []byte, err error) {
+	var inside, outside []xattr
+	insideLeft, outsideLeft := xattrInInode-4-4, BlockSize-xattrBlockHeader-4 // 4: the zero that ends a list
+	for _, x := range list {
+		if x.index == xattrACLAccess {
+			fitACL(x.value, mode)
 		}
 		switch n := x.size(); {
 		case n <= insideLeft:
@@ -85,9 +133,10 @@ func placeXattrs(record []byte, attrs map[string][]byte, mode uint16) (block []b
 		case n <= outsideLeft:
 			outside, outsideLeft = append(outside, x), outsideLeft-n
 		default:
-			return nil, fmt.Errorf("%w: %s, %d bytes", ErrXattr, name, len(x.value))
+			return nil, fmt.Errorf("%w: %s, %d bytes", ErrXattr, x.name, len(x.value))
 		}
 	}
+	clear(record[inodeUsed:])
 	if len(inside) > 0 {
 		area := record[inodeUsed:]
 		le.PutUint32(area, xattrMagic)
@@ -130,6 +179,21 @@ func putXattrs(area, base []byte, list []xattr, hashed bool) {
 	}
 }
 
+// getXattrs reads what putXattrs wrote.
+func getXattrs(area, base []byte) (list []xattr) {
+	for at := 0; at+xattrEntryHeader <= len(area) && le.Uint32(area[at:]) != 0; {
+		e := area[at:]
+		x := xattr{index: e[1], name: string(e[xattrEntryHeader : xattrEntryHeader+int(e[0])])}
+		if n := int(le.Uint32(e[8:])); n > 0 {
+			begin := int(le.Uint16(e[2:]))
+			x.value = slices.Clone(base[begin : begin+n])
+		}
+		list = append(list, x)
+		at += x.entrySize()
+	}
+	return list
+}
+
 // hashXattr is ext4_xattr_hash_entry.
 func hashXattr(x xattr) uint32 {
 	var h uint32
@@ -145,48 +209,74 @@ func hashXattr(x xattr) uint32 {
 	return h
 }
 
+const (
+	aclTagOwner = 0x01
+	aclTagUser  = 0x02
+	aclTagOwned = 0x04 // the file's group
+	aclTagGroup = 0x08
+	aclTagMask  = 0x10
+	aclTagOther = 0x20
+)
+
 // diskACL turns a POSIX ACL from the form of getxattr (version 2, 8 bytes an entry)
-// into that of ext4 (version 1, an id only where there is one). An access ACL repeats
-// the file's permissions; where they differ the permissions count, as after a chmod.
-func diskACL(v []byte, index uint8, mode uint16) ([]byte, error) {
+// into that of ext4 (version 1, an id only where there is one). nil is the result for one
+// without entries, and for an access list that says no more than the permissions do: as
+// in the kernel, the file then has none.
+func diskACL(v []byte, index uint8) ([]byte, error) {
 	const (
 		versionXattr = 2
 		versionDisk  = 1
-
-		tagOwner = 0x01
-		tagUser  = 0x02
-		tagOwned = 0x04 // the file's group
-		tagGroup = 0x08
-		tagMask  = 0x10
-		tagOther = 0x20
 	)
+	if len(v) == 0 {
+		return nil, nil
+	}
 	if len(v) < 4 || (len(v)-4)%8 != 0 || le.Uint32(v) != versionXattr {
 		return nil, fmt.Errorf("%w: not an access control list", ErrXattr)
 	}
-	groupTag := uint16(tagOwned)
+	out, plain := le.AppendUint32(nil, versionDisk), index == xattrACLAccess
 	for e := v[4:]; len(e) > 0; e = e[8:] {
-		if le.Uint16(e) == tagMask {
-			groupTag = tagMask
+		tag := le.Uint16(e)
+		out = le.AppendUint16(out, tag)
+		out = le.AppendUint16(out, le.Uint16(e[2:])&7)
+		switch tag {
+		case aclTagUser, aclTagGroup:
+			out = append(out, e[4:8]...)
+			plain = false
+		case aclTagMask:
+			plain = false
+		case aclTagOwner, aclTagOwned, aclTagOther:
+		default:
+			return nil, fmt.Errorf("%w: not an access control list", ErrXattr)
 		}
 	}
-	out := le.AppendUint32(nil, versionDisk)
-	for e := v[4:]; len(e) > 0; e = e[8:] {
-		tag, perm := le.Uint16(e), le.Uint16(e[2:])&7
-		if index == xattrACLAccess {
-			switch tag {
-			case tagOwner:
-				perm = mode >> 6 & 7
-			case groupTag:
-				perm = mode >> 3 & 7
-			case tagOther:
-				perm = mode & 7
-			}
-		}
-		out = le.AppendUint16(out, tag)
-		out = le.AppendUint16(out, perm)
-		if tag == tagUser || tag == tagGroup {
-			out = append(out, e[4:8]...)
-		}
+	if plain || len(v) == 4 {
+		return nil, nil
 	}
 	return out, nil
+}
+
+// fitACL makes an access list repeat the file's permissions: where they differ the
+// permissions count, as after a chmod.
+func fitACL(v []byte, mode uint16) {
+	group := -1
+	for at := 4; at+4 <= len(v); {
+		switch tag := le.Uint16(v[at:]); tag {
+		case aclTagOwner:
+			le.PutUint16(v[at+2:], mode>>6&7)
+		case aclTagOther:
+			le.PutUint16(v[at+2:], mode&7)
+		case aclTagMask:
+			group = at
+		case aclTagOwned:
+			if group < 0 {
+				group = at
+			}
+		case aclTagUser, aclTagGroup:
+			at += 4
+		}
+		at += 4
+	}
+	if group >= 0 {
+		le.PutUint16(v[group+2:], mode>>3&7)
+	}
 }

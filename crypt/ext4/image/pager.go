@@ -1,0 +1,193 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"io"
+)
+
+// What is known of a file before the image is complete (its inode record, its name)
+// lies in pages. pageFrames of them are kept in memory, 16 MiB, which is all of them for
+// 40,000 files; what is more is written to the upper end of the destination, past the
+// largest file system, and read back when it is needed. The destination is the encrypted
+// device: nothing goes elsewhere. Who cuts the image to its size cuts them off.
+const (
+	pageSize   = 64 << 10
+	pageFrames = 256
+)
+
+// scratchSize is how much of the destination is set aside for pages: the inode table of
+// MaxFiles and MaxMetadata, and the largest page number.
+const (
+	scratchSize = 1 << 30
+	tablePages  = MaxFiles*inodeSize/pageSize + 1 // one more for the reserved inodes
+	textPages   = MaxMetadata / pageSize
+)
+
+// frame is a page in memory.
+type frame struct {
+	data  []byte
+	page  int
+	dirty bool
+	used  bool // since the clock passed
+}
+
+// pager keeps pages. After an error it goes on with a page that is thrown away, so that
+// only those who finish something need to ask for it.
+type pager struct {
+	dst    io.WriterAt
+	memory *arena
+	where  []int32 // by page: number of its frame from 1 on, 0 for none
+	saved  []bool  // by page: is at the destination
+	frames []frame
+	hand   int
+	waste  []byte
+	err    error
+}
+
+func (p *pager) fail(err error) []byte {
+	if p.err == nil {
+		p.err = err
+	}
+	if p.waste == nil {
+		p.waste = make([]byte, pageSize)
+	}
+	return p.waste
+}
+
+// page is one page in memory. It stays there until the next call.
+func (p *pager) page(n int, write bool) []byte {
+	for n >= len(p.where) {
+		p.where, p.saved = append(p.where, 0), append(p.saved, false)
+	}
+	if p.where[n] == 0 {
+		if err := p.load(n); err != nil {
+			return p.fail(err)
+		}
+	}
+	f := &p.frames[p.where[n]-1]
+	f.used = true
+	f.dirty = f.dirty || write
+	return f.data
+}
+
+func (p *pager) load(n int) error {
+	at, err := p.room()
+	if err != nil {
+		return err
+	}
+	f := &p.frames[at]
+	if p.saved[n] {
+		err = p.read(f.data, n)
+	} else {
+		clear(f.data)
+	}
+	if err != nil {
+		return err
+	}
+	f.page, f.dirty = n, false
+	p.where[n] = int32(at + 1)
+	return nil
+}
+
+// room finds a frame, a new one or that of a page not used for long.
+func (p *pager) room() (int, error) {
+	if len(p.frames) < pageFrames {
+		data, err := p.memory.alloc(pageSize)
+		if err != nil {
+			return 0, err
+		}
+		p.frames = append(p.frames, frame{data: data, page: -1})
+		return len(p.frames) - 1, nil
+	}
+	for {
+		at := p.hand
+		p.hand = (p.hand + 1) % len(p.frames)
+		f := &p.frames[at]
+		if f.used {
+			f.used = false
+			continue
+		}
+		if f.page >= 0 && f.dirty {
+			if err := p.write(f.data, f.page); err != nil {
+				return 0, err
+			}
+			p.saved[f.page] = true
+		}
+		if f.page >= 0 {
+			p.where[f.page], f.page = 0, -1
+		}
+		return at, nil
+	}
+}
+
+var errNotReadable = errors.New("destination cannot be read")
+
+func (p *pager) write(b []byte, n int) error {
+	if _, ok := p.dst.(io.ReaderAt); !ok {
+		return fmt.Errorf("%w: %w", errNotReadable, &LimitError{"bytes of names and inodes in memory", pageFrames * pageSize})
+	}
+	if _, err := p.dst.WriteAt(b, MaxSize+int64(n)*pageSize); err != nil {
+		return fmt.Errorf("set names and inodes aside: %w", err)
+	}
+	return nil
+}
+
+func (p *pager) read(b []byte, n int) error {
+	r, ok := p.dst.(io.ReaderAt)
+	if !ok {
+		return errNotReadable
+	}
+	if _, err := r.ReadAt(b, MaxSize+int64(n)*pageSize); err != nil {
+		return fmt.Errorf("read names and inodes back: %w", err)
+	}
+	return nil
+}
+
+// text keeps strings of bytes, each in one page. It lies behind the inode table.
+type text struct {
+	pages *pager
+	end   int64
+}
+
+// add keeps b, at most 8 KiB, and says where. 0 is nowhere.
+func (t *text) add(b string) (uint32, error) {
+	at := (t.end + textUnit - 1) / textUnit * textUnit
+	if at == 0 {
+		at = textUnit
+	}
+	size := int64(len(b)) + 2
+	if at/pageSize != (at+size-1)/pageSize {
+		at = (at/pageSize + 1) * pageSize
+	}
+	if at+size > MaxMetadata {
+		return 0, &LimitError{"bytes of names, link targets and attributes", MaxMetadata}
+	}
+	room := t.pages.page(tablePages+int(at/pageSize), true)[at%pageSize:]
+	le.PutUint16(room, uint16(len(b)))
+	copy(room[2:], b)
+	t.end = at + size
+	return uint32(at / textUnit), t.pages.err
+}
+
+// textUnit is what places of strings are counted in, bytes.
+const textUnit = 4
+
+// get is valid until the next use of the pages.
+func (t *text) get(at uint32) []byte {
+	page := t.pages.page(tablePages+int(int64(at)*textUnit/pageSize), false)
+	b := page[int64(at)*textUnit%pageSize:]
+	n := int(le.Uint16(b))
+	if 2+n > len(b) { // a page that could not be read
+		return nil
+	}
+	return b[2 : 2+n]
+}
+
+// set replaces a string by one that is not longer.
+func (t *text) set(at uint32, b string) {
+	page := t.pages.page(tablePages+int(int64(at)*textUnit/pageSize), true)
+	room := page[int64(at)*textUnit%pageSize:]
+	le.PutUint16(room, uint16(len(b)))
+	copy(room[2:], b)
+}

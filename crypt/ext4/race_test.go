@@ -1,0 +1,6 @@
+//go:build race
+
+package ext4
+
+// raceFactor is how much more memory the race detector takes, its shadow of the heap.
+const raceFactor = 4
