@@ -86,6 +86,22 @@ var (
 	// ErrOtherChip: the kernel does not open what is in the slot. Another chip sealed it,
 	// or this one was cleared.
 	ErrOtherChip = errors.New("the kernel's keys do not open this slot")
+	// ErrForgedRing: the ring was changed by somebody who does not have its tier key. The
+	// error is a *ForgedRing that names what was changed.
+	ErrForgedRing = errors.New("the key ring was changed without its key")
+	// ErrOlderRing: the anchor (a TPM) knows of a later write of this ring. An older copy
+	// was put back.
+	ErrOlderRing = errors.New("an older key ring was put in place")
+	// ErrOtherRing: the anchor knows another ring for this tier.
+	ErrOtherRing = errors.New("another key ring was put in place")
+	// ErrAnchorLost: what remembers the ring's writes is gone, or was made anew by
+	// somebody else.
+	ErrAnchorLost = errors.New("the TPM no longer remembers the key ring")
+	// ErrAnchor: the anchor cannot be used, for example because the TPM has an owner
+	// password.
+	ErrAnchor = errors.New("the TPM cannot remember the key ring")
+	// ErrWeakSlot: the slot would open, but protects less than the settings ask for.
+	ErrWeakSlot = errors.New("weaker than the settings ask for")
 	// ErrClosed: the tier key was used after Close.
 	ErrClosed = errors.New("the tier key is closed")
 )

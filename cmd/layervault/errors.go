@@ -25,6 +25,14 @@ func nextStep(err error) string {
 		return ""
 	case isUsage(err):
 		return "layervault --help"
+	case is(keys.ErrForgedRing):
+		return "restore a backup of the key ring: layervault key restore FILE --force; find out who wrote to the disk"
+	case is(keys.ErrOlderRing), is(keys.ErrOtherRing), is(keys.ErrAnchorLost):
+		return "if you put it there yourself, or changed the TPM: layervault key recover; else restore the newest backup: layervault key restore FILE --force"
+	case is(keys.ErrAnchor):
+		return "unset the TPM owner's password for the moment, then: layervault key reseal; or go without: anchor=none"
+	case is(keys.ErrWeakSlot):
+		return "the message says which setting admits the slot; or seal it as the settings ask: layervault key reseal"
 	case is(keys.ErrNoPolicy):
 		return "if this boot is an approved one: layervault key sign-policy where the private key is, layervault key load-policy here; else: layervault key recover"
 	case len(keys.ChangedPCRs(err)) > 0:

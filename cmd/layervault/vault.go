@@ -19,6 +19,8 @@ func (a *app) keyConfig(s settings, log *slog.Logger) unlock.Config {
 		Tier:          a.layout().Tier(persist.Vault),
 		Provider:      s.key,
 		PCRs:          s.pcrs,
+		LeastPCRs:     s.pcrs,
+		NoAnchor:      s.noAnchor,
 		Agent:         s.agent,
 		Source:        s.source,
 		TPM:           s.tpm,
@@ -50,7 +52,7 @@ func (a *app) openTier(ctx context.Context, tier persist.Tier, s settings, perso
 	cfg := a.keyConfig(s, log)
 	if tier != persist.Vault {
 		// What must open before attestation cannot depend on what was measured.
-		cfg.Tier, cfg.PCRs, person = a.layout().Tier(tier), "none", nil
+		cfg.Tier, cfg.PCRs, cfg.Unmeasured, person = a.layout().Tier(tier), "none", true, nil
 	}
 	key, ring, err := unlock.OpenOrCreate(ctx, cfg)
 	if errors.Is(err, keys.ErrLocked) && person != nil {

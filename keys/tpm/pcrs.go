@@ -125,6 +125,18 @@ func (s Selection) valid() error {
 	return nil
 }
 
+// Without gives the PCRs of s that other does not have. PCRs of another bank count, but
+// for SHA-1's, whose measurements can be forged.
+func (s Selection) Without(other Selection) Selection {
+	out := Selection{Bank: s.Bank}
+	for _, n := range s.PCRs {
+		if !slices.Contains(other.PCRs, n) || other.Bank == "sha1" && s.Bank != "sha1" {
+			out.PCRs = append(out.PCRs, n)
+		}
+	}
+	return out
+}
+
 func (s Selection) list() tpm2.TPMLPCRSelection {
 	indexes := make([]uint, len(s.PCRs))
 	for i, n := range s.PCRs {

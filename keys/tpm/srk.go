@@ -130,6 +130,12 @@ func (r *root) authorised() tpm2.AuthHandle {
 		tpm2.Salted(r.handle, r.public), tpm2.AESEncryption(128, tpm2.EncryptInOut))}
 }
 
+// confidential is a session beside another command's authorisation, which encrypts its
+// first parameter.
+func (r *root) confidential() tpm2.Session {
+	return tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, tpm2.Salted(r.handle, r.public), tpm2.AESEncryption(128, tpm2.EncryptIn))
+}
+
 // nonceSize is the length of session nonces in bytes; 16 is the least that the
 // specification allows for SHA-256 sessions with AES-128.
 const nonceSize = 16

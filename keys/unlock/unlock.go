@@ -24,8 +24,20 @@ type Config struct {
 	Tier string // folder of the tier, absolute: /persist/vault
 	// Provider is what a new ring's first slot is made with: "tpm", "trusted", "versatile", "agent".
 	// Empty is fine while there is a ring, and keys.ErrNoProvider when there is none.
+	// It also says which slots of software alone may open: those of this provider.
 	Provider string
-	PCRs     string // tpm.ParsePCRs; "" = tpm.DefaultPCRs
+	// PCRs of a new tpm slot (tpm.ParsePCRs); "" = tpm.DefaultPCRs.
+	PCRs string
+	// LeastPCRs is what a tpm slot must be sealed to at least to open without a person; ""
+	// for any that is not "none".
+	LeastPCRs string
+	// Unmeasured: the tier opens before attestation, its slots need no PCRs.
+	Unmeasured bool
+	// Looking: the slots are only tried, nothing is done with the key. Without a Provider
+	// slots of software alone then open too.
+	Looking bool
+	// NoAnchor leaves the TPM's memory of the ring alone; see keys.Anchor.
+	NoAnchor bool
 	TPM      string // device or socket; "" = tpm.DefaultPath
 	KeyFile  string // of versatile; "" = versatile.key beside the tier's folder
 	// Source is what a new trusted slot rests on (trusted.ParseSource); "" for nothing.
@@ -80,7 +92,13 @@ func (c Config) Providers() ([]keys.Provider, error) {
 		return nil, err
 	}
 	// The service after what is at hand: it may be slow.
-	return []keys.Provider{chip, kernel, file, service, recovery.Typed(c.Recovery)}, nil
+	out := []keys.Provider{chip, kernel, file, service, recovery.Typed(c.Recovery)}
+	for i, p := range out {
+		if out[i], err = c.guard(p); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // ForNewSlot makes the named provider for a first or another slot. Recovery slots are
@@ -145,7 +163,17 @@ func (c Config) versatile() (keys.Provider, error) {
 
 // Load reads the tier's ring.
 func (c Config) Load(ctx context.Context) (*keys.Ring, error) {
-	return keys.Load(ctx, c.RingPath(), c.Log)
+	ring, err := keys.Load(ctx, c.RingPath(), c.Log)
+	if err == nil {
+		c.Anchor(ring)
+	}
+	return ring, err
+}
+
+// Create makes the tier's ring with a first slot of p. Errors as keys.Create has them. The
+// caller closes the key.
+func (c Config) Create(ctx context.Context, p keys.Provider, label string) (*keys.Ring, *keys.TierKey, error) {
+	return keys.CreateAnchored(ctx, c.RingPath(), p, label, c.anchorOfNew(p), c.Log)
 }
 
 // Open unlocks the tier by any slot that opens. Errors: keys.ErrNoRing,
@@ -192,7 +220,7 @@ func (c Config) create(ctx context.Context) (*keys.TierKey, *keys.Ring, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("no key ring at %s and %w", c.RingPath(), err)
 	}
-	ring, key, err := keys.Create(ctx, c.RingPath(), p, "", c.Log)
+	ring, key, err := c.Create(ctx, p, "")
 	if errors.Is(err, keys.ErrRingExists) {
 		// Another process was faster.
 		key, ring, _, err = Open(ctx, c)
