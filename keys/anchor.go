@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -28,7 +29,8 @@ import (
 //	                          place (in force, g+1), the other place is removed
 //
 // So a ring may be one write ahead of its place, which then follows; a ring that names no
-// place, or the other place, is good while this one is only begun. Nothing else is.
+// place, or the other place, is good while this one is only begun, or not yet written.
+// Nothing else is. A ring is not changed while its place cannot follow.
 type Anchor interface {
 	// Kind goes into the ring: "tpm-nv".
 	Kind() string
@@ -36,7 +38,7 @@ type Anchor interface {
 	// nothing is proved by it. Error: ErrNoTPM, ...
 	Places(ctx context.Context) ([]AnchorPlace, error)
 	// Read gives what lies in a place. Error: ErrAnchorLost when it does not exist or has
-	// another auth value.
+	// another auth value; nothing for one into which nothing was written.
 	Read(ctx context.Context, place uint32, auth []byte) ([]byte, error)
 	// Make makes a place with that content, in place of what is there. Error: ErrAnchor.
 	Make(ctx context.Context, place uint32, auth, data []byte) error
@@ -50,6 +52,7 @@ type Anchor interface {
 type AnchorPlace struct {
 	Place  uint32
 	Exists bool
+	Empty  bool   // nothing was ever written into it
 	Data   []byte // unproved; nil when it cannot be read
 }
 
@@ -171,17 +174,19 @@ func (r *Ring) lookUp(ctx context.Context, key *TierKey, body ringBody) (f findi
 }
 
 // unanchored judges a ring that names no place: there must be none, but for one that was
-// begun for the next write of this very ring.
+// begun for the next write of this very ring, or for an earlier one that failed.
 func (r *Ring) unanchored(ctx context.Context, key *TierKey, body ringBody, places []AnchorPlace) error {
 	for _, p := range places {
 		if !p.Exists {
 			continue
 		}
 		n, err := r.readNote(ctx, key, body, p.Place)
-		if err == nil && n.phase == phaseBegun && n.generation == body.Generation+1 {
+		switch {
+		case errors.Is(err, errEmptyPlace):
+			continue // made with this ring's auth value, and no further
+		case err == nil && n.phase == phaseBegun && n.generation <= body.Generation+1:
 			continue
-		}
-		if err == nil {
+		case err == nil:
 			return fmt.Errorf("%w: this one names no place, the TPM knows of write %d", ErrOlderRing, n.generation)
 		}
 		return fmt.Errorf("%w: the TPM remembers %s, this is ring %s", ErrOtherRing, p.title(), body.ID)
@@ -199,6 +204,9 @@ func (p AnchorPlace) title() string {
 
 func (p *anchorPlace) String() string { return fmt.Sprintf("%s at %#x", p.Kind, p.Place) }
 
+// errEmptyPlace: a place of this ring into which nothing was written.
+var errEmptyPlace = errors.New("nothing was written there")
+
 // readNote reads a place with the auth value that only the ring's key gives.
 func (r *Ring) readNote(ctx context.Context, key *TierKey, body ringBody, place uint32) (note, error) {
 	auth, err := key.anchorAuth(body.ID)
@@ -209,6 +217,9 @@ func (r *Ring) readNote(ctx context.Context, key *TierKey, body ringBody, place 
 	data, err := r.anchor.Read(ctx, place, auth)
 	if err != nil {
 		return note{}, err
+	}
+	if len(data) == 0 {
+		return note{}, fmt.Errorf("%w at %#x: %w", ErrAnchorLost, place, errEmptyPlace)
 	}
 	n, ok := parseNote(data)
 	if !ok {
@@ -339,7 +350,7 @@ func (r *Ring) refuseIfAnchored(ctx context.Context) error {
 		return fmt.Errorf("ask what remembers the key ring: %w", err)
 	}
 	for _, p := range places {
-		if !p.Exists {
+		if !p.Exists || p.Empty {
 			continue
 		}
 		if n, ok := parseNote(p.Data); ok && n.phase == phaseBegun && n.generation == 1 {
@@ -363,8 +374,10 @@ func (r *Ring) firstAnchor(ctx context.Context, key *TierKey, body *ringBody) {
 	}
 }
 
-// moveAnchor prepares the anchor for a change from before, of key, to body, of next. Error:
-// only where the change must not be made, a rotation that could not be anchored.
+// moveAnchor prepares the anchor for a change from before, of key, to body, of next. An
+// error keeps the change from being made: what follows could not be told from a ring that
+// somebody put there. Where the anchor already refuses the ring, a person opened it, and
+// the change is made without.
 func (r *Ring) moveAnchor(ctx context.Context, key, next *TierKey, before ringBody, body *ringBody) error {
 	if r.anchor == nil {
 		return nil
@@ -385,9 +398,8 @@ func (r *Ring) moveAnchor(ctx context.Context, key, next *TierKey, before ringBo
 			return fmt.Errorf("the TPM cannot remember the ring of the new tier key: %w", err)
 		}
 	case f.behind:
-		// Never two writes behind.
-		if err := r.settled(ctx, key, before); err != nil {
-			r.store.log.Warn("the TPM does not follow the key ring; layervault key recover mends it", "ring", r.store.path, "err", err)
+		if err := r.settled(ctx, key, before); err != nil { // never two writes behind
+			return fmt.Errorf("the TPM does not follow the key ring: %w", err)
 		}
 	}
 	return nil

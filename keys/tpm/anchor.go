@@ -69,7 +69,7 @@ func (a *Anchor) Places(ctx context.Context) ([]keys.AnchorPlace, error) {
 			return nil, err
 		}
 		if ix != nil {
-			place.Exists = true
+			place.Exists, place.Empty = true, !ix.public.Attributes.Written
 			place.Data = d.nvReadAsOwner(ix)
 		}
 		out = append(out, place)
@@ -85,6 +85,9 @@ func (a *Anchor) Read(ctx context.Context, place uint32, auth []byte) (data []by
 		}
 		self := ix.authorised(auth)
 		data, err = d.nvRead(ix, self)
+		if errors.Is(err, tpm2.TPMRCNVUninitialized) {
+			return nil // the auth value was checked before
+		}
 		return err
 	})
 	return data, err
@@ -112,7 +115,7 @@ func (a *Anchor) with(ctx context.Context, place uint32, fn func(*device, *nvInd
 		return fmt.Errorf("%w: there is no index at %#x any more; the TPM was cleared, or its owner deleted it", keys.ErrAnchorLost, place)
 	}
 	switch err := fn(d, ix); {
-	case errors.Is(err, tpm2.TPMRCAuthFail), errors.Is(err, tpm2.TPMRCBadAuth), errors.Is(err, tpm2.TPMRCNVAuthorization), errors.Is(err, tpm2.TPMRCNVUninitialized):
+	case errors.Is(err, tpm2.TPMRCAuthFail), errors.Is(err, tpm2.TPMRCBadAuth), errors.Is(err, tpm2.TPMRCNVAuthorization):
 		return fmt.Errorf("%w: the index at %#x was not made with this tier key", keys.ErrAnchorLost, place)
 	case err != nil:
 		return fmt.Errorf("index %#x of the TPM: %w", place, d.explain(err))
