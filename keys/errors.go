@@ -40,6 +40,11 @@ var (
 	ErrNoTPM = errors.New("no TPM")
 	// ErrOtherTPM: the slot was sealed by another TPM, or this one was cleared.
 	ErrOtherTPM = errors.New("sealed by another TPM")
+	// ErrForgedAnswer: what a TPM answered contradicts itself. Something between it and the
+	// processor changes what passes.
+	ErrForgedAnswer = errors.New("the TPM's answer was changed on its way")
+	// ErrOwnerPassword: the TPM's owner has a password, which is needed once.
+	ErrOwnerPassword = errors.New("the TPM has an owner password")
 	// ErrPCRBank: the PCR bank is absent or holds no measurements.
 	ErrPCRBank = errors.New("the PCR bank cannot be trusted")
 	// ErrLockout: the TPM refuses authorisation for some time; see Lockout.

@@ -133,7 +133,7 @@ func (a *Anchor) Make(ctx context.Context, place uint32, auth, data []byte) erro
 	if err := d.nvUndefine(tpm2.TPMHandle(place)); err != nil {
 		return err
 	}
-	srk, err := d.findRoot(nil)
+	srk, err := d.chooseRoot()
 	if err != nil {
 		return err
 	}

@@ -102,7 +102,7 @@ func TestNoSecretOnTheBus(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer d.Close()
-			srk, err := d.findRoot(b.SRK)
+			srk, err := d.findRoot(b.SRK, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -74,6 +74,9 @@ type blob struct {
 	PCRPolicy hexBytes `json:"pcr_policy_digest,omitempty"`
 
 	SRK    hexBytes     `json:"srk_name"` // name (algorithm and hash) of the storage root key
+	// SRKHandle is where that key was, if it was persistent: for diagnosis only.
+	SRKHandle uint32 `json:"srk_handle,omitempty"`
+
 	Public []byte       `json:"public"`   // TPM2B_PUBLIC of the sealed object
 	Secret []byte       `json:"private"`  // TPM2B_PRIVATE, encrypted by the TPM
 	Key    keys.Wrapped `json:"wrapped"`  // the tier key under the sealed key

@@ -72,12 +72,15 @@ func (p *Provider) seal(ctx context.Context, d *device, kek []byte) (*blob, erro
 	if b.Digest, err = b.digest(); err != nil {
 		return nil, err
 	}
-	srk, err := d.findRoot(nil)
+	srk, err := d.chooseRoot()
 	if err != nil {
 		return nil, err
 	}
 	defer d.releaseRoot(srk)
 	b.SRK = srk.name.Buffer
+	if !srk.transient {
+		b.SRKHandle = uint32(srk.handle)
+	}
 	if err := d.create(srk, b, kek, auth); err != nil {
 		return nil, err
 	}

@@ -32,7 +32,7 @@ func (p *Provider) Unwrap(ctx context.Context, binding keys.Binding, raw json.Ra
 		return nil, err
 	}
 	defer d.Close()
-	srk, err := d.findRoot(b.SRK)
+	srk, err := d.findRoot(b.SRK, tpm2.TPMHandle(b.SRKHandle))
 	if err != nil {
 		return nil, err
 	}
@@ -60,6 +60,10 @@ func (d *device) unseal(srk *root, b *blob, approval *ticket, auth []byte) ([]by
 	if err != nil {
 		return nil, fmt.Errorf("%w: private area: %w", keys.ErrDamagedSlot, err)
 	}
+	contents, err := public.Contents()
+	if err != nil {
+		return nil, fmt.Errorf("%w: public area: %w", keys.ErrDamagedSlot, err)
+	}
 	loaded, err := tpm2.Load{ParentHandle: srk.authorised(), InPrivate: *private, InPublic: *public}.Execute(d)
 	if errors.Is(err, tpm2.TPMRCIntegrity) {
 		return nil, fmt.Errorf("%w: the TPM refuses the sealed object: %w", keys.ErrDamagedSlot, err)
@@ -68,6 +72,10 @@ func (d *device) unseal(srk *root, b *blob, approval *ticket, auth []byte) ([]by
 		return nil, fmt.Errorf("load the sealed key: %w", d.explain(err))
 	}
 	defer d.flush(loaded.ObjectHandle)
+	name, err := nameOf(contents, loaded.Name)
+	if err != nil {
+		return nil, fmt.Errorf("load the sealed key: %w", err)
+	}
 
 	protect := []tpm2.AuthOption{tpm2.Auth(auth), tpm2.Salted(srk.handle, srk.public), tpm2.AESEncryption(128, tpm2.EncryptOut)}
 	session := tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, protect...)
@@ -75,7 +83,7 @@ func (d *device) unseal(srk *root, b *blob, approval *ticket, auth []byte) ([]by
 		session = tpm2.Policy(tpm2.TPMAlgSHA256, nonceSize, satisfy(b, approval), protect...)
 	}
 	rsp, err := tpm2.Unseal{
-		ItemHandle: tpm2.AuthHandle{Handle: loaded.ObjectHandle, Name: loaded.Name, Auth: session},
+		ItemHandle: tpm2.AuthHandle{Handle: loaded.ObjectHandle, Name: *name, Auth: session},
 	}.Execute(d)
 	if err != nil {
 		// A session that was begun and not used up would stay in the TPM.
