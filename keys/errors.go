@@ -51,6 +51,8 @@ var (
 	ErrLockout = errors.New("the TPM is in lockout")
 	// ErrWrongPIN: the TPM refused the PIN.
 	ErrWrongPIN = errors.New("wrong PIN")
+	// ErrWeakPIN: a new PIN is too short for what the TPM does against guessing.
+	ErrWeakPIN = errors.New("the PIN is too short")
 	// ErrNeedsPerson: the slot opens only with something a person must give.
 	ErrNeedsPerson = errors.New("needs a person")
 	// ErrBadMode: others may read or own the key file.

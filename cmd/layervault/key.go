@@ -316,7 +316,7 @@ func sameProvider(cfg unlock.Config, slot keys.Slot) (keys.Provider, error) {
 			return nil, usagef("slot %s wants a PIN: give it with --pin-file", slot.Title())
 		}
 		if sealing.PIN {
-			cfg.NewPIN = cfg.PIN
+			cfg.NewPIN, cfg.KeepPIN = cfg.PIN, true
 		}
 	case trusted.Name:
 		source, err := trusted.SourceOf(slot.Blob)

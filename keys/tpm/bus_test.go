@@ -93,7 +93,7 @@ func TestNoSecretOnTheBus(t *testing.T) {
 			}
 			var auth []byte
 			if b.PIN != nil {
-				if auth, err = b.PIN.authValue(context.Background(), cfg.PIN); err != nil {
+				if auth, err = b.PIN.authValue(context.Background(), cfg.PIN, nil); err != nil {
 					t.Fatal(err)
 				}
 			}

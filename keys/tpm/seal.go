@@ -63,8 +63,7 @@ func (p *Provider) seal(ctx context.Context, d *device, kek []byte) (*blob, erro
 	}
 	var auth []byte
 	if p.cfg.NewPIN != nil {
-		b.PIN = newPINSalt()
-		if auth, err = b.PIN.authValue(ctx, p.cfg.NewPIN); err != nil {
+		if auth, err = p.newAuth(ctx, d, b); err != nil {
 			return nil, err
 		}
 		defer clear(auth)
@@ -95,6 +94,19 @@ func (p *Provider) seal(ctx context.Context, d *device, kek []byte) (*blob, erro
 		return nil, fmt.Errorf("the TPM unsealed something else, nothing was changed: %w", keys.ErrWrongKey)
 	}
 	return b, nil
+}
+
+// newAuth gives b a PIN, which the TPM must protect well enough.
+func (p *Provider) newAuth(ctx context.Context, d *device, b *blob) ([]byte, error) {
+	b.PIN = newPINSalt()
+	if p.cfg.KeepPIN {
+		return b.PIN.authValue(ctx, p.cfg.NewPIN, nil)
+	}
+	rules, err := d.lockoutRules()
+	if err != nil {
+		return nil, err
+	}
+	return b.PIN.authValue(ctx, p.cfg.NewPIN, rules.judge)
 }
 
 // name puts the signer of later policies into b, and has the TPM load the key: one that

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -22,10 +23,13 @@ func (p *Provider) Unwrap(ctx context.Context, binding keys.Binding, raw json.Ra
 	}
 	var auth []byte
 	if b.PIN != nil {
-		if auth, err = b.PIN.authValue(ctx, p.cfg.PIN); err != nil {
+		if auth, err = b.PIN.authValue(ctx, p.cfg.PIN, nil); err != nil {
 			return nil, err
 		}
 		defer clear(auth)
+		if again, err := refused.before(b.Public, auth); again || err != nil {
+			return nil, errors.Join(err, fmt.Errorf("%w: the TPM refused this PIN before, so it was not asked again; put the right one in place", keys.ErrWrongPIN))
+		}
 	}
 	d, err := open(ctx, p.cfg.Path)
 	if err != nil {
@@ -43,6 +47,9 @@ func (p *Provider) Unwrap(ctx context.Context, binding keys.Binding, raw json.Ra
 		return nil, err
 	}
 	kek, err := d.unseal(srk, b, approval, auth)
+	if errors.Is(err, keys.ErrWrongPIN) {
+		err = errors.Join(err, refused.add(b.Public, auth))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -67,6 +74,10 @@ func (d *device) unseal(srk *root, b *blob, approval *ticket, auth []byte) ([]by
 	loaded, err := tpm2.Load{ParentHandle: srk.authorised(), InPrivate: *private, InPublic: *public}.Execute(d)
 	if errors.Is(err, tpm2.TPMRCIntegrity) {
 		return nil, fmt.Errorf("%w: the TPM refuses the sealed object: %w", keys.ErrDamagedSlot, err)
+	}
+	if err != nil && !srk.public.ObjectAttributes.NoDA && errors.Is(err, tpm2.TPMRCLockout) {
+		return nil, fmt.Errorf("load the sealed key: the slot lies under the storage key at %#x, which counts failures of all others too (made without noda): %w; once the TPM lets go, layervault key reseal puts it under another",
+			uint32(srk.handle), d.explain(err))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load the sealed key: %w", d.explain(err))
@@ -103,7 +114,11 @@ func (d *device) diagnose(b *blob, failure error) error {
 		return fmt.Errorf("%w (a wrong one counts towards the TPM's lockout)", keys.ErrWrongPIN)
 	case errors.As(failure, &policy) || errors.Is(failure, tpm2.TPMRCPolicyFail) ||
 		errors.Is(failure, tpm2.TPMRCPCRChanged) || errors.Is(failure, tpm2.TPMRCValue):
-		if values, err := d.readPCRs(b.selection()); err == nil {
+		values, err := d.readPCRs(b.selection())
+		if errors.Is(err, keys.ErrPCRBank) {
+			return fmt.Errorf("%w: or seal the slot to another bank: layervault key reseal --recovery-key-file FILE --pcrs sha384:%s", err, strings.TrimPrefix(b.selection().String(), b.Bank+":"))
+		}
+		if err == nil {
 			if diff := changed(b.selection(), b.Values, values); len(diff) > 0 {
 				return &keys.PCRChanges{Changed: diff}
 			}

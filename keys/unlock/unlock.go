@@ -50,8 +50,9 @@ type Config struct {
 	AllowZeroPCRs bool
 	// Recovery is what a person typed, nil for nothing. The caller wipes it.
 	Recovery []byte
-	// PIN and NewPIN: see tpm.Config.
+	// PIN, NewPIN and KeepPIN: see tpm.Config.
 	PIN, NewPIN func(ctx context.Context) ([]byte, error)
+	KeepPIN     bool
 	Log         *slog.Logger
 }
 
@@ -131,7 +132,7 @@ func (c Config) tpm() (keys.Provider, error) {
 		return nil, err
 	}
 	return tpm.New(tpm.Config{
-		Path: c.TPM, PCRs: sel, AllowZeroPCRs: c.AllowZeroPCRs, PIN: c.PIN, NewPIN: c.NewPIN,
+		Path: c.TPM, PCRs: sel, AllowZeroPCRs: c.AllowZeroPCRs, PIN: c.PIN, NewPIN: c.NewPIN, KeepPIN: c.KeepPIN,
 		SignedBy: c.SignedBy, Policies: c.PoliciesPath(),
 	}), nil
 }
