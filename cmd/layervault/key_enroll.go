@@ -60,7 +60,7 @@ Sources of trusted keys:
 	e.register(f, a.env)
 	e.registerUnlock(f, a.env)
 	f.StringVar(&e.label, "label", "", "a name for the slot")
-	f.StringVar(&e.pcrs, "pcrs", envOr(a.env, "pcrs", tpm.DefaultPCRs), "PCRs of a tpm slot: 0-4,6-14, sha384:7, none (env pcrs)")
+	f.StringVar(&e.pcrs, "pcrs", envOr(a.env, "pcrs", tpm.DefaultPCRs), "PCRs of a tpm slot: 0-4,6-9,12-14, sha384:7, none (env pcrs)")
 	f.StringVar(&e.signedBy, "signed-by", "", "a tpm slot opens also at PCR values that this public key (PEM file) signed; see key sign-policy")
 	f.StringVar(&e.newPIN, "pin", "", "a tpm slot wants a PIN, asked for or (--pin=FILE) read from a file")
 	f.Lookup("pin").NoOptDefVal = ask

@@ -172,7 +172,7 @@ their PCRs, or of those in --pcrs. The tier must open, by any slot or with
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
-	cmd.Flags().StringVar(&pcrs, "pcrs", "", "seal to these PCRs instead: 0-4,6-14, sha384:7, none")
+	cmd.Flags().StringVar(&pcrs, "pcrs", "", "seal to these PCRs instead: 0-4,6-9,12-14, sha384:7, none")
 	return cmd
 }
 

@@ -38,7 +38,7 @@ type settings struct {
 // Defaults, the same in config.json. There is none for the key: an encrypted
 // store that nobody chose a key for would protect nothing.
 const (
-	defaultPCRs     = "0-4,6-14"
+	defaultPCRs     = tpm.DefaultPCRs
 	defaultSize     = "64G"
 	defaultLogLevel = "info"
 )

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 	"time"
 
 	"layervault/keys"
@@ -122,9 +121,10 @@ func (c Config) Anchor(ring *keys.Ring) {
 }
 
 func (c Config) wantsAnchor(ring *keys.Ring) bool {
-	if c.NoAnchor || !c.hasTPM() {
-		return false
-	}
+	return !c.NoAnchor && c.hasTPM() && c.needsTPM(ring)
+}
+
+func (c Config) needsTPM(ring *keys.Ring) bool {
 	if c.Provider == tpm.Name || ring.Anchored() {
 		return true
 	}
@@ -136,13 +136,34 @@ func (c Config) wantsAnchor(ring *keys.Ring) bool {
 	return false
 }
 
+// tpmPause is how often a wait for the TPM's device looks.
+const tpmPause = 100 * time.Millisecond
+
+// awaitTPM waits until WaitUntil for the device of a TPM whose driver is late. That it does
+// not come is for those to say who want it.
+func (c Config) awaitTPM(ctx context.Context) {
+	if c.hasTPM() || !time.Now().Before(c.WaitUntil) {
+		return
+	}
+	if c.Log != nil {
+		c.Log.Info("waiting for the TPM, whose device is not there yet", "tpm", c.TPM, "until", c.WaitUntil.Format(time.TimeOnly))
+	}
+	ctx, cancel := context.WithDeadline(ctx, c.WaitUntil)
+	defer cancel()
+	tick := time.NewTicker(tpmPause)
+	defer tick.Stop()
+	for !c.hasTPM() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // hasTPM says whether there is something where the TPM should be.
 func (c Config) hasTPM() bool {
-	path := c.TPM
-	if path == "" {
-		path = tpm.DefaultPath
-	}
-	_, err := os.Stat(path)
+	_, err := tpm.Locate(c.TPM)
 	return err == nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"layervault/keys"
 	"layervault/keys/agent"
@@ -38,8 +39,10 @@ type Config struct {
 	Looking bool
 	// NoAnchor leaves the TPM's memory of the ring alone; see keys.Anchor.
 	NoAnchor bool
-	TPM      string // device or socket; "" = tpm.DefaultPath
-	KeyFile  string // of versatile; "" = versatile.key beside the tier's folder
+	// WaitUntil is how long the device of a TPM may take to appear; zero for not waiting.
+	WaitUntil time.Time
+	TPM       string // device or socket; "" = tpm.DefaultPath
+	KeyFile   string // of versatile; "" = versatile.key beside the tier's folder
 	// Source is what a new trusted slot rests on (trusted.ParseSource); "" for nothing.
 	Source string
 	// Agent is where the key service of agent slots is (agent.Parse); "" for nowhere.
@@ -165,10 +168,14 @@ func (c Config) versatile() (keys.Provider, error) {
 // Load reads the tier's ring.
 func (c Config) Load(ctx context.Context) (*keys.Ring, error) {
 	ring, err := keys.Load(ctx, c.RingPath(), c.Log)
-	if err == nil {
-		c.Anchor(ring)
+	if err != nil {
+		return nil, err
 	}
-	return ring, err
+	if c.needsTPM(ring) {
+		c.awaitTPM(ctx)
+	}
+	c.Anchor(ring)
+	return ring, nil
 }
 
 // Create makes the tier's ring with a first slot of p. Errors as keys.Create has them. The
@@ -213,9 +220,28 @@ func OpenOrCreate(ctx context.Context, c Config) (*keys.TierKey, *keys.Ring, err
 	return key, ring, nil
 }
 
+// warnOfUnsteady tells of PCRs that would keep a new slot from opening at the next boot.
+func (c Config) warnOfUnsteady() {
+	pcrs := c.PCRs
+	if pcrs == "" {
+		pcrs = tpm.DefaultPCRs
+	}
+	sel, err := tpm.ParsePCRs(pcrs)
+	if err != nil || c.Log == nil {
+		return // ForNewSlot says what is wrong with them
+	}
+	for _, why := range tpm.Unsteady(sel) {
+		c.Log.Warn("the new vault may not open at the next boot: leave that PCR out with pcrs=, or sign policies", "pcrs", sel.String(), "why", why)
+	}
+}
+
 func (c Config) create(ctx context.Context) (*keys.TierKey, *keys.Ring, error) {
 	if err := keys.RefuseIfUsed(c.Tier); err != nil {
 		return nil, nil, err
+	}
+	if c.Provider == tpm.Name {
+		c.awaitTPM(ctx)
+		c.warnOfUnsteady()
 	}
 	p, err := c.ForNewSlot(c.Provider)
 	if err != nil {
