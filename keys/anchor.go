@@ -431,6 +431,12 @@ func (r *Ring) Reanchor(ctx context.Context, key *TierKey) error {
 	case f.err == nil && body.Anchor != nil:
 		r.settle(ctx, key, body)
 		return nil
+	case f.err == nil:
+		// It names no place, and none is in its way.
+		body.Generation++
+		if r.firstAnchor(ctx, key, &body); body.Anchor == nil {
+			return nil
+		}
 	case f.pinned != 0:
 		// The place is ours and says something else: the ring goes past it.
 		body.Generation = max(f.pinned, body.Generation) + 1

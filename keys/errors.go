@@ -40,6 +40,8 @@ var (
 	ErrNoTPM = errors.New("no TPM")
 	// ErrOtherTPM: the slot was sealed by another TPM, or this one was cleared.
 	ErrOtherTPM = errors.New("sealed by another TPM")
+	// ErrTPMFull: the TPM has no room for what unlocking takes for a moment.
+	ErrTPMFull = errors.New("the TPM has no room")
 	// ErrForgedAnswer: what a TPM answered contradicts itself. Something between it and the
 	// processor changes what passes.
 	ErrForgedAnswer = errors.New("the TPM's answer was changed on its way")

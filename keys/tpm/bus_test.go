@@ -102,7 +102,7 @@ func TestNoSecretOnTheBus(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer d.Close()
-			srk, err := d.findRoot(b.SRK, 0)
+			srk, err := d.findRoot(b.SRK, 0, false)
 			if err != nil {
 				t.Fatal(err)
 			}

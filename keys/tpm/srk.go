@@ -40,12 +40,16 @@ var nameOf = func(public *tpm2.TPMTPublic, told tpm2.TPM2BName) (*tpm2.TPM2BName
 
 // findRoot returns the storage root key of a slot, by its name: keys.ErrOtherTPM when this
 // TPM has none such. At is where a persistent one was; 0 if it was none, or for a slot that
-// does not say.
+// does not say. With again, persistent keys are passed over: the one that fits did not take
+// an empty password, which the name does not tell.
 //
 // The first try of a machine is trust on first use: who sits between it and the TPM from
 // the first sealing on, with a key of his own, gives that key a right name.
-func (d *device) findRoot(want []byte, at tpm2.TPMHandle) (*root, error) {
+func (d *device) findRoot(want []byte, at tpm2.TPMHandle, again bool) (*root, error) {
 	for _, handle := range srkHandles {
+		if again {
+			break
+		}
 		r, err := d.persistentRoot(handle)
 		if err != nil {
 			return nil, err

@@ -36,7 +36,27 @@ func (p *Provider) Unwrap(ctx context.Context, binding keys.Binding, raw json.Ra
 		return nil, err
 	}
 	defer d.Close()
-	srk, err := d.findRoot(b.SRK, tpm2.TPMHandle(b.SRKHandle))
+	kek, err := p.unsealUnder(d, b, auth, false)
+	if errors.Is(err, errRootPassword) {
+		kek, err = p.unsealUnder(d, b, auth, true)
+	}
+	if errors.Is(err, keys.ErrWrongPIN) {
+		err = errors.Join(err, refused.add(b.Public, auth))
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer clear(kek)
+	return keys.UnwrapKey(kek, binding, b.Key)
+}
+
+// errRootPassword: the persistent storage key has a password, so another of the same name
+// is to be made.
+var errRootPassword = errors.New("the persistent storage key has a password")
+
+// unsealUnder is unseal under the slot's storage key, found with again as findRoot has it.
+func (p *Provider) unsealUnder(d *device, b *blob, auth []byte, again bool) ([]byte, error) {
+	srk, err := d.findRoot(b.SRK, tpm2.TPMHandle(b.SRKHandle), again)
 	if err != nil {
 		return nil, err
 	}
@@ -46,15 +66,7 @@ func (p *Provider) Unwrap(ctx context.Context, binding keys.Binding, raw json.Ra
 	if err != nil {
 		return nil, err
 	}
-	kek, err := d.unseal(srk, b, approval, auth)
-	if errors.Is(err, keys.ErrWrongPIN) {
-		err = errors.Join(err, refused.add(b.Public, auth))
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer clear(kek)
-	return keys.UnwrapKey(kek, binding, b.Key)
+	return d.unseal(srk, b, approval, auth)
 }
 
 // unseal loads the object and gives its data; the caller wipes it.
@@ -74,6 +86,9 @@ func (d *device) unseal(srk *root, b *blob, approval *ticket, auth []byte) ([]by
 	loaded, err := tpm2.Load{ParentHandle: srk.authorised(), InPrivate: *private, InPublic: *public}.Execute(d)
 	if errors.Is(err, tpm2.TPMRCIntegrity) {
 		return nil, fmt.Errorf("%w: the TPM refuses the sealed object: %w", keys.ErrDamagedSlot, err)
+	}
+	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
+		return nil, fmt.Errorf("load the sealed key: %w: %w", errRootPassword, err)
 	}
 	if err != nil && !srk.public.ObjectAttributes.NoDA && errors.Is(err, tpm2.TPMRCLockout) {
 		return nil, fmt.Errorf("load the sealed key: the slot lies under the storage key at %#x, which counts failures of all others too (made without noda): %w; once the TPM lets go, layervault key reseal puts it under another",
@@ -127,8 +142,19 @@ func (d *device) diagnose(b *blob, failure error) error {
 	return fmt.Errorf("unseal the key: %w", d.explain(failure))
 }
 
-// explain turns a lockout into keys.Lockout with the TPM's own numbers.
+// explain turns a lockout into keys.Lockout with the TPM's own numbers, and names what has
+// no room left.
 func (d *device) explain(err error) error {
+	for _, full := range []tpm2.TPMRC{tpm2.TPMRCSessionMemory, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap} {
+		if errors.Is(err, full) {
+			return fmt.Errorf("%w for another session; some program left its own there: tpm2_flushcontext -l -s, and use /dev/tpmrm0, which keeps programs apart: %w", keys.ErrTPMFull, err)
+		}
+	}
+	for _, full := range []tpm2.TPMRC{tpm2.TPMRCObjectMemory, tpm2.TPMRCObjectHandles} {
+		if errors.Is(err, full) {
+			return fmt.Errorf("%w for another object; some program left its own there: tpm2_flushcontext -t, and use /dev/tpmrm0, which keeps programs apart: %w", keys.ErrTPMFull, err)
+		}
+	}
 	if !errors.Is(err, tpm2.TPMRCLockout) {
 		return err
 	}
