@@ -42,11 +42,22 @@ func ReadBackup(data []byte, path string, log *slog.Logger) (*Ring, error) {
 // aside as *.damaged. A sound ring is only replaced with force (ErrRingExists says how
 // it differs), and kept aside as *.replaced: until that is deleted, its slots are not
 // gone.
-func (r *Ring) Restore(ctx context.Context, force bool) error {
+//
+// With the backup's key the ring becomes a new write, which the anchor (Use) follows. With
+// a nil key it is written as it is, and an anchor that knows of later writes keeps it from
+// opening without a person: key recover mends that.
+func (r *Ring) Restore(ctx context.Context, key *TierKey, force bool) error {
 	dir := filepath.Dir(r.store.path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("restore key ring: %w", err)
 	}
+	if err := r.restore(ctx, key, force); err != nil || key == nil {
+		return err
+	}
+	return r.Reanchor(ctx, key)
+}
+
+func (r *Ring) restore(ctx context.Context, key *TierKey, force bool) error {
 	unlock, err := r.store.lock(ctx)
 	if err != nil {
 		return err
@@ -69,12 +80,18 @@ func (r *Ring) Restore(ctx context.Context, force bool) error {
 		if err != nil {
 			return err
 		}
-		if err := writeDurable(r.store.path+".replaced", data); err != nil {
+		if err := r.store.writeDurable(r.store.path+".replaced", data); err != nil {
 			return fmt.Errorf("keep the present key ring: %w", err)
 		}
 	}
-	// Above both, so that no older copy is taken for the newer one.
-	body.Generation = max(body.Generation, present.Generation) + 1
+	if key != nil {
+		if err := body.prove(key); err != nil {
+			return err
+		}
+		// Above all, so that no older copy is taken for the newer one.
+		body.Generation = max(body.Generation, present.Generation, r.lookUp(ctx, key, body).pinned) + 1
+		return r.commit(ctx, key, body)
+	}
 	r.store.sweep()
 	if err := r.store.write(body); err != nil {
 		return err

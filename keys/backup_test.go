@@ -26,7 +26,7 @@ func restore(t *testing.T, data []byte, path string, force bool) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ring.Restore(t.Context(), force)
+	return ring.Restore(t.Context(), nil, force)
 }
 
 func TestRestore(t *testing.T) {
@@ -91,7 +91,7 @@ func TestBackupsThatAreNone(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := keys.ReadBackup(bytes.Replace(data, []byte(`"version": 1`), []byte(`"version": 9`), 1), "ring", nil); !errors.Is(err, keys.ErrNewerRing) {
+	if _, err := keys.ReadBackup(bytes.Replace(data, []byte(`"version": 2`), []byte(`"version": 9`), 1), "ring", nil); !errors.Is(err, keys.ErrNewerRing) {
 		t.Errorf("newer: %v", err)
 	}
 	// Not in the middle of a rotation: that would bring the old key back.

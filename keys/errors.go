@@ -40,12 +40,21 @@ var (
 	ErrNoTPM = errors.New("no TPM")
 	// ErrOtherTPM: the slot was sealed by another TPM, or this one was cleared.
 	ErrOtherTPM = errors.New("sealed by another TPM")
+	// ErrTPMFull: the TPM has no room for what unlocking takes for a moment.
+	ErrTPMFull = errors.New("the TPM has no room")
+	// ErrForgedAnswer: what a TPM answered contradicts itself. Something between it and the
+	// processor changes what passes.
+	ErrForgedAnswer = errors.New("the TPM's answer was changed on its way")
+	// ErrOwnerPassword: the TPM's owner has a password, which is needed once.
+	ErrOwnerPassword = errors.New("the TPM has an owner password")
 	// ErrPCRBank: the PCR bank is absent or holds no measurements.
 	ErrPCRBank = errors.New("the PCR bank cannot be trusted")
 	// ErrLockout: the TPM refuses authorisation for some time; see Lockout.
 	ErrLockout = errors.New("the TPM is in lockout")
 	// ErrWrongPIN: the TPM refused the PIN.
 	ErrWrongPIN = errors.New("wrong PIN")
+	// ErrWeakPIN: a new PIN is too short for what the TPM does against guessing.
+	ErrWeakPIN = errors.New("the PIN is too short")
 	// ErrNeedsPerson: the slot opens only with something a person must give.
 	ErrNeedsPerson = errors.New("needs a person")
 	// ErrBadMode: others may read or own the key file.
@@ -86,6 +95,22 @@ var (
 	// ErrOtherChip: the kernel does not open what is in the slot. Another chip sealed it,
 	// or this one was cleared.
 	ErrOtherChip = errors.New("the kernel's keys do not open this slot")
+	// ErrForgedRing: the ring was changed by somebody who does not have its tier key. The
+	// error is a *ForgedRing that names what was changed.
+	ErrForgedRing = errors.New("the key ring was changed without its key")
+	// ErrOlderRing: the anchor (a TPM) knows of a later write of this ring. An older copy
+	// was put back.
+	ErrOlderRing = errors.New("an older key ring was put in place")
+	// ErrOtherRing: the anchor knows another ring for this tier.
+	ErrOtherRing = errors.New("another key ring was put in place")
+	// ErrAnchorLost: what remembers the ring's writes is gone, or was made anew by
+	// somebody else.
+	ErrAnchorLost = errors.New("the TPM no longer remembers the key ring")
+	// ErrAnchor: the anchor cannot be used, for example because the TPM has an owner
+	// password.
+	ErrAnchor = errors.New("the TPM cannot remember the key ring")
+	// ErrWeakSlot: the slot would open, but protects less than the settings ask for.
+	ErrWeakSlot = errors.New("weaker than the settings ask for")
 	// ErrClosed: the tier key was used after Close.
 	ErrClosed = errors.New("the tier key is closed")
 )

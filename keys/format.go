@@ -13,25 +13,38 @@ import (
 	"github.com/google/uuid"
 )
 
-// ringVersion is the version of keyring.json that this package writes. A change
-// that an older reader would get wrong needs a new one; a frozen ring of each
-// version stays under testdata.
-const ringVersion = 1
+// ringVersion is the version of keyring.json that this package writes whenever the tier
+// key is at hand. A change that an older reader would get wrong needs a new one; a frozen
+// ring of each version stays under testdata. Version 1 has no MAC: layervault before
+// version 2 refuses a ring of version 2 as one of a newer program.
+const ringVersion = 2
+
+// The formats of images and records; a ring's floor is the lowest that its tier takes.
+const (
+	Format1 = 1
+	Format2 = 2
+)
 
 // maxRingBytes bounds what is read as a ring. A slot takes 1 to 2 KiB, so this is
 // room for hundreds of slots, and a runaway file cannot fill the memory.
 const maxRingBytes = 1 << 20
 
+// maxSlots bounds how many slots a ring may have, so that a forged one cannot keep a TPM
+// busy for hours: each slot of it is tried. A person has a handful.
+const maxSlots = 64
+
 // ringFile is keyring.json:
 //
-//	{"version": 1, "checksum": "sha256:<hex>", "ring": {...}}
+//	{"version": 2, "checksum": "sha256:<hex>", "ring": {...}, "macs": {...}}
 //
 // The checksum is taken over "ring" with insignificant white space removed, so a
 // file that was cut short or bit-flipped is found, and one that was re-indented is not.
+// Anybody can make a checksum; the MACs (see ringMACs) need the tier key.
 type ringFile struct {
 	Version  int             `json:"version"`
 	Checksum string          `json:"checksum"`
 	Ring     json.RawMessage `json:"ring"`
+	MACs     *ringMACs       `json:"macs,omitempty"` // since version 2
 }
 
 // ringBody is what a ring says.
@@ -44,7 +57,17 @@ type ringBody struct {
 	// Previous is there while a rotation is under way. Readers that do not know it
 	// refuse the ring, as they must.
 	Previous *previousKey `json:"previous,omitempty"`
+	// Floor is the lowest format of images and records that the tier takes. Since version 2.
+	Floor int `json:"floor,omitempty"`
+	// Anchor is where the generation is kept outside of the disk. Since version 2.
+	Anchor *anchorPlace `json:"anchor,omitempty"`
+
+	version int       // of the file that this came from
+	macs    *ringMACs // of that file; nil in version 1
 }
+
+// floor is Floor for every version.
+func (r ringBody) floor() int { return max(r.Floor, Format1) }
 
 // Slot is one way to the tier key.
 type Slot struct {
@@ -75,15 +98,20 @@ func (r ringBody) clone() ringBody {
 		p := *r.Previous
 		r.Previous = &p
 	}
+	if r.Anchor != nil {
+		a := *r.Anchor
+		r.Anchor = &a
+	}
 	return r
 }
 
+// encodeRing gives the file of a ring as it was read or signed.
 func encodeRing(body ringBody) ([]byte, error) {
 	ring, err := json.Marshal(body)
 	if err != nil {
 		return nil, fmt.Errorf("encode key ring: %w", err)
 	}
-	data, err := json.MarshalIndent(ringFile{Version: ringVersion, Checksum: checksum(ring), Ring: ring}, "", "  ")
+	data, err := json.MarshalIndent(ringFile{Version: body.version, Checksum: checksum(ring), Ring: ring, MACs: body.macs}, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode key ring: %w", err)
 	}
@@ -129,6 +157,7 @@ func decodeRing(data []byte) (ringBody, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return ringBody{}, fmt.Errorf("%w: more than one value", errDamagedCopy)
 	}
+	body.version, body.macs = file.Version, file.MACs
 	if err := body.validate(); err != nil {
 		return ringBody{}, fmt.Errorf("%w: %w", errDamagedCopy, err)
 	}
@@ -142,10 +171,16 @@ func (r ringBody) validate() error {
 	if raw, err := hex.DecodeString(r.Check); err != nil || len(raw) != 16 {
 		return errors.New("check value is not 16 bytes of hex")
 	}
+	if err := r.validateVersion(); err != nil {
+		return err
+	}
 	if r.Previous != nil {
 		if raw, err := hex.DecodeString(r.Previous.Check); err != nil || len(raw) != 16 || len(r.Previous.Key.Sealed) == 0 {
 			return errors.New("the previous key is incomplete")
 		}
+	}
+	if len(r.Slots) > maxSlots {
+		return fmt.Errorf("%d slots, at most %d make sense", len(r.Slots), maxSlots)
 	}
 	seen := map[string]bool{}
 	for _, s := range r.Slots {
@@ -156,6 +191,23 @@ func (r ringBody) validate() error {
 			return fmt.Errorf("slot %s occurs twice", s.ID)
 		}
 		seen[s.ID] = true
+	}
+	return nil
+}
+
+// validateVersion checks that a ring has what its version has, and nothing else.
+func (r ringBody) validateVersion() error {
+	if r.version == 1 {
+		if r.Floor != 0 || r.Anchor != nil || r.macs != nil {
+			return errors.New("version 1 has no floor, anchor or MACs")
+		}
+		return nil
+	}
+	if r.Floor != Format1 && r.Floor != Format2 {
+		return fmt.Errorf("floor %d is neither %d nor %d", r.Floor, Format1, Format2)
+	}
+	if r.macs == nil {
+		return errors.New("the MACs are missing")
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ type Provider interface {
 
 // Description is what a slot's blob says about itself. It holds no secret.
 type Description struct {
-	PCRs     string // "sha256:0-4,6-14", "none", or "" where PCRs mean nothing
+	PCRs     string // "sha256:0-4,6-9,12-14", "none", or "" where PCRs mean nothing
 	Software bool   // true: on a stolen disk this slot protects nothing
 	Person   bool   // true: opens only with what a person types
 	Detail   string // one line for people, for example the key file's path

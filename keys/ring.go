@@ -20,7 +20,8 @@ import (
 // Ring is the key ring of one tier. It is safe for concurrent use, and several
 // processes may use one file: writers take a lock and begin from what is on disk.
 type Ring struct {
-	store store
+	store  store
+	anchor Anchor // nil for none
 
 	mu   sync.Mutex
 	body ringBody
@@ -78,6 +79,12 @@ func (r *Ring) repair(ctx context.Context) error {
 // with ErrRingLost when the folder already holds layers or volumes, which a new key
 // could not open. p must not be nil: ErrNoProvider.
 func Create(ctx context.Context, path string, p Provider, label string, log *slog.Logger) (*Ring, *TierKey, error) {
+	return CreateAnchored(ctx, path, p, label, nil, log)
+}
+
+// CreateAnchored is Create of a ring whose writes anchor remembers. It refuses with
+// ErrRingLost when that remembers a ring of the tier already.
+func CreateAnchored(ctx context.Context, path string, p Provider, label string, anchor Anchor, log *slog.Logger) (*Ring, *TierKey, error) {
 	if p == nil {
 		return nil, nil, ErrNoProvider
 	}
@@ -85,7 +92,7 @@ func Create(ctx context.Context, path string, p Provider, label string, log *slo
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("create key ring: %w", err)
 	}
-	r := &Ring{store: store{path: path, log: orDiscard(log)}}
+	r := &Ring{store: store{path: path, log: orDiscard(log)}, anchor: anchor}
 	unlock, err := r.store.lock(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -100,6 +107,9 @@ func Create(ctx context.Context, path string, p Provider, label string, log *slo
 	if err := RefuseIfUsed(dir); err != nil {
 		return nil, nil, err
 	}
+	if err := r.refuseIfAnchored(ctx); err != nil {
+		return nil, nil, err
+	}
 	key, err := newTierKey()
 	if err != nil {
 		return nil, nil, err
@@ -111,21 +121,19 @@ func Create(ctx context.Context, path string, p Provider, label string, log *slo
 	if err := r.store.write(r.body); err != nil {
 		return nil, nil, errors.Join(err, key.Close())
 	}
+	r.settle(ctx, key, r.body)
 	return r, key, nil
 }
 
 func (r *Ring) fill(ctx context.Context, key *TierKey, p Provider, label string) error {
-	r.body = ringBody{ID: uuid.NewString(), Generation: 1, Created: now()}
-	var err error
-	if r.body.Check, err = key.checkValue(r.body.ID); err != nil {
-		return err
-	}
+	r.body = ringBody{ID: uuid.NewString(), Generation: 1, Created: now(), Floor: Format2, version: ringVersion}
 	slot, err := newSlot(ctx, r.body, key, p, label)
 	if err != nil {
 		return err
 	}
 	r.body.Slots = []Slot{slot}
-	return nil
+	r.firstAnchor(ctx, key, &r.body)
+	return r.body.sign(key)
 }
 
 // RefuseIfUsed returns ErrRingLost when the tier's folder holds images, which must
@@ -209,8 +217,15 @@ func (r *Ring) snapshot() ringBody {
 	return r.body.clone()
 }
 
-// change runs fn on the newest ring under the writers' lock and writes the result.
-func (r *Ring) change(ctx context.Context, fn func(*ringBody) error) error {
+// change runs fn on the newest ring under the writers' lock and writes the result, in the
+// name of key's holder. Errors: ErrWrongKey, *ForgedRing: what somebody else put into the
+// ring is not signed.
+func (r *Ring) change(ctx context.Context, key *TierKey, fn func(*ringBody) error) error {
+	return r.changeKey(ctx, key, func(body *ringBody) (*TierKey, error) { return key, fn(body) })
+}
+
+// changeKey is change for an fn that gives the ring another key, which it returns.
+func (r *Ring) changeKey(ctx context.Context, key *TierKey, fn func(*ringBody) (*TierKey, error)) error {
 	unlock, err := r.store.lock(ctx)
 	if err != nil {
 		return err
@@ -223,19 +238,67 @@ func (r *Ring) change(ctx context.Context, fn func(*ringBody) error) error {
 	if id := r.ID(); body.ID != id {
 		return fmt.Errorf("%w: %s was replaced by another ring (%s, was %s)", ErrBusy, r.store.path, body.ID, id)
 	}
-	if err := fn(&body); err != nil {
+	if err := body.prove(key); err != nil {
+		return err
+	}
+	before := body.clone()
+	next, err := fn(&body)
+	if err != nil {
 		return err
 	}
 	body.Generation++
+	if err := r.moveAnchor(ctx, key, next, before, &body); err != nil {
+		return err
+	}
+	return r.commit(ctx, next, body)
+}
+
+// commit signs and writes body. The caller holds the lock.
+func (r *Ring) commit(ctx context.Context, key *TierKey, body ringBody) error {
+	if err := body.sign(key); err != nil {
+		return err
+	}
 	r.store.sweep()
 	if err := r.store.write(body); err != nil {
 		return err
 	}
+	r.settle(ctx, key, body)
 	r.mu.Lock()
 	r.body = body
 	r.mu.Unlock()
 	return nil
 }
+
+// reload takes the ring that is on disk now, when it is another write of this one.
+func (r *Ring) reload() bool {
+	body, _, err := r.store.read()
+	if err != nil {
+		return false // what was loaded is still what there is
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if body.ID != r.body.ID || body.Generation == r.body.Generation {
+		return false
+	}
+	r.body = body
+	return true
+}
+
+// SetFloor raises the lowest format of images and records that the tier takes; what is
+// below is refused from then on. A ring of version 1 becomes one of version 2. A floor is
+// never lowered. Errors: ErrWrongKey, *ForgedRing.
+func (r *Ring) SetFloor(ctx context.Context, key *TierKey, floor int) error {
+	return r.change(ctx, key, func(body *ringBody) error {
+		if floor < body.floor() || floor > Format2 {
+			return fmt.Errorf("the floor of %s is %d and cannot become %d", r.store.path, body.floor(), floor)
+		}
+		body.Floor = floor
+		return nil
+	})
+}
+
+// Version is that of the ring's file: 1, which has no MAC, or 2.
+func (r *Ring) Version() int { return r.snapshot().version }
 
 func now() time.Time { return time.Now().UTC().Truncate(time.Second) }
 

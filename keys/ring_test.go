@@ -125,7 +125,7 @@ func TestDamagedCopies(t *testing.T) {
 		"zeros":        make([]byte, len(good)),
 		"flipped":      flipped,
 		"null":         []byte("null"),
-		"version 0":    bytes.Replace(bytes.Clone(good), []byte(`"version": 1`), []byte(`"version": 0`), 1),
+		"version 0":    bytes.Replace(bytes.Clone(good), []byte(`"version": 2`), []byte(`"version": 0`), 1),
 		"two rings":    append(bytes.Clone(good), good...),
 		"two megabyte": bytes.Repeat([]byte{' '}, 2<<20),
 	}
@@ -178,7 +178,7 @@ func TestOlderBackupFollows(t *testing.T) {
 
 func TestNewerRingIsLeftAlone(t *testing.T) {
 	ring, _, _ := vault(t)
-	newer := bytes.Replace(read(t, ring.Path()), []byte(`"version": 1`), []byte(`"version": 2`), 1)
+	newer := bytes.Replace(read(t, ring.Path()), []byte(`"version": 2`), []byte(`"version": 3`), 1)
 	write(t, ring.Path(), newer)
 	if _, err := keys.Load(t.Context(), ring.Path(), nil); !errors.Is(err, keys.ErrNewerRing) {
 		t.Fatalf("got %v", err)
@@ -222,21 +222,21 @@ func TestSlotsAreBound(t *testing.T) {
 func TestRemove(t *testing.T) {
 	ring, key, p := vault(t)
 	first := ring.Slots()[0].ID
-	if err := ring.Remove(t.Context(), first, false); !errors.Is(err, keys.ErrLastSlot) {
+	if err := ring.Remove(t.Context(), key, first, false); !errors.Is(err, keys.ErrLastSlot) {
 		t.Fatalf("last slot: %v", err)
 	}
-	if err := ring.Remove(t.Context(), "ffffffff", true); !errors.Is(err, keys.ErrNotFound) {
+	if err := ring.Remove(t.Context(), key, "ffffffff", true); !errors.Is(err, keys.ErrNotFound) {
 		t.Fatalf("unknown slot: %v", err)
 	}
 	second, err := ring.Enroll(t.Context(), key, p, "second")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := ring.Remove(t.Context(), first, false); err != nil {
+	if err := ring.Remove(t.Context(), key, first, false); err != nil {
 		t.Fatal(err)
 	}
 	mustOpen(t, ring.Path(), p, key)
-	if err := ring.Remove(t.Context(), second.ID, true); err != nil {
+	if err := ring.Remove(t.Context(), key, second.ID, true); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := ring.Unlock(t.Context(), p); !errors.Is(err, keys.ErrLocked) {

@@ -112,14 +112,14 @@ func (e *UnfinishedError) Unwrap() []error {
 func (r *Ring) Rotating() bool { return r.snapshot().Previous != nil }
 
 // Proves is nil for the tier key of this ring, and ErrWrongKey for another, such as one
-// that was rotated away.
+// that was rotated away. A ring that the holder of the key did not write is a *ForgedRing.
 func (r *Ring) Proves(key *TierKey) error { return r.snapshot().prove(key) }
 
 // Rotate replaces the tier key, or finishes a rotation that was cut short. key is the
 // ring's; the caller still closes it, and it is the old one afterwards. Errors:
 // *UnfinishedError, *SlotError for a slot that cannot be carried over, ErrLastSlot.
 func (r *Ring) Rotate(ctx context.Context, key *TierKey, plan Rotation) (_ Rotated, err error) {
-	own := &Ring{store: r.store, body: r.snapshot()}
+	own := &Ring{store: r.store, anchor: r.anchor, body: r.snapshot()}
 	own.store.checkpoint = plan.Checkpoint
 	defer func() {
 		r.mu.Lock()
@@ -132,7 +132,7 @@ func (r *Ring) Rotate(ctx context.Context, key *TierKey, plan Rotation) (_ Rotat
 		out.Resumed = true
 		// Both copies must be of this state before images follow it: a crash may have
 		// left the second one behind.
-		err = own.change(ctx, func(body *ringBody) (err error) {
+		err = own.change(ctx, key, func(body *ringBody) (err error) {
 			next = key
 			old, err = body.previousKey(key)
 			return err
@@ -160,9 +160,9 @@ func (r *Ring) Rotate(ctx context.Context, key *TierKey, plan Rotation) (_ Rotat
 		return out, &UnfinishedError{Begun: true, Images: failed}
 	}
 	out.Images, out.Lost = len(plan.Images)-len(failed), failed
-	return out, own.change(ctx, func(body *ringBody) error {
+	return out, own.change(ctx, next, func(body *ringBody) error {
 		body.Previous = nil
-		return body.prove(next)
+		return nil
 	})
 }
 

@@ -9,15 +9,21 @@ import (
 	"layervault/keys/versatile"
 )
 
-// A ring in the middle of a rotation, as version 1 wrote it, gives both keys for ever:
-// the update of a machine may come between a power cut and the rotation's end.
-func TestFormat1RotatingOpens(t *testing.T) {
+// A ring in the middle of a rotation, as an earlier version wrote it, gives both keys for
+// ever: the update of a machine may come between a power cut and the rotation's end.
+func TestFrozenRotationsEnd(t *testing.T) {
+	for _, frozen := range []string{"testdata/format1-rotating", "testdata/format2-rotating"} {
+		t.Run(frozen, func(t *testing.T) { endsFrozen(t, frozen) })
+	}
+}
+
+func endsFrozen(t *testing.T, frozen string) {
 	dir := t.TempDir()
 	for _, name := range []string{"keyring.json", "versatile.key"} {
-		write(t, filepath.Join(dir, name), read(t, filepath.Join("testdata/format1-rotating", name)))
+		write(t, filepath.Join(dir, name), read(t, filepath.Join(frozen, name)))
 	}
 	line := func(name string) []byte {
-		return bytes.TrimSpace(read(t, filepath.Join("testdata/format1-rotating", name)))
+		return bytes.TrimSpace(read(t, filepath.Join(frozen, name)))
 	}
 	p := versatile.New(filepath.Join(dir, "versatile.key"))
 	ring, key := reload(t, filepath.Join(dir, "keyring.json"), p)

@@ -14,10 +14,7 @@ func (r *Ring) Enroll(ctx context.Context, key *TierKey, p Provider, label strin
 		return Slot{}, ErrNoProvider
 	}
 	var slot Slot
-	err := r.change(ctx, func(body *ringBody) error {
-		if err := body.prove(key); err != nil {
-			return err
-		}
+	err := r.change(ctx, key, func(body *ringBody) error {
 		var err error
 		if slot, err = newSlot(ctx, *body, key, p, label); err != nil {
 			return err
@@ -32,10 +29,7 @@ func (r *Ring) Enroll(ctx context.Context, key *TierKey, p Provider, label strin
 // The old blob is replaced only when the new one is on disk.
 func (r *Ring) Reseal(ctx context.Context, key *TierKey, id string, p Provider) (Slot, error) {
 	var slot Slot
-	err := r.change(ctx, func(body *ringBody) error {
-		if err := body.prove(key); err != nil {
-			return err
-		}
+	err := r.change(ctx, key, func(body *ringBody) error {
 		i := indexOf(body.Slots, id)
 		if i < 0 {
 			return fmt.Errorf("%w: %q", ErrNotFound, id)
@@ -61,11 +55,15 @@ func (r *Ring) Reseal(ctx context.Context, key *TierKey, id string, p Provider) 
 // RecoveryProvider is the provider whose last slot is guarded by Remove.
 const RecoveryProvider = "recovery"
 
-// Remove drops slot id. Without force it keeps the last slot, and the last
-// recovery slot (ErrLastSlot). With force the last slot goes too: that destroys
+// Remove drops slot id; key must be this ring's. Without force it keeps the last slot, and
+// the last recovery slot (ErrLastSlot). With force the last slot goes too: that destroys
 // the tier, and the empty ring stays to say so.
-func (r *Ring) Remove(ctx context.Context, id string, force bool) error {
-	return r.change(ctx, func(body *ringBody) error {
+//
+// The slot's bytes are overwritten on the disk, in both copies. What was copied before, or
+// what the file system or the disk moved elsewhere, is not reached: the slot still gives
+// the tier key to those who have such a copy and what opens it, until Rotate.
+func (r *Ring) Remove(ctx context.Context, key *TierKey, id string, force bool) error {
+	return r.change(ctx, key, func(body *ringBody) error {
 		i := indexOf(body.Slots, id)
 		if i < 0 {
 			return fmt.Errorf("%w: %q in %s; see \"layervault key list\"", ErrNotFound, id, r.store.path)
@@ -92,16 +90,17 @@ func countOf(slots []Slot, provider string) int {
 	return n
 }
 
-// prove checks that key is the ring's tier key.
+// prove checks that key is the ring's tier key, and that its holder wrote the ring.
+// Errors: ErrWrongKey, *ForgedRing.
 func (r ringBody) prove(key *TierKey) error {
-	check, err := key.checkValue(r.ID)
+	check, err := key.checkValue(r.version, r.ID)
 	if err != nil {
 		return err
 	}
 	if subtle.ConstantTimeCompare([]byte(check), []byte(r.Check)) != 1 {
 		return fmt.Errorf("%w: not the tier key of ring %s", ErrWrongKey, r.ID)
 	}
-	return nil
+	return r.authentic(key)
 }
 
 // Adopt takes a tier key that came from elsewhere (escrow), when it is this ring's, and
@@ -120,8 +119,18 @@ func (r *Ring) Adopt(raw []byte) (*TierKey, error) {
 // Unlock tries the slots, in the order of providers and then of the ring, until
 // one opens; put what needs no person first. Each try is bounded, see timeoutOf.
 // The caller closes the key. When none opens the error is a *LockedError with a
-// reason for each slot; ctx's end is one of the reasons.
+// reason for each slot; ctx's end is one of the reasons, and so are ErrForgedRing and, of
+// slots that need no recovery key, what the anchor says against the ring (see Anchor).
 func (r *Ring) Unlock(ctx context.Context, providers ...Provider) (*TierKey, Slot, error) {
+	key, slot, err := r.unlock(ctx, providers)
+	if errors.Is(err, ErrOlderRing) && r.reload() {
+		// Written by another process since it was loaded.
+		key, slot, err = r.unlock(ctx, providers)
+	}
+	return key, slot, err
+}
+
+func (r *Ring) unlock(ctx context.Context, providers []Provider) (*TierKey, Slot, error) {
 	body := r.snapshot()
 	reasons := map[string]error{}
 	for _, p := range providers {
@@ -130,6 +139,11 @@ func (r *Ring) Unlock(ctx context.Context, providers ...Provider) (*TierKey, Slo
 				continue
 			}
 			key, err := body.open(ctx, slot, p)
+			if err == nil && slot.Provider != RecoveryProvider {
+				if err = r.checkAnchor(ctx, key, body); err != nil {
+					err = errors.Join(err, key.Close())
+				}
+			}
 			if err == nil {
 				return key, slot, nil
 			}

@@ -66,10 +66,12 @@ func (r *Ring) Probe(ctx context.Context, providers ...Provider) []SlotState {
 			continue
 		}
 		key, err := body.open(ctx, s, p)
+		if err == nil {
+			err = errors.Join(r.lookUp(ctx, key, body).err, key.Close())
+		}
 		switch {
 		case err == nil:
 			out[i].State = StateOpens
-			_ = key.Close()
 		case errors.Is(err, ErrNeedsPerson):
 			out[i].State = StatePerson
 		default:

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // store is the ring on disk: path, path.bak and path.lock.
@@ -89,7 +91,7 @@ func (s store) write(body ringBody) error {
 				return err
 			}
 		}
-		if err := writeDurable(path, data); err != nil {
+		if err := s.writeDurable(path, data); err != nil {
 			return fmt.Errorf("write key ring: %w", err)
 		}
 	}
@@ -97,9 +99,21 @@ func (s store) write(body ringBody) error {
 }
 
 // writeDurable replaces path by data, or leaves it as it was: temporary file,
-// fsync, read back and compare, rename, fsync of the folder.
-func writeDurable(path string, data []byte) (err error) {
+// fsync, read back and compare, rename, fsync of the folder. What was at path is
+// overwritten: a slot that was removed must not lie about in free blocks. It has a second,
+// temporary name until that is done, by which sweep finds it after a crash.
+func (s store) writeDurable(path string, data []byte) (err error) {
 	dir := filepath.Dir(path)
+	old, err := keepOld(path)
+	if err != nil {
+		return err
+	}
+	renamed := false
+	defer func() {
+		if old != "" && !renamed {
+			err = errors.Join(err, os.Remove(old))
+		}
+	}()
 	tmp, err := os.CreateTemp(dir, ".tmp-"+filepath.Base(path)+"-*") // mode 0600
 	if err != nil {
 		return err
@@ -126,7 +140,50 @@ func writeDurable(path string, data []byte) (err error) {
 	if err := os.Rename(tmp.Name(), path); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	renamed = true
+	if err := syncDir(dir); err != nil || old == "" {
+		return err
+	}
+	if err := wipe(old); err != nil { // written all the same; sweep tries again
+		s.log.Warn("cannot overwrite the replaced copy of the key ring", "path", old, "err", err)
+	}
+	return nil
+}
+
+// keepOld gives what is at path a second name, a leftover's; "" where there is nothing.
+func keepOld(path string) (string, error) {
+	name := filepath.Join(filepath.Dir(path), fmt.Sprintf(".tmp-%s-old-%d", filepath.Base(path), os.Getpid()))
+	if err := wipe(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	err := os.Link(path, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return name, err
+}
+
+// wipe overwrites a file that has no other name, and removes it. On a file system that
+// writes elsewhere, or a disk that does, the old blocks stay: see Ring.Remove.
+func wipe(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Nlink == 1 && st.Mode&unix.S_IFMT == unix.S_IFREG {
+		if _, err := f.Write(make([]byte, min(st.Size, maxRingBytes))); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	return os.Remove(path)
 }
 
 func syncDir(dir string) error {
@@ -143,7 +200,7 @@ func syncDir(dir string) error {
 func (s store) sweep() {
 	left, _ := filepath.Glob(filepath.Join(filepath.Dir(s.path), ".tmp-"+filepath.Base(s.path)+"*"))
 	for _, path := range left {
-		if err := os.Remove(path); err != nil {
+		if err := wipe(path); err != nil {
 			s.log.Warn("cannot remove a leftover of the key ring", "path", path, "err", err)
 		}
 	}

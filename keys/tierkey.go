@@ -78,9 +78,10 @@ func (k *TierKey) Passphrase(format int, kind, id, imageUUID string) ([]byte, er
 }
 
 // checkValue proves that an unwrapped key is the ring's: 16 bytes of HKDF output,
-// from which the key does not follow.
-func (k *TierKey) checkValue(ringID string) (string, error) {
-	raw, err := k.derive("layervault/1/check/" + ringID)
+// from which the key does not follow. It is another one for each version: a ring that was
+// made as version 2 cannot be rewritten as one of version 1, which has no MAC.
+func (k *TierKey) checkValue(version int, ringID string) (string, error) {
+	raw, err := k.derive(fmt.Sprintf("layervault/%d/check/%s", version, ringID))
 	if err != nil {
 		return "", err
 	}

@@ -23,24 +23,22 @@ func (r ringBody) previousBinding() Binding {
 // turn makes the new key and writes the ring that wraps it. The key comes back with an
 // error too, if it was made.
 func (r *Ring) turn(ctx context.Context, old *TierKey, plan Rotation) (next *TierKey, err error) {
-	err = r.change(ctx, func(body *ringBody) error {
-		if err := body.prove(old); err != nil {
-			return err
-		}
+	err = r.changeKey(ctx, old, func(body *ringBody) (*TierKey, error) {
 		if body.Previous != nil {
-			return fmt.Errorf("%w: another process began a rotation of %s", ErrBusy, r.store.path)
+			return nil, fmt.Errorf("%w: another process began a rotation of %s", ErrBusy, r.store.path)
 		}
 		var err error
 		if next, err = newTierKey(); err != nil {
-			return err
+			return nil, err
 		}
 		slots, err := body.carry(ctx, next, plan)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		turned := ringBody{ID: body.ID, Generation: body.Generation, Created: body.Created, Slots: slots}
-		if turned.Check, err = next.checkValue(body.ID); err != nil {
-			return err
+		turned := *body
+		turned.Slots, turned.version = slots, ringVersion
+		if turned.Check, err = next.checkValue(turned.version, body.ID); err != nil {
+			return nil, err
 		}
 		turned.Previous = &previousKey{Check: body.Check, Begun: now()}
 		err = next.use(func(kek []byte) error {
@@ -50,14 +48,14 @@ func (r *Ring) turn(ctx context.Context, old *TierKey, plan Rotation) (next *Tie
 			})
 		})
 		if err != nil {
-			return fmt.Errorf("keep the old tier key: %w", err)
+			return nil, fmt.Errorf("keep the old tier key: %w", err)
 		}
-		back, err := turned.previousKey(next) // never write what would lose the images
+		back, err := turned.unwrapPrevious(next) // never write what would lose the images
 		if err != nil {
-			return err
+			return nil, err
 		}
 		*body = turned
-		return back.Close()
+		return next, back.Close()
 	})
 	return next, err
 }
@@ -98,6 +96,10 @@ func (r ringBody) previousKey(key *TierKey) (*TierKey, error) {
 	if err := r.prove(key); err != nil {
 		return nil, err
 	}
+	return r.unwrapPrevious(key)
+}
+
+func (r ringBody) unwrapPrevious(key *TierKey) (*TierKey, error) {
 	var raw []byte
 	err := key.use(func(kek []byte) (err error) {
 		raw, err = UnwrapKey(kek, r.previousBinding(), r.Previous.Key)
@@ -110,12 +112,15 @@ func (r ringBody) previousKey(key *TierKey) (*TierKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	check, err := old.checkValue(r.ID)
-	if err == nil && subtle.ConstantTimeCompare([]byte(check), []byte(r.Previous.Check)) != 1 {
-		err = fmt.Errorf("the previous tier key: %w", ErrWrongKey)
+	// Of the version that the ring had before the rotation.
+	for version := 1; version <= ringVersion; version++ {
+		check, err := old.checkValue(version, r.ID)
+		if err != nil {
+			return nil, errors.Join(err, old.Close())
+		}
+		if subtle.ConstantTimeCompare([]byte(check), []byte(r.Previous.Check)) == 1 {
+			return old, nil
+		}
 	}
-	if err != nil {
-		return nil, errors.Join(err, old.Close())
-	}
-	return old, nil
+	return nil, errors.Join(fmt.Errorf("the previous tier key: %w", ErrWrongKey), old.Close())
 }

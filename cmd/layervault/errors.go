@@ -25,10 +25,24 @@ func nextStep(err error) string {
 		return ""
 	case isUsage(err):
 		return "layervault --help"
+	case is(keys.ErrForgedRing):
+		return "restore a backup of the key ring: layervault key restore FILE --force; find out who wrote to the disk"
+	case is(keys.ErrOlderRing), is(keys.ErrOtherRing), is(keys.ErrAnchorLost):
+		return "if you put it there yourself, or changed the TPM: layervault key recover; else restore the newest backup: layervault key restore FILE --force"
+	case is(keys.ErrAnchor):
+		return "unset the TPM owner's password for the moment, then: layervault key reseal; or go without: anchor=none"
+	case is(keys.ErrWeakSlot):
+		return "the message says which setting admits the slot; or seal it as the settings ask: layervault key reseal"
 	case is(keys.ErrNoPolicy):
 		return "if this boot is an approved one: layervault key sign-policy where the private key is, layervault key load-policy here; else: layervault key recover"
 	case len(keys.ChangedPCRs(err)) > 0:
 		return "if you changed the firmware or kernel yourself: layervault key recover (asks for the recovery key and seals the vault anew)"
+	case is(keys.ErrForgedAnswer):
+		return "look between the processor and the TPM; trust this machine only when you know what changed its answers"
+	case is(keys.ErrWeakPIN):
+		return "give the TPM a lockout authorisation (tpm2_changeauth -c lockout PASSWORD), or choose a longer PIN"
+	case is(keys.ErrOwnerPassword):
+		return "the message has the commands that put the storage key where layervault finds it"
 	case is(keys.ErrLockout):
 		return "wait until the TPM lets go, or: layervault key recover"
 	case is(keys.ErrAgent):
@@ -56,7 +70,7 @@ func nextStep(err error) string {
 	case is(keys.ErrNoTPM):
 		return "layervault doctor; without a TPM: docker plugin set layervault key=versatile"
 	case is(keys.ErrPCRBank):
-		return "switch the SHA-256 PCR bank on in the firmware, then: layervault doctor"
+		return "switch the PCR bank on in the firmware, or seal to another: layervault key reseal --pcrs sha384:LIST"
 	case is(keys.ErrDamagedRing), is(keys.ErrRingLost):
 		return "restore keyring.json from a backup: layervault key restore FILE; nothing was changed"
 	case is(keys.ErrNewerRing):

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 
@@ -27,6 +28,7 @@ func newKeyCommand(a *app) *cobra.Command {
 		newKeyRotateCommand(a),
 		newKeyBackupCommand(a),
 		newKeyRestoreCommand(a),
+		newKeyUnpinCommand(a),
 		newKeyEscrowCommand(a),
 		newKeySignPolicyCommand(a),
 		newKeyLoadPolicyCommand(a),
@@ -36,6 +38,7 @@ func newKeyCommand(a *app) *cobra.Command {
 // keyFlags are what the key verbs share.
 type keyFlags struct {
 	tier     string
+	key      string // provider whose slots may open although they are of software alone
 	tpm      string
 	keyFile  string
 	agent    string // address of a key service
@@ -43,16 +46,38 @@ type keyFlags struct {
 	recovery string // file with the recovery key, "-" for standard input
 	pin      string // file with the TPM slot's PIN
 	zeroPCRs string // a boolean
+	anchor   string // "tpm" or "none"
 }
 
 func (k *keyFlags) register(f *pflag.FlagSet, env func(string) string) {
 	f.StringVar(&k.tier, "tier", string(persist.Vault), "tier: vault or unsealed-vault")
+	f.StringVar(&k.key, "key", env("key"), "a slot of software alone opens the tier only if this names its provider: versatile, agent or trusted (env key)")
 	f.StringVar(&k.tpm, "tpm", envOr(env, "tpm", tpm.DefaultPath), "TPM device, or the unix socket of an emulator (env tpm)")
 	f.StringVar(&k.keyFile, "key-file", "", "key file of versatile slots (default versatile.key beside the tier)")
 	f.StringVar(&k.agent, "agent", env("agent"), "address of the key service of agent slots, such as unix:///run/keys.sock; see key enroll --help (env agent)")
 	f.StringVar(&k.source, "source", env("source"), "what new trusted slots rest on: tpm, caam, dcp, tee, tagged or encrypted:user:NAME; see key enroll --help (env source)")
 	f.StringVar(&k.zeroPCRs, "allow-zero-pcrs", envOr(env, "allow-zero-pcrs", "false"), "seal even where the firmware measured nothing; such a slot opens whatever boots (env allow-zero-pcrs)")
 	f.Lookup("allow-zero-pcrs").NoOptDefVal = "true"
+	registerAnchor(f, &k.anchor, env)
+}
+
+// registerAnchor adds the flag that says what remembers the key ring's writes.
+func registerAnchor(f *pflag.FlagSet, anchor *string, env func(string) string) {
+	f.StringVar(anchor, "anchor", envOr(env, "anchor", anchorTPM), "what remembers the newest write of the key ring, so that an older one is noticed: tpm (where there is one) or none (env anchor)")
+}
+
+// The values of the setting anchor.
+const (
+	anchorTPM  = "tpm"
+	anchorNone = "none"
+)
+
+// noAnchor reads the setting anchor.
+func noAnchor(anchor string) (bool, error) {
+	if anchor != anchorTPM && anchor != anchorNone {
+		return false, usagef("setting anchor=%q: it is %s or %s", anchor, anchorTPM, anchorNone)
+	}
+	return anchor == anchorNone, nil
 }
 
 // registerUnlock adds the ways for a person to unlock.
@@ -71,8 +96,16 @@ func (a *app) tierConfig(k keyFlags) (unlock.Config, error) {
 	if err != nil {
 		return unlock.Config{}, usagef("--allow-zero-pcrs %q: it is true or false", k.zeroPCRs)
 	}
+	noAnchor, err := noAnchor(k.anchor)
+	if err != nil {
+		return unlock.Config{}, err
+	}
 	cfg := unlock.Config{
 		Tier:          a.layout().Tier(t),
+		Provider:      k.key,
+		LeastPCRs:     a.env("pcrs"),
+		Unmeasured:    t == persist.Unsealed,
+		NoAnchor:      noAnchor,
 		TPM:           k.tpm,
 		KeyFile:       k.keyFile,
 		Agent:         k.agent,
@@ -136,6 +169,10 @@ type ringView struct {
 	Slots []keys.SlotState `json:"slots"`
 	// Rotating: a rotation of the tier key was cut short.
 	Rotating bool `json:"rotating"`
+	Version  int  `json:"version"` // of the ring's file; 1 has no MAC
+	// Anchored: a TPM remembers the ring's newest write. Otherwise nobody notices that an
+	// older ring, with slots that were removed since, was put in place.
+	Anchored bool `json:"anchored"`
 }
 
 func newKeyListCommand(a *app) *cobra.Command {
@@ -149,15 +186,19 @@ func newKeyListCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			cfg.Looking = true
 			providers, err := cfg.Providers()
 			if err != nil {
 				return err
 			}
-			view := ringView{Ring: ring.Path(), ID: ring.ID(), Slots: ring.Probe(cmd.Context(), providers...), Rotating: ring.Rotating()}
+			view := ringView{Ring: ring.Path(), ID: ring.ID(), Slots: ring.Probe(cmd.Context(), providers...), Rotating: ring.Rotating(), Version: ring.Version(), Anchored: ring.Anchored()}
 			if a.json {
 				return a.printJSON(view)
 			}
-			if err := a.printSlots(view.Slots); err != nil || !view.Rotating {
+			if err := a.printSlots(view.Slots); err != nil {
+				return err
+			}
+			if err := a.printf("%s\n", anchorLine(view.Anchored)); err != nil || !view.Rotating {
 				return err
 			}
 			return a.printf("a rotation of the tier key was cut short; finish it with \"layervault key rotate\"\n")
@@ -165,6 +206,14 @@ func newKeyListCommand(a *app) *cobra.Command {
 	}
 	k.register(cmd.Flags(), a.env)
 	return cmd
+}
+
+// anchorLine says whether an older ring would be noticed.
+func anchorLine(anchored bool) string {
+	if anchored {
+		return "the TPM remembers this key ring: an older one that is put back is refused"
+	}
+	return "nothing remembers this key ring: that an older one is put back cannot be noticed"
 }
 
 func (a *app) printSlots(slots []keys.SlotState) error {
@@ -191,32 +240,47 @@ func newKeyRemoveCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "remove SLOT",
 		Short: "Remove a key slot",
-		Long: `Remove a key slot. SLOT is its id or the beginning of one.
+		Long: `Remove a key slot. SLOT is its id or the beginning of one. The tier must open, by any
+slot or with --recovery-key-file.
+
+The slot's bytes are overwritten on the disk. Copies of keyring.json, snapshots and what
+the disk itself keeps are not reached: where a slot may be known to others, remove it,
+then rotate (layervault key rotate), which makes it worthless.
 
 The last slot, and the last recovery slot, are only removed with --force. Without any
 slot nothing opens the tier again: its data is gone.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, ring, err := a.loadRing(cmd.Context(), k)
-			if err != nil {
-				return err
-			}
-			slot, err := findSlot(ring, args[0])
-			if err != nil {
-				return err
-			}
-			if err := ring.Remove(cmd.Context(), slot.ID, force); err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(map[string]string{"removed": slot.ID})
-			}
-			return a.printf("removed slot %s\n", slot.Title())
+			return a.removeSlot(cmd.Context(), k, args[0], force)
 		},
 	}
 	k.register(cmd.Flags(), a.env)
+	k.registerUnlock(cmd.Flags(), a.env)
 	cmd.Flags().BoolVar(&force, "force", false, "remove even the last slot, or the last recovery slot")
 	return cmd
+}
+
+func (a *app) removeSlot(ctx context.Context, k keyFlags, name string, force bool) (err error) {
+	cfg, ring, err := a.loadRing(ctx, k)
+	if err != nil {
+		return err
+	}
+	slot, err := findSlot(ring, name)
+	if err != nil {
+		return err
+	}
+	key, ring, err := a.unlockTier(ctx, cfg, k)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, key.Close()) }()
+	if err := ring.Remove(ctx, key, slot.ID, force); err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(map[string]string{"removed": slot.ID})
+	}
+	return a.printf("removed slot %s; if it may be known to others: layervault key rotate\n", slot.Title())
 }
 
 // slotView describes one slot after a change.
@@ -252,7 +316,7 @@ func sameProvider(cfg unlock.Config, slot keys.Slot) (keys.Provider, error) {
 			return nil, usagef("slot %s wants a PIN: give it with --pin-file", slot.Title())
 		}
 		if sealing.PIN {
-			cfg.NewPIN = cfg.PIN
+			cfg.NewPIN, cfg.KeepPIN = cfg.PIN, true
 		}
 	case trusted.Name:
 		source, err := trusted.SourceOf(slot.Blob)

@@ -127,11 +127,19 @@ func (a *app) restore(ctx context.Context, k keyFlags, name string, force bool) 
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	view := backupView{Ring: ring.Path(), ID: ring.ID(), Slots: len(ring.Slots())}
-	why, err := a.tryBackup(ctx, cfg, k, tier, ring, &view)
-	if err != nil && !force {
+	key, why, err := a.openBackup(ctx, cfg, k, ring)
+	if err != nil {
 		return err
 	}
-	if err := ring.Restore(ctx, force); err != nil {
+	if key != nil {
+		defer func() { err = errors.Join(err, key.Close()) }()
+		view.Opens = true
+		if err := a.tryBackup(ctx, tier, key, &view); err != nil && !force {
+			return err
+		}
+	}
+	cfg.Anchor(ring)
+	if err := ring.Restore(ctx, key, force); err != nil {
 		return err
 	}
 	if a.json {
@@ -146,30 +154,34 @@ func (a *app) restore(ctx context.Context, k keyFlags, name string, force bool) 
 	return a.printf("not tried on images: %v\n", why)
 }
 
-// tryBackup opens the backup and, with its key, the images. A backup that opens without
-// a person is the exception after a change of hardware, so that is told and no error.
-func (a *app) tryBackup(ctx context.Context, cfg unlock.Config, k keyFlags, tier persist.Tier, ring *keys.Ring, view *backupView) (why, err error) {
+// openBackup opens a backup. One that opens without a person is the exception after a
+// change of hardware, so why it does not is told and no error. A backup that somebody
+// changed is an error.
+func (a *app) openBackup(ctx context.Context, cfg unlock.Config, k keyFlags, ring *keys.Ring) (key *keys.TierKey, why, err error) {
 	if k.recovery != "" {
 		typed, err := readSecretFile(a.in, k.recovery)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		defer clear(typed)
 		cfg.Recovery = typed
 	}
 	providers, err := cfg.Providers()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	key, _, why := ring.Unlock(ctx, providers...)
-	if why != nil {
-		return why, nil
+	key, _, why = ring.Unlock(ctx, providers...)
+	if errors.Is(why, keys.ErrForgedRing) {
+		return nil, nil, why
 	}
-	defer func() { err = errors.Join(err, key.Close()) }()
-	view.Opens = true
+	return key, why, nil
+}
+
+// tryBackup tries the images with the key of a backup.
+func (a *app) tryBackup(ctx context.Context, tier persist.Tier, key *keys.TierKey, view *backupView) error {
 	images, err := a.tierImages(tier)
 	if err != nil && !errors.Is(err, errOtherImages) {
-		return nil, err
+		return err
 	}
 	for _, im := range images {
 		if err = im.Opens(ctx, key); err == nil {
@@ -177,9 +189,9 @@ func (a *app) tryBackup(ctx context.Context, cfg unlock.Config, k keyFlags, tier
 		}
 	}
 	if view.Images == 0 && len(images) > 0 {
-		return nil, fmt.Errorf("%w: it is of another vault, or of before a rotation (--force restores it all the same): %w", errOpensNothing, err)
+		return fmt.Errorf("%w: it is of another vault, or of before a rotation (--force restores it all the same): %w", errOpensNothing, err)
 	}
-	return nil, nil
+	return nil
 }
 
 // readRing reads a backup, - for standard input.

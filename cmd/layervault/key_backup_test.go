@@ -17,7 +17,7 @@ func TestRestoreTriesTheImages(t *testing.T) {
 		t.Helper()
 		var stdout, stderr bytes.Buffer
 		args = append(args, "--persist", dir, "--tpm", "/nonexistent")
-		if got := run(t.Context(), args, streams{strings.NewReader(""), io.MultiWriter(&stdout), &stderr}, func(string) string { return "" }); got != want {
+		if got := run(t.Context(), args, streams{strings.NewReader(""), io.MultiWriter(&stdout), &stderr}, versatileChosen); got != want {
 			t.Fatalf("%v: status %d, want %d: %s", args, got, want, stderr.String())
 		}
 		return stdout.String() + stderr.String()

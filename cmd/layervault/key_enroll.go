@@ -60,7 +60,7 @@ Sources of trusted keys:
 	e.register(f, a.env)
 	e.registerUnlock(f, a.env)
 	f.StringVar(&e.label, "label", "", "a name for the slot")
-	f.StringVar(&e.pcrs, "pcrs", envOr(a.env, "pcrs", tpm.DefaultPCRs), "PCRs of a tpm slot: 0-4,6-14, sha384:7, none (env pcrs)")
+	f.StringVar(&e.pcrs, "pcrs", envOr(a.env, "pcrs", tpm.DefaultPCRs), "PCRs of a tpm slot: 0-4,6-9,12-14, sha384:7, none (env pcrs)")
 	f.StringVar(&e.signedBy, "signed-by", "", "a tpm slot opens also at PCR values that this public key (PEM file) signed; see key sign-policy")
 	f.StringVar(&e.newPIN, "pin", "", "a tpm slot wants a PIN, asked for or (--pin=FILE) read from a file")
 	f.Lookup("pin").NoOptDefVal = ask
@@ -106,14 +106,15 @@ func (a *app) enroll(ctx context.Context, kind string, e enrollFlags) (err error
 			return err
 		}
 	}
-	ring, slot, err := a.addSlot(ctx, cfg, e, p)
+	key, ring, slot, err := a.addSlot(ctx, cfg, e, p)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, key.Close()) }()
 	if generates {
 		if err := a.handOver(secret, e.out); err != nil {
 			// Nobody has the key: take the slot back.
-			return errors.Join(err, ring.Remove(ctx, slot.ID, true))
+			return errors.Join(err, ring.Remove(ctx, key, slot.ID, true))
 		}
 	}
 	view, err := slotView(ring, cfg, slot.ID)
@@ -127,22 +128,24 @@ func (a *app) enroll(ctx context.Context, kind string, e enrollFlags) (err error
 	return err
 }
 
-// addSlot enrolls p in the ring, or makes a ring with it.
-func (a *app) addSlot(ctx context.Context, cfg unlock.Config, e enrollFlags, p keys.Provider) (_ *keys.Ring, _ keys.Slot, err error) {
+// addSlot enrolls p in the ring, or makes a ring with it. The caller closes the key.
+func (a *app) addSlot(ctx context.Context, cfg unlock.Config, e enrollFlags, p keys.Provider) (*keys.TierKey, *keys.Ring, keys.Slot, error) {
 	key, ring, err := a.unlockTier(ctx, cfg, e.keyFlags)
 	if errors.Is(err, keys.ErrNoRing) {
-		ring, key, err = keys.Create(ctx, cfg.RingPath(), p, e.label, cfg.Log)
+		ring, key, err = cfg.Create(ctx, p, e.label)
 		if err != nil {
-			return nil, keys.Slot{}, err
+			return nil, nil, keys.Slot{}, err
 		}
-		return ring, ring.Slots()[0], key.Close()
+		return key, ring, ring.Slots()[0], nil
 	}
 	if err != nil {
-		return nil, keys.Slot{}, err
+		return nil, nil, keys.Slot{}, err
 	}
-	defer func() { err = errors.Join(err, key.Close()) }()
 	slot, err := ring.Enroll(ctx, key, p, e.label)
-	return ring, slot, err
+	if err != nil {
+		return nil, nil, keys.Slot{}, errors.Join(err, key.Close())
+	}
+	return key, ring, slot, nil
 }
 
 // newSecret gives a secret that a person chooses.

@@ -30,7 +30,8 @@ func newKeyRecoverCommand(a *app) *cobra.Command {
 		Short: "Unlock with the recovery key and seal the TPM and trusted slots anew",
 		Long: `Unlock with the recovery key and seal anew each TPM or trusted slot that no longer
 opens: to the present values of its PCRs, with the chip that is here. It names the PCRs that changed, with old and new value: make
-sure that you know why before you trust the machine again.
+sure that you know why before you trust the machine again. The TPM then remembers this key
+ring as the newest one, also if it was refused as an older one.
 
 The key is asked for on the terminal, or read with --recovery-key-file.`,
 		Args: cobra.NoArgs,
@@ -84,6 +85,7 @@ func (a *app) mendSlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring,
 		done = append(done, r)
 		failures = append(failures, err)
 	}
+	failures = append(failures, ring.Reanchor(ctx, key))
 	if err := a.printResealed(done, "the vault opens; nothing had to be sealed anew\n"); err != nil {
 		return err
 	}
@@ -170,7 +172,7 @@ their PCRs, or of those in --pcrs. The tier must open, by any slot or with
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
-	cmd.Flags().StringVar(&pcrs, "pcrs", "", "seal to these PCRs instead: 0-4,6-14, sha384:7, none")
+	cmd.Flags().StringVar(&pcrs, "pcrs", "", "seal to these PCRs instead: 0-4,6-9,12-14, sha384:7, none")
 	return cmd
 }
 
@@ -215,6 +217,10 @@ func (a *app) reseal(ctx context.Context, k keyFlags, pcrs string, names []strin
 			return err
 		}
 		done = append(done, resealed{Slot: slot.ID, Provider: slot.Provider, Sealed: true})
+	}
+	// By whatever opened the tier: with a recovery key, also a ring that the TPM refused.
+	if err := ring.Reanchor(ctx, key); err != nil {
+		return err
 	}
 	return a.printResealed(done, "there is no TPM or trusted slot to seal anew\n")
 }

@@ -27,7 +27,7 @@ import (
 
 // quietApp is the program below a folder, with nothing of it on the screen.
 func quietApp(dir string) *app {
-	return &app{streams: streams{strings.NewReader(""), io.Discard, io.Discard}, env: func(string) string { return "" }, persist: dir}
+	return &app{streams: streams{strings.NewReader(""), io.Discard, io.Discard}, env: versatileChosen, persist: dir}
 }
 
 func vaultConfig(dir string) unlock.Config {
@@ -210,7 +210,7 @@ func finish(t *testing.T, dir string) {
 	t.Helper()
 	var stderr bytes.Buffer
 	s := streams{strings.NewReader(""), io.Discard, &stderr}
-	if status := run(t.Context(), []string{"key", "rotate", "--persist", dir, "--tpm", "/nonexistent"}, s, func(string) string { return "" }); status != 0 {
+	if status := run(t.Context(), []string{"key", "rotate", "--persist", dir, "--tpm", "/nonexistent"}, s, versatileChosen); status != 0 {
 		t.Fatalf("status %d: %s", status, stderr.String())
 	}
 }
@@ -396,4 +396,12 @@ func TestOpenVaultFinishesARotation(t *testing.T) {
 		t.Fatal("not finished")
 	}
 	checkImages(t, "after the start", dir, key, old, 2)
+}
+
+// versatileChosen is the environment of a person whose vaults have slots of software alone.
+func versatileChosen(name string) string {
+	if name == "key" {
+		return "versatile"
+	}
+	return ""
 }

@@ -94,7 +94,7 @@ func TestRotateVolumes(t *testing.T) {
 	for verb, file := range map[string]string{"volume key one": all[0].Path, "disk key secrets": dir + "/vault/disks/secrets.img"} {
 		var out bytes.Buffer
 		env := func(name string) string {
-			return map[string]string{"persist": dir, "disks": device, "tpm": "/nonexistent"}[name]
+			return map[string]string{"persist": dir, "disks": device, "tpm": "/nonexistent", "key": "versatile"}[name]
 		}
 		if status := run(t.Context(), strings.Fields(verb), streams{strings.NewReader(""), &out, io.Discard}, env); status != 0 {
 			t.Fatalf("%s: status %d", verb, status)

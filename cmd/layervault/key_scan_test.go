@@ -28,7 +28,7 @@ func TestNoKeyInFilesOrOutput(t *testing.T) {
 	command := func(args ...string) {
 		t.Helper()
 		args = append(args, "--persist", dir)
-		if got := run(t.Context(), args, streams{strings.NewReader(""), &output, &output}, func(string) string { return "" }); got != 0 {
+		if got := run(t.Context(), args, streams{strings.NewReader(""), &output, &output}, versatileChosen); got != 0 {
 			t.Fatalf("%v: status %d: %s", args, got, output.String())
 		}
 	}

@@ -17,7 +17,7 @@ func TestKeyScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/key",
 		Setup: func(env *testscript.Env) error {
-			for _, name := range []string{"key", "pcrs", "persist", "tpm", "agent", "source", "pin-file", "allow-zero-pcrs"} {
+			for _, name := range []string{"key", "pcrs", "persist", "tpm", "agent", "source", "pin-file", "allow-zero-pcrs", "anchor"} {
 				env.Setenv(name, "")
 			}
 			// A unix socket's path has at most 107 bytes, and $WORK may be longer.

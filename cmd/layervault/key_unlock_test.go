@@ -24,7 +24,7 @@ func TestLockedStart(t *testing.T) {
 	defer person.Close()
 	opens := func(when string) {
 		t.Helper()
-		source, err := a.openTier(t.Context(), persist.Vault, settings{}, person, a.ringLog())
+		source, err := a.openTier(t.Context(), persist.Vault, settings{key: "versatile"}, person, a.ringLog())
 		if err != nil {
 			t.Fatalf("%s: %v", when, err)
 		}
@@ -46,7 +46,7 @@ func TestLockedStart(t *testing.T) {
 	locked := func() {
 		t.Helper()
 		for range 2 {
-			if _, err := a.openTier(t.Context(), persist.Vault, settings{}, person, a.ringLog()); !errors.Is(err, keys.ErrLocked) {
+			if _, err := a.openTier(t.Context(), persist.Vault, settings{key: "versatile"}, person, a.ringLog()); !errors.Is(err, keys.ErrLocked) {
 				t.Fatalf("got %v", err)
 			}
 		}

@@ -21,6 +21,7 @@ type settings struct {
 	tpm      string // device or socket
 	pinFile  string
 	zeroPCRs string // a boolean
+	anchor   string
 	size     string
 	cipher   string
 	sector   string
@@ -28,6 +29,7 @@ type settings struct {
 
 	// Filled by check.
 	allowZeroPCRs bool
+	noAnchor      bool
 	sizeBytes     int64
 	sectorBytes   int
 	level         slog.Level
@@ -36,7 +38,7 @@ type settings struct {
 // Defaults, the same in config.json. There is none for the key: an encrypted
 // store that nobody chose a key for would protect nothing.
 const (
-	defaultPCRs     = "0-4,6-14"
+	defaultPCRs     = tpm.DefaultPCRs
 	defaultSize     = "64G"
 	defaultLogLevel = "info"
 )
@@ -59,6 +61,7 @@ func (s *settings) registerKey(f *pflag.FlagSet, env func(string) string) {
 	f.StringVar(&s.pinFile, "pin-file", env("pin-file"), "the PIN of tpm slots is in this file; a new vault's slot gets it (env pin-file)")
 	f.StringVar(&s.zeroPCRs, "allow-zero-pcrs", envOr(env, "allow-zero-pcrs", "false"), "seal even where the firmware measured nothing; such a slot opens whatever boots (env allow-zero-pcrs)")
 	f.Lookup("allow-zero-pcrs").NoOptDefVal = "true"
+	registerAnchor(f, &s.anchor, env)
 }
 
 // check reads the settings that are numbers and words. A missing key is not its
@@ -86,7 +89,8 @@ func (s *settings) checkKey() (err error) {
 	if s.allowZeroPCRs, err = strconv.ParseBool(s.zeroPCRs); err != nil {
 		return usagef("setting allow-zero-pcrs=%q: it is true or false", s.zeroPCRs)
 	}
-	return nil
+	s.noAnchor, err = noAnchor(s.anchor)
+	return err
 }
 
 func (s *settings) crypt() crypt.CryptParams {

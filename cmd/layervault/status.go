@@ -41,6 +41,8 @@ type vaultStatus struct {
 	Reason   string           `json:"reason,omitempty"`
 	Hint     string           `json:"hint,omitempty"`
 	Slots    []keys.SlotState `json:"slots"`
+	// Anchored: a TPM remembers the newest write of the ring; see ringView.
+	Anchored bool `json:"anchored"`
 }
 
 type tierStatus struct {
@@ -121,6 +123,7 @@ func readVault(ctx context.Context, cfg unlock.Config) (vaultStatus, error) {
 		v.State, v.Reason, v.Hint = vaultDamaged, err.Error(), nextStep(err)
 		return v, err
 	}
+	v.Anchored, cfg.Looking = ring.Anchored(), true
 	providers, err := cfg.Providers()
 	if err != nil {
 		v.State, v.Reason = vaultLocked, err.Error()
@@ -222,6 +225,9 @@ func (a *app) printStatus(st status) error {
 			text += ": " + slot.Reason
 		}
 		line("  key slot", "%s", text)
+	}
+	if st.Vault.State != vaultAbsent && st.Vault.State != vaultDamaged {
+		line("  key ring", "%s", anchorLine(st.Vault.Anchored))
 	}
 	for _, t := range st.Tiers {
 		line("Tier", "%-15s %-8s %s", t.Name, t.State, t.Path)

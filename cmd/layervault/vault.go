@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"time"
 
 	"layervault/keys"
 	"layervault/keys/handover"
@@ -19,6 +20,8 @@ func (a *app) keyConfig(s settings, log *slog.Logger) unlock.Config {
 		Tier:          a.layout().Tier(persist.Vault),
 		Provider:      s.key,
 		PCRs:          s.pcrs,
+		LeastPCRs:     s.pcrs,
+		NoAnchor:      s.noAnchor,
 		Agent:         s.agent,
 		Source:        s.source,
 		TPM:           s.tpm,
@@ -44,13 +47,21 @@ type tierKeys struct {
 	slots []string
 }
 
+// started is when this process was, and tpmPatience how long after that the device of a TPM
+// may appear: drivers that are modules have been seen to take ten seconds, and a machine
+// that has no TPM is to say so soon.
+var started = time.Now()
+
+const tpmPatience = 20 * time.Second
+
 // openTier unlocks a tier, or makes it when there is none. A locked vault opens with a key
 // that a person handed over (key unlock), for which person, if there is one, then waits.
 func (a *app) openTier(ctx context.Context, tier persist.Tier, s settings, person *handover.Receiver, log *slog.Logger) (tierKeys, error) {
 	cfg := a.keyConfig(s, log)
+	cfg.WaitUntil = started.Add(tpmPatience)
 	if tier != persist.Vault {
 		// What must open before attestation cannot depend on what was measured.
-		cfg.Tier, cfg.PCRs, person = a.layout().Tier(tier), "none", nil
+		cfg.Tier, cfg.PCRs, cfg.Unmeasured, person = a.layout().Tier(tier), "none", true, nil
 	}
 	key, ring, err := unlock.OpenOrCreate(ctx, cfg)
 	if errors.Is(err, keys.ErrLocked) && person != nil {

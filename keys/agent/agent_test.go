@@ -362,3 +362,25 @@ func FuzzFrame(f *testing.F) {
 		_, _ = unframe(raw) // must not panic
 	})
 }
+
+// What a command writes to standard error may be what it was given: it is never told.
+func TestStandardErrorIsNotTold(t *testing.T) {
+	dir := t.TempDir()
+	script := filepath.Join(dir, "kp")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\ntee "+dir+"/got >&2\nexit 3\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err := provider(t, "exec://"+script).Wrap(t.Context(), binding, bytes.Repeat([]byte{7}, keys.KeySize))
+	if !errors.Is(err, keys.ErrAgent) || !strings.Contains(err.Error(), "exit status 3") {
+		t.Fatalf("got %v", err)
+	}
+	got, readErr := os.ReadFile(dir + "/got")
+	if readErr != nil || len(got) < 64 {
+		t.Fatalf("the command was given %q, %v", got, readErr)
+	}
+	for i := 0; i+16 <= len(got); i++ {
+		if part := string(got[i : i+16]); strings.Contains(err.Error(), part) {
+			t.Fatalf("told: %q", part)
+		}
+	}
+}

@@ -80,6 +80,9 @@ func (p *Provider) askGRPC(ctx context.Context, op string, in []byte) (_ []byte,
 	return unframe(body)
 }
 
+// maxMessage is how much of a service's own message is told, in bytes.
+const maxMessage = 300
+
 // rpcStatus reads the outcome of a call, which follows the body, or stands in its place.
 func rpcStatus(res *http.Response) error {
 	from := res.Trailer
@@ -97,7 +100,7 @@ func rpcStatus(res *http.Response) error {
 		if plain, err := url.PathUnescape(text); err == nil {
 			text = plain
 		}
-		return fmt.Errorf("gRPC status %s: %q", code, text[:min(len(text), maxComplaint)])
+		return fmt.Errorf("gRPC status %s: %q", code, text[:min(len(text), maxMessage)])
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
-	"strings"
 	"time"
 
 	"layervault/keys"
@@ -117,17 +116,15 @@ func (p *Provider) ask(ctx context.Context, r request) (*response, error) {
 // its own may hold them.
 const killDelay = 2 * time.Second
 
-// maxComplaint is how much of a command's standard error is told, in bytes.
-const maxComplaint = 300
-
 func (p *Provider) askCommand(ctx context.Context, _ string, in []byte) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, p.addr.target, p.addr.args...)
 	var out, complaint bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = bytes.NewReader(in), &limited{&out}, &limited{&complaint}, killDelay
 	if err := cmd.Run(); err != nil {
 		clear(out.Bytes())
-		text := strings.TrimSpace(complaint.String())
-		return nil, fmt.Errorf("%w: %q", err, text[:min(len(text), maxComplaint)])
+		defer clear(complaint.Bytes())
+		// Not what it wrote: that may be the key, or an echo of what it was given.
+		return nil, fmt.Errorf("%w: it wrote %d bytes to standard error, which are not shown because the key may be among them; run it by hand", err, complaint.Len())
 	}
 	return out.Bytes(), nil
 }

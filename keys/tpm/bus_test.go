@@ -93,7 +93,7 @@ func TestNoSecretOnTheBus(t *testing.T) {
 			}
 			var auth []byte
 			if b.PIN != nil {
-				if auth, err = b.PIN.authValue(context.Background(), cfg.PIN); err != nil {
+				if auth, err = b.PIN.authValue(context.Background(), cfg.PIN, nil); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -102,7 +102,7 @@ func TestNoSecretOnTheBus(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer d.Close()
-			srk, err := d.findRoot(b.SRK)
+			srk, err := d.findRoot(b.SRK, 0, false)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -43,10 +43,11 @@ type device struct {
 // open connects to path: a character device, or the unix socket of an emulator
 // (swtpm). Error: keys.ErrNoTPM.
 func open(ctx context.Context, path string) (*device, error) {
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %s does not exist; is the TPM enabled in the firmware and tpm_tis or tpm_crb loaded", keys.ErrNoTPM, path)
+	path, err := Locate(path)
+	if err != nil {
+		return nil, err
 	}
+	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", keys.ErrNoTPM, err)
 	}

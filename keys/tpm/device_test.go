@@ -40,8 +40,8 @@ func TestNothingInTheClearOnTheBus(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"PCRs":         {PCRs: mustPCRs(t, "7")},
 		"none":         {},
-		"PCRs and PIN": {PCRs: mustPCRs(t, "7"), NewPIN: pin("12345678")},
-		"PIN":          {NewPIN: pin("12345678")},
+		"PCRs and PIN": {PCRs: mustPCRs(t, "7"), NewPIN: pin("123456789012")},
+		"PIN":          {NewPIN: pin("123456789012")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, err := open(t.Context(), chip.Socket)
@@ -65,7 +65,7 @@ func TestNothingInTheClearOnTheBus(t *testing.T) {
 			if b.PIN == nil {
 				return
 			}
-			auth, err := b.PIN.authValue(t.Context(), cfg.NewPIN)
+			auth, err := b.PIN.authValue(t.Context(), cfg.NewPIN, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

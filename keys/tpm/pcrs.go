@@ -9,10 +9,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// DefaultPCRs is what EVE seals to: firmware, option ROMs, boot loader, kernel and
-// the measurements of GRUB and IMA; without 5 (the partition table and boot variables,
-// which change on their own) and 15.
-const DefaultPCRs = "0-4,6-14"
+// DefaultPCRs are the firmware, option ROMs, boot loader, kernel and what they were told:
+// what EVE seals to, without what changes while a machine runs (see Unsteady).
+const DefaultPCRs = "0-4,6-9,12-14"
 
 // maxPCR is the last PCR of the PC client profile (24 PCRs).
 const maxPCR = 23
@@ -31,7 +30,7 @@ var banks = map[string]tpm2.TPMAlgID{
 	"sha512": tpm2.TPMAlgSHA512,
 }
 
-// ParsePCRs reads "0-4,6-14", "sha384:0,7" or "none". The bank is sha256 when none
+// ParsePCRs reads "0-4,6-9,12-14", "sha384:0,7" or "none". The bank is sha256 when none
 // is given. An empty text is an error: whoever wants no PCRs must say so.
 func ParsePCRs(text string) (Selection, error) {
 	fail := func(format string, args ...any) (Selection, error) {
@@ -123,6 +122,18 @@ func (s Selection) valid() error {
 		return fmt.Errorf("pcrs %v are not ascending", s.PCRs)
 	}
 	return nil
+}
+
+// Without gives the PCRs of s that other does not have. PCRs of another bank count, but
+// for SHA-1's, whose measurements can be forged.
+func (s Selection) Without(other Selection) Selection {
+	out := Selection{Bank: s.Bank}
+	for _, n := range s.PCRs {
+		if !slices.Contains(other.PCRs, n) || other.Bank == "sha1" && s.Bank != "sha1" {
+			out.PCRs = append(out.PCRs, n)
+		}
+	}
+	return out
 }
 
 func (s Selection) list() tpm2.TPMLPCRSelection {

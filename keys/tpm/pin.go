@@ -11,8 +11,8 @@ import (
 	"layervault/keys"
 )
 
-// minPIN is the least length of a PIN in bytes. The TPM's lockout does the rest:
-// four characters and a lockout after 32 tries or fewer.
+// minPIN is the least length of a PIN in bytes, of slots of earlier versions too. What a
+// new one must have is judged by the TPM's lockout, see lockoutRules.
 const minPIN = 4
 
 // pinSalt turns a PIN into the object's auth value.
@@ -28,8 +28,8 @@ func newPINSalt() *pinSalt {
 
 // authValue is 32 printable bytes (192 bits): as long as SHA-256 objects allow, and
 // without the trailing zero bytes that a TPM would cut off. A fast derivation is
-// enough, because guesses go through the TPM's lockout.
-func (p *pinSalt) authValue(ctx context.Context, ask func(context.Context) ([]byte, error)) ([]byte, error) {
+// enough, because guesses go through the TPM's lockout. judge, if set, may refuse the PIN.
+func (p *pinSalt) authValue(ctx context.Context, ask func(context.Context) ([]byte, error), judge func(pin []byte) error) ([]byte, error) {
 	if ask == nil {
 		return nil, fmt.Errorf("%w: this slot wants its PIN", keys.ErrNeedsPerson)
 	}
@@ -40,6 +40,11 @@ func (p *pinSalt) authValue(ctx context.Context, ask func(context.Context) ([]by
 	defer clear(pin)
 	if len(pin) < minPIN {
 		return nil, fmt.Errorf("%w: a PIN has at least %d characters", keys.ErrWrongPIN, minPIN)
+	}
+	if judge != nil {
+		if err := judge(pin); err != nil {
+			return nil, err
+		}
 	}
 	raw, err := hkdf.Key(sha256.New, pin, p.Salt, "layervault/1/tpm-pin", 24)
 	if err != nil {

@@ -39,6 +39,9 @@ type Config struct {
 	Policies string
 	// NewPIN, when set, gives the PIN of a new slot (the result is wiped).
 	NewPIN func(ctx context.Context) ([]byte, error)
+	// KeepPIN: NewPIN is the PIN of a slot that is sealed anew. It was chosen before, and is
+	// not judged again: a machine must come back from an update.
+	KeepPIN bool
 	// PIN, when set, gives the PIN of a slot that wants one (the result is wiped).
 	// Without it such a slot answers keys.ErrNeedsPerson: guessing would run the TPM
 	// into lockout.
@@ -73,10 +76,13 @@ type blob struct {
 	Signer    []byte   `json:"signer,omitempty"`
 	PCRPolicy hexBytes `json:"pcr_policy_digest,omitempty"`
 
-	SRK    hexBytes     `json:"srk_name"` // name (algorithm and hash) of the storage root key
-	Public []byte       `json:"public"`   // TPM2B_PUBLIC of the sealed object
-	Secret []byte       `json:"private"`  // TPM2B_PRIVATE, encrypted by the TPM
-	Key    keys.Wrapped `json:"wrapped"`  // the tier key under the sealed key
+	SRK hexBytes `json:"srk_name"` // name (algorithm and hash) of the storage root key
+	// SRKHandle is where that key was, if it was persistent: for diagnosis only.
+	SRKHandle uint32 `json:"srk_handle,omitempty"`
+
+	Public []byte       `json:"public"`  // TPM2B_PUBLIC of the sealed object
+	Secret []byte       `json:"private"` // TPM2B_PRIVATE, encrypted by the TPM
+	Key    keys.Wrapped `json:"wrapped"` // the tier key under the sealed key
 }
 
 const (

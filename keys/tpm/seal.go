@@ -63,8 +63,7 @@ func (p *Provider) seal(ctx context.Context, d *device, kek []byte) (*blob, erro
 	}
 	var auth []byte
 	if p.cfg.NewPIN != nil {
-		b.PIN = newPINSalt()
-		if auth, err = b.PIN.authValue(ctx, p.cfg.NewPIN); err != nil {
+		if auth, err = p.newAuth(ctx, d, b); err != nil {
 			return nil, err
 		}
 		defer clear(auth)
@@ -72,12 +71,15 @@ func (p *Provider) seal(ctx context.Context, d *device, kek []byte) (*blob, erro
 	if b.Digest, err = b.digest(); err != nil {
 		return nil, err
 	}
-	srk, err := d.findRoot(nil)
+	srk, err := d.chooseRoot()
 	if err != nil {
 		return nil, err
 	}
 	defer d.releaseRoot(srk)
 	b.SRK = srk.name.Buffer
+	if !srk.transient {
+		b.SRKHandle = uint32(srk.handle)
+	}
 	if err := d.create(srk, b, kek, auth); err != nil {
 		return nil, err
 	}
@@ -92,6 +94,19 @@ func (p *Provider) seal(ctx context.Context, d *device, kek []byte) (*blob, erro
 		return nil, fmt.Errorf("the TPM unsealed something else, nothing was changed: %w", keys.ErrWrongKey)
 	}
 	return b, nil
+}
+
+// newAuth gives b a PIN, which the TPM must protect well enough.
+func (p *Provider) newAuth(ctx context.Context, d *device, b *blob) ([]byte, error) {
+	b.PIN = newPINSalt()
+	if p.cfg.KeepPIN {
+		return b.PIN.authValue(ctx, p.cfg.NewPIN, nil)
+	}
+	rules, err := d.lockoutRules()
+	if err != nil {
+		return nil, err
+	}
+	return b.PIN.authValue(ctx, p.cfg.NewPIN, rules.judge)
 }
 
 // name puts the signer of later policies into b, and has the TPM load the key: one that

@@ -139,10 +139,10 @@ func TestSignedPolicyWithPIN(t *testing.T) {
 	chip := swtpmtest.Start(t).Boot()
 	key, path := newECDSA(t), filepath.Join(t.TempDir(), "policies")
 	sel := mustPCRs(t, "0,7")
-	raw := wrap(t, Config{Path: chip.Socket, PCRs: sel, SignedBy: key.Public(), NewPIN: pin("1234")})
+	raw := wrap(t, Config{Path: chip.Socket, PCRs: sel, SignedBy: key.Public(), NewPIN: pin("123456789012")})
 	chip.Extend(7, "new")
 	write(t, path, sign(t, key, sel, present(t, chip, sel)))
-	cfg := Config{Path: chip.Socket, Policies: path, PIN: pin("1234")}
+	cfg := Config{Path: chip.Socket, Policies: path, PIN: pin("123456789012")}
 	expectOpen(t, cfg, raw)
 	cfg.PIN = pin("4321")
 	if _, err := New(cfg).Unwrap(t.Context(), binding, raw); !errors.Is(err, keys.ErrWrongPIN) {

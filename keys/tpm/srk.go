@@ -23,34 +23,129 @@ type root struct {
 	transient bool // we made it and must flush it
 }
 
-// findRoot returns a storage root key: a persistent one whose public area checks out,
-// else the standard ECC P-256 primary of the owner hierarchy, made anew (the same
-// template gives the same key until the TPM is cleared). With want set, only the key
-// of that name will do: keys.ErrOtherTPM.
-func (d *device) findRoot(want []byte) (*root, error) {
-	fits := func(name tpm2.TPM2BName) bool { return want == nil || bytes.Equal(name.Buffer, want) }
+// nameOf is the name of an object with that public area, as TPM 2.0 part 1, section 16
+// has it: computed. What the TPM, or who answers in its place, tells is only compared: a
+// session is salted with the public area, so who swaps that and keeps the name would read
+// all that passes. (A variable, so that a test can show just that.)
+var nameOf = func(public *tpm2.TPMTPublic, told tpm2.TPM2BName) (*tpm2.TPM2BName, error) {
+	name, err := tpm2.ObjectName(public)
+	if err != nil {
+		return nil, fmt.Errorf("name of a key: %w", err)
+	}
+	if !bytes.Equal(name.Buffer, told.Buffer) {
+		return nil, fmt.Errorf("%w: it tells of the key %x, whose name is %x", keys.ErrForgedAnswer, told.Buffer, name.Buffer)
+	}
+	return name, nil
+}
+
+// findRoot returns the storage root key of a slot, by its name: keys.ErrOtherTPM when this
+// TPM has none such. At is where a persistent one was; 0 if it was none, or for a slot that
+// does not say. With again, persistent keys are passed over: the one that fits did not take
+// an empty password, which the name does not tell.
+//
+// The first try of a machine is trust on first use: who sits between it and the TPM from
+// the first sealing on, with a key of his own, gives that key a right name.
+func (d *device) findRoot(want []byte, at tpm2.TPMHandle, again bool) (*root, error) {
+	for _, handle := range srkHandles {
+		if again {
+			break
+		}
+		r, err := d.persistentRoot(handle)
+		if err != nil {
+			return nil, err
+		}
+		if r != nil && bytes.Equal(r.name.Buffer, want) {
+			return r, nil
+		}
+	}
+	var here [][]byte
+	var last error
+	for _, template := range d.templates() {
+		r, err := d.primaryRoot(template)
+		if errors.Is(err, keys.ErrForgedAnswer) {
+			return nil, err
+		}
+		if err != nil {
+			last = err
+			continue
+		}
+		if bytes.Equal(r.name.Buffer, want) {
+			return r, nil
+		}
+		here = append(here, r.name.Buffer)
+		d.releaseRoot(r)
+	}
+	switch {
+	case at != 0:
+		return nil, fmt.Errorf("%w: the slot was sealed under the storage key at %#x, which is not there any more, or is another one (tpm2_readpublic -c %#x): it was evicted, or the TPM was cleared or replaced; put it back, or: layervault key recover",
+			keys.ErrOtherTPM, uint32(at), uint32(at))
+	case len(here) == 0:
+		return nil, last
+	}
+	return nil, fmt.Errorf("%w, or this one was cleared, or the persistent storage key was evicted: the slot wants the storage key %x, this TPM has %x",
+		keys.ErrOtherTPM, want, here)
+}
+
+// chooseRoot gives a storage root key for new slots: a persistent one that is ours to use,
+// else the standard primary of the owner hierarchy, made anew (the same template gives the
+// same key until the TPM is cleared).
+//
+// Passed over are keys that count failures (no TPMA_OBJECT_NODA: others' failures would
+// shut our slot, and a try with the wrong password would shut theirs) and keys with a
+// password.
+func (d *device) chooseRoot() (*root, error) {
+	var passed []error
 	for _, handle := range srkHandles {
 		r, err := d.persistentRoot(handle)
 		if err != nil {
 			return nil, err
 		}
-		if r != nil && fits(r.name) {
+		if r == nil || r.public.Type == tpm2.TPMAlgRSA && d.hasECC() {
+			continue
+		}
+		if err := d.usable(r); err != nil {
+			passed = append(passed, err)
+			continue
+		}
+		return r, nil
+	}
+	var err error
+	for _, template := range d.templates() {
+		var r *root
+		if r, err = d.primaryRoot(template); err == nil {
 			return r, nil
 		}
+		if errors.Is(err, keys.ErrForgedAnswer) {
+			break
+		}
 	}
-	r, err := d.primaryRoot()
-	if err != nil {
-		return nil, err
-	}
-	if !fits(r.name) {
-		d.releaseRoot(r)
-		return nil, fmt.Errorf("%w, or this TPM was cleared: the slot wants the storage key %x, this TPM has %x",
-			keys.ErrOtherTPM, want, r.name.Buffer)
-	}
-	return r, nil
+	return nil, errors.Join(append(passed, err)...)
 }
 
-// persistentRoot reads the key at handle; nil if there is none that we may trust.
+// usable says why a persistent key is not to be sealed under.
+func (d *device) usable(r *root) error {
+	if !r.public.ObjectAttributes.NoDA {
+		return fmt.Errorf("the key at %#x counts failures (made without noda), so others could shut what is sealed under it", uint32(r.handle))
+	}
+	trial, end, err := tpm2.PolicySession(d, tpm2.TPMAlgSHA256, nonceSize, tpm2.Trial())
+	if err != nil {
+		return fmt.Errorf("try the key at %#x: %w", uint32(r.handle), d.explain(err))
+	}
+	defer func() { _ = end() }() // as flush
+	_, err = tpm2.PolicySecret{
+		AuthHandle:    tpm2.AuthHandle{Handle: r.handle, Name: r.name, Auth: tpm2.PasswordAuth(nil)},
+		PolicySession: trial.Handle(),
+	}.Execute(d)
+	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
+		return fmt.Errorf("the key at %#x has a password", uint32(r.handle))
+	}
+	if err != nil {
+		return fmt.Errorf("try the key at %#x: %w", uint32(r.handle), d.explain(err))
+	}
+	return nil
+}
+
+// persistentRoot reads the key at handle; nil if there is none of the right kind.
 func (d *device) persistentRoot(handle tpm2.TPMHandle) (*root, error) {
 	rsp, err := tpm2.ReadPublic{ObjectHandle: handle}.Execute(d)
 	if errors.Is(err, tpm2.TPMRCHandle) {
@@ -63,52 +158,109 @@ func (d *device) persistentRoot(handle tpm2.TPMHandle) (*root, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the key at %#x: %w", uint32(handle), err)
 	}
-	// The name is the hash of the public area: compute it, do not believe it.
-	name, err := tpm2.ObjectName(public)
-	if err != nil || !isStorageRoot(public) {
-		return nil, nil // some other key, for example an RSA one or EVE's endorsement key
+	if !isStorageRoot(public) {
+		return nil, nil // some other key, for example EVE's endorsement key
+	}
+	name, err := nameOf(public, rsp.Name)
+	if err != nil {
+		return nil, fmt.Errorf("read the key at %#x: %w", uint32(handle), err)
 	}
 	return &root{handle: handle, name: *name, public: *public}, nil
 }
 
-// isStorageRoot says whether the public area is that of an ECC P-256 storage key
-// made inside a TPM: fixed to it, restricted to decryption, usable with its auth value.
+// isStorageRoot says whether the public area is that of an ECC P-256 or RSA-2048 storage
+// key made inside a TPM: fixed to it, restricted to decryption, usable with its auth value.
 func isStorageRoot(p *tpm2.TPMTPublic) bool {
 	a := p.ObjectAttributes
-	if p.Type != tpm2.TPMAlgECC || p.NameAlg != tpm2.TPMAlgSHA256 ||
+	if p.NameAlg != tpm2.TPMAlgSHA256 ||
 		!a.FixedTPM || !a.FixedParent || !a.SensitiveDataOrigin || !a.UserWithAuth ||
 		!a.Restricted || !a.Decrypt || a.SignEncrypt || a.STClear {
 		return false
 	}
-	ecc, err := p.Parameters.ECCDetail()
-	if err != nil || ecc.CurveID != tpm2.TPMECCNistP256 || ecc.Symmetric.Algorithm != tpm2.TPMAlgAES {
+	var sym tpm2.TPMTSymDefObject
+	switch p.Type {
+	case tpm2.TPMAlgECC:
+		ecc, err := p.Parameters.ECCDetail()
+		if err != nil || ecc.CurveID != tpm2.TPMECCNistP256 {
+			return false
+		}
+		sym = ecc.Symmetric
+	case tpm2.TPMAlgRSA:
+		rsa, err := p.Parameters.RSADetail()
+		if err != nil || rsa.KeyBits < 2048 {
+			return false
+		}
+		sym = rsa.Symmetric
+	default:
 		return false
 	}
-	bits, err := ecc.Symmetric.KeyBits.AES()
+	if sym.Algorithm != tpm2.TPMAlgAES {
+		return false
+	}
+	bits, err := sym.KeyBits.AES()
 	if err != nil || *bits < 128 {
 		return false
 	}
-	mode, err := ecc.Symmetric.Mode.AES()
+	mode, err := sym.Mode.AES()
 	return err == nil && *mode == tpm2.TPMAlgCFB
 }
 
-func (d *device) primaryRoot() (*root, error) {
+// templates are the TCG's of storage root keys that this TPM can make: ECC P-256, and
+// RSA-2048 for TPMs that have no ECC (the first of TPM 2.0).
+func (d *device) templates() []tpm2.TPMTPublic {
+	if d.hasECC() {
+		return []tpm2.TPMTPublic{tpm2.ECCSRKTemplate}
+	}
+	return []tpm2.TPMTPublic{tpm2.RSASRKTemplate}
+}
+
+// hasECC asks the TPM whether it has elliptic curves. One that does not tell has them.
+func (d *device) hasECC() bool {
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapAlgs, Property: uint32(tpm2.TPMAlgECC), PropertyCount: 1}.Execute(d)
+	if err != nil {
+		return true
+	}
+	algs, err := rsp.CapabilityData.Data.Algorithms()
+	if err != nil {
+		return true
+	}
+	// The list begins with the first algorithm that is not below the one asked for.
+	return len(algs.AlgProperties) > 0 && algs.AlgProperties[0].Alg == tpm2.TPMAlgECC
+}
+
+func (d *device) primaryRoot(template tpm2.TPMTPublic) (*root, error) {
 	rsp, err := tpm2.CreatePrimary{
 		PrimaryHandle: tpm2.TPMRHOwner,
-		InPublic:      tpm2.New2B(tpm2.ECCSRKTemplate),
+		InPublic:      tpm2.New2B(template),
 	}.Execute(d)
-	if err != nil {
-		return nil, fmt.Errorf("make the storage root key (an owner password? then make it persistent at 0x81000001): %w", d.explain(err))
+	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
+		return nil, fmt.Errorf("%w: the TPM's owner has a password, and without it no storage key can be made; %s: %w", keys.ErrOwnerPassword, persistAdvice, err)
 	}
-	r := &root{handle: rsp.ObjectHandle, name: rsp.Name, transient: true}
+	if err != nil {
+		return nil, fmt.Errorf("make the storage root key: %w", d.explain(err))
+	}
+	r := &root{handle: rsp.ObjectHandle, transient: true}
 	public, err := rsp.OutPublic.Contents()
 	if err != nil || !isStorageRoot(public) {
 		d.releaseRoot(r)
 		return nil, fmt.Errorf("the TPM made a storage root key that is not of the asked kind: %w", errors.Join(err, keys.ErrNoTPM))
 	}
-	r.public = *public
+	name, err := nameOf(public, rsp.Name)
+	if err != nil {
+		d.releaseRoot(r)
+		return nil, err
+	}
+	r.name, r.public = *name, *public
 	return r, nil
 }
+
+// persistAdvice makes the standard key with the owner's password, once. Without noda, or
+// with another unique field, tpm2-tools make another key: not one that opens our slots.
+const persistAdvice = "make the standard key persistent once, with tpm2-tools: " +
+	`(printf '\040\0'; head -c 128 /dev/zero; printf '\040\0'; head -c 128 /dev/zero) >unique; ` +
+	"tpm2_createprimary -C o -P PASSWORD -g sha256 -G ecc256:aes128cfb -u unique " +
+	"-a 'fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt' -c srk.ctx; " +
+	"tpm2_evictcontrol -C o -P PASSWORD -c srk.ctx 0x81000001"
 
 func (d *device) releaseRoot(r *root) {
 	if r.transient {
@@ -128,6 +280,12 @@ func (d *device) flush(h tpm2.TPMHandle) {
 func (r *root) authorised() tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: r.handle, Name: r.name, Auth: tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize,
 		tpm2.Salted(r.handle, r.public), tpm2.AESEncryption(128, tpm2.EncryptInOut))}
+}
+
+// confidential is a session beside another command's authorisation, which encrypts its
+// first parameter.
+func (r *root) confidential() tpm2.Session {
+	return tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, tpm2.Salted(r.handle, r.public), tpm2.AESEncryption(128, tpm2.EncryptIn))
 }
 
 // nonceSize is the length of session nonces in bytes; 16 is the least that the

@@ -8,7 +8,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -182,15 +185,15 @@ func pin(s string) func(context.Context) ([]byte, error) {
 
 func TestPINAndLockout(t *testing.T) {
 	chip := swtpmtest.Start(t).Boot()
-	raw := wrap(t, Config{Path: chip.Socket, PCRs: mustPCRs(t, "7"), NewPIN: pin("right PIN")})
-	expectOpen(t, Config{Path: chip.Socket, PIN: pin("right PIN")}, raw)
+	raw := wrap(t, Config{Path: chip.Socket, PCRs: mustPCRs(t, "7"), NewPIN: pin("the right PIN")})
+	expectOpen(t, Config{Path: chip.Socket, PIN: pin("the right PIN")}, raw)
 
 	if _, err := New(Config{Path: chip.Socket}).Unwrap(t.Context(), binding, raw); !errors.Is(err, keys.ErrNeedsPerson) {
 		t.Fatalf("without a PIN: %v", err)
 	}
-	wrong := New(Config{Path: chip.Socket, PIN: pin("wrong PIN")})
 	var err error
-	for range 40 { // swtpm locks out after 3; the specification leaves the number open
+	for i := range 40 { // swtpm locks out after 3; the specification leaves the number open
+		wrong := New(Config{Path: chip.Socket, PIN: pin(fmt.Sprintf("wrong PIN %d", i))})
 		if _, err = wrong.Unwrap(t.Context(), binding, raw); !errors.Is(err, keys.ErrWrongPIN) {
 			break
 		}
@@ -209,9 +212,84 @@ func TestPINAndLockout(t *testing.T) {
 
 func TestPINWithoutPCRs(t *testing.T) {
 	chip := swtpmtest.Start(t)
-	raw := wrap(t, Config{Path: chip.Socket, NewPIN: pin("1234")})
-	expectOpen(t, Config{Path: chip.Socket, PIN: pin("1234")}, raw)
-	if _, err := New(Config{Path: chip.Socket, PIN: pin("1235")}).Unwrap(t.Context(), binding, raw); !errors.Is(err, keys.ErrWrongPIN) {
+	raw := wrap(t, Config{Path: chip.Socket, NewPIN: pin("123456789012")})
+	expectOpen(t, Config{Path: chip.Socket, PIN: pin("123456789012")}, raw)
+	if _, err := New(Config{Path: chip.Socket, PIN: pin("123456789013")}).Unwrap(t.Context(), binding, raw); !errors.Is(err, keys.ErrWrongPIN) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// One wrong PIN reaches the TPM once, whoever asks how often; another one, and the same one
+// for a slot that was sealed anew, is tried.
+func TestWrongPINIsSentOnce(t *testing.T) {
+	chip := swtpmtest.Start(t).Boot()
+	raw := wrap(t, Config{Path: chip.Socket, NewPIN: pin("the right PIN")})
+	failures := func() (n uint32) {
+		chip.Do(func(c transport.TPM) error {
+			rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(tpm2.TPMPTLockoutCounter), PropertyCount: 1}.Execute(c)
+			if err != nil {
+				return err
+			}
+			list, err := rsp.CapabilityData.Data.TPMProperties()
+			n = list.TPMProperty[0].Value
+			return err
+		})
+		return n
+	}
+	for range 6 {
+		if _, err := New(Config{Path: chip.Socket, PIN: pin("the wrong PIN")}).Unwrap(t.Context(), binding, raw); !errors.Is(err, keys.ErrWrongPIN) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if n := failures(); n != 1 {
+		t.Fatalf("the TPM counts %d failures", n)
+	}
+	expectOpen(t, Config{Path: chip.Socket, PIN: pin("the right PIN")}, raw)
+	again := wrap(t, Config{Path: chip.Socket, NewPIN: pin("the wrong PIN")})
+	expectOpen(t, Config{Path: chip.Socket, PIN: pin("the wrong PIN")}, again)
+}
+
+// The least length of a new PIN follows from what the TPM does against guessing.
+func TestWeakPINs(t *testing.T) {
+	for name, tc := range map[string]struct {
+		rules lockoutRules
+		least int
+	}{
+		"everybody clears it":    {lockoutRules{false, 32, 10 * time.Minute}, 11},
+		"Windows' numbers":       {lockoutRules{true, 32, 10 * time.Minute}, 6},
+		"two hours for each":     {lockoutRules{true, 32, 2 * time.Hour}, 5},
+		"a day for each":         {lockoutRules{true, 5, 24 * time.Hour}, 4},
+		"nothing counts":         {lockoutRules{true, 0, 0}, 11},
+		"failures are forgotten": {lockoutRules{true, 32, 0}, 11},
+	} {
+		if got := tc.rules.leastPIN(); got != tc.least {
+			t.Errorf("%s: %d characters, want %d", name, got, tc.least)
+		}
+		if err := tc.rules.judge(make([]byte, tc.least-1)); !errors.Is(err, keys.ErrWeakPIN) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := tc.rules.judge(make([]byte, tc.least)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	chip := swtpmtest.Start(t).Boot()
+	short := Config{Path: chip.Socket, NewPIN: pin("12345678"), PIN: pin("12345678")}
+	_, err := New(short).Wrap(t.Context(), binding, tierKey)
+	if !errors.Is(err, keys.ErrWeakPIN) || !strings.Contains(err.Error(), "tpm2_changeauth -c lockout") {
+		t.Fatalf("got %v", err)
+	}
+	kept := short
+	kept.KeepPIN = true
+	expectOpen(t, short, wrap(t, kept))
+	chip.Do(func(c transport.TPM) error {
+		_, err := tpm2.HierarchyChangeAuth{
+			AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)}, NewAuth: tpm2.TPM2BAuth{Buffer: []byte("lockout")},
+		}.Execute(c)
+		return err
+	})
+	expectOpen(t, short, wrap(t, short))
+	tiny := Config{Path: chip.Socket, NewPIN: pin("1234")}
+	if _, err := New(tiny).Wrap(t.Context(), binding, tierKey); !errors.Is(err, keys.ErrWeakPIN) {
 		t.Fatalf("got %v", err)
 	}
 }

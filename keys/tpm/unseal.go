@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -22,17 +23,40 @@ func (p *Provider) Unwrap(ctx context.Context, binding keys.Binding, raw json.Ra
 	}
 	var auth []byte
 	if b.PIN != nil {
-		if auth, err = b.PIN.authValue(ctx, p.cfg.PIN); err != nil {
+		if auth, err = b.PIN.authValue(ctx, p.cfg.PIN, nil); err != nil {
 			return nil, err
 		}
 		defer clear(auth)
+		if again, err := refused.before(b.Public, auth); again || err != nil {
+			return nil, errors.Join(err, fmt.Errorf("%w: the TPM refused this PIN before, so it was not asked again; put the right one in place", keys.ErrWrongPIN))
+		}
 	}
 	d, err := open(ctx, p.cfg.Path)
 	if err != nil {
 		return nil, err
 	}
 	defer d.Close()
-	srk, err := d.findRoot(b.SRK)
+	kek, err := p.unsealUnder(d, b, auth, false)
+	if errors.Is(err, errRootPassword) {
+		kek, err = p.unsealUnder(d, b, auth, true)
+	}
+	if errors.Is(err, keys.ErrWrongPIN) {
+		err = errors.Join(err, refused.add(b.Public, auth))
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer clear(kek)
+	return keys.UnwrapKey(kek, binding, b.Key)
+}
+
+// errRootPassword: the persistent storage key has a password, so another of the same name
+// is to be made.
+var errRootPassword = errors.New("the persistent storage key has a password")
+
+// unsealUnder is unseal under the slot's storage key, found with again as findRoot has it.
+func (p *Provider) unsealUnder(d *device, b *blob, auth []byte, again bool) ([]byte, error) {
+	srk, err := d.findRoot(b.SRK, tpm2.TPMHandle(b.SRKHandle), again)
 	if err != nil {
 		return nil, err
 	}
@@ -42,12 +66,7 @@ func (p *Provider) Unwrap(ctx context.Context, binding keys.Binding, raw json.Ra
 	if err != nil {
 		return nil, err
 	}
-	kek, err := d.unseal(srk, b, approval, auth)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(kek)
-	return keys.UnwrapKey(kek, binding, b.Key)
+	return d.unseal(srk, b, approval, auth)
 }
 
 // unseal loads the object and gives its data; the caller wipes it.
@@ -60,14 +79,29 @@ func (d *device) unseal(srk *root, b *blob, approval *ticket, auth []byte) ([]by
 	if err != nil {
 		return nil, fmt.Errorf("%w: private area: %w", keys.ErrDamagedSlot, err)
 	}
+	contents, err := public.Contents()
+	if err != nil {
+		return nil, fmt.Errorf("%w: public area: %w", keys.ErrDamagedSlot, err)
+	}
 	loaded, err := tpm2.Load{ParentHandle: srk.authorised(), InPrivate: *private, InPublic: *public}.Execute(d)
 	if errors.Is(err, tpm2.TPMRCIntegrity) {
 		return nil, fmt.Errorf("%w: the TPM refuses the sealed object: %w", keys.ErrDamagedSlot, err)
+	}
+	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
+		return nil, fmt.Errorf("load the sealed key: %w: %w", errRootPassword, err)
+	}
+	if err != nil && !srk.public.ObjectAttributes.NoDA && errors.Is(err, tpm2.TPMRCLockout) {
+		return nil, fmt.Errorf("load the sealed key: the slot lies under the storage key at %#x, which counts failures of all others too (made without noda): %w; once the TPM lets go, layervault key reseal puts it under another",
+			uint32(srk.handle), d.explain(err))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load the sealed key: %w", d.explain(err))
 	}
 	defer d.flush(loaded.ObjectHandle)
+	name, err := nameOf(contents, loaded.Name)
+	if err != nil {
+		return nil, fmt.Errorf("load the sealed key: %w", err)
+	}
 
 	protect := []tpm2.AuthOption{tpm2.Auth(auth), tpm2.Salted(srk.handle, srk.public), tpm2.AESEncryption(128, tpm2.EncryptOut)}
 	session := tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, protect...)
@@ -75,7 +109,7 @@ func (d *device) unseal(srk *root, b *blob, approval *ticket, auth []byte) ([]by
 		session = tpm2.Policy(tpm2.TPMAlgSHA256, nonceSize, satisfy(b, approval), protect...)
 	}
 	rsp, err := tpm2.Unseal{
-		ItemHandle: tpm2.AuthHandle{Handle: loaded.ObjectHandle, Name: loaded.Name, Auth: session},
+		ItemHandle: tpm2.AuthHandle{Handle: loaded.ObjectHandle, Name: *name, Auth: session},
 	}.Execute(d)
 	if err != nil {
 		// A session that was begun and not used up would stay in the TPM.
@@ -95,7 +129,11 @@ func (d *device) diagnose(b *blob, failure error) error {
 		return fmt.Errorf("%w (a wrong one counts towards the TPM's lockout)", keys.ErrWrongPIN)
 	case errors.As(failure, &policy) || errors.Is(failure, tpm2.TPMRCPolicyFail) ||
 		errors.Is(failure, tpm2.TPMRCPCRChanged) || errors.Is(failure, tpm2.TPMRCValue):
-		if values, err := d.readPCRs(b.selection()); err == nil {
+		values, err := d.readPCRs(b.selection())
+		if errors.Is(err, keys.ErrPCRBank) {
+			return fmt.Errorf("%w: or seal the slot to another bank: layervault key reseal --recovery-key-file FILE --pcrs sha384:%s", err, strings.TrimPrefix(b.selection().String(), b.Bank+":"))
+		}
+		if err == nil {
 			if diff := changed(b.selection(), b.Values, values); len(diff) > 0 {
 				return &keys.PCRChanges{Changed: diff}
 			}
@@ -104,8 +142,19 @@ func (d *device) diagnose(b *blob, failure error) error {
 	return fmt.Errorf("unseal the key: %w", d.explain(failure))
 }
 
-// explain turns a lockout into keys.Lockout with the TPM's own numbers.
+// explain turns a lockout into keys.Lockout with the TPM's own numbers, and names what has
+// no room left.
 func (d *device) explain(err error) error {
+	for _, full := range []tpm2.TPMRC{tpm2.TPMRCSessionMemory, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap} {
+		if errors.Is(err, full) {
+			return fmt.Errorf("%w for another session; some program left its own there: tpm2_flushcontext -l -s, and use /dev/tpmrm0, which keeps programs apart: %w", keys.ErrTPMFull, err)
+		}
+	}
+	for _, full := range []tpm2.TPMRC{tpm2.TPMRCObjectMemory, tpm2.TPMRCObjectHandles} {
+		if errors.Is(err, full) {
+			return fmt.Errorf("%w for another object; some program left its own there: tpm2_flushcontext -t, and use /dev/tpmrm0, which keeps programs apart: %w", keys.ErrTPMFull, err)
+		}
+	}
 	if !errors.Is(err, tpm2.TPMRCLockout) {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"layervault/keys"
 	"layervault/keys/agent"
@@ -24,10 +25,24 @@ type Config struct {
 	Tier string // folder of the tier, absolute: /persist/vault
 	// Provider is what a new ring's first slot is made with: "tpm", "trusted", "versatile", "agent".
 	// Empty is fine while there is a ring, and keys.ErrNoProvider when there is none.
+	// It also says which slots of software alone may open: those of this provider.
 	Provider string
-	PCRs     string // tpm.ParsePCRs; "" = tpm.DefaultPCRs
-	TPM      string // device or socket; "" = tpm.DefaultPath
-	KeyFile  string // of versatile; "" = versatile.key beside the tier's folder
+	// PCRs of a new tpm slot (tpm.ParsePCRs); "" = tpm.DefaultPCRs.
+	PCRs string
+	// LeastPCRs is what a tpm slot must be sealed to at least to open without a person; ""
+	// for any that is not "none".
+	LeastPCRs string
+	// Unmeasured: the tier opens before attestation, its slots need no PCRs.
+	Unmeasured bool
+	// Looking: the slots are only tried, nothing is done with the key. Without a Provider
+	// slots of software alone then open too.
+	Looking bool
+	// NoAnchor leaves the TPM's memory of the ring alone; see keys.Anchor.
+	NoAnchor bool
+	// WaitUntil is how long the device of a TPM may take to appear; zero for not waiting.
+	WaitUntil time.Time
+	TPM       string // device or socket; "" = tpm.DefaultPath
+	KeyFile   string // of versatile; "" = versatile.key beside the tier's folder
 	// Source is what a new trusted slot rests on (trusted.ParseSource); "" for nothing.
 	Source string
 	// Agent is where the key service of agent slots is (agent.Parse); "" for nowhere.
@@ -38,8 +53,9 @@ type Config struct {
 	AllowZeroPCRs bool
 	// Recovery is what a person typed, nil for nothing. The caller wipes it.
 	Recovery []byte
-	// PIN and NewPIN: see tpm.Config.
+	// PIN, NewPIN and KeepPIN: see tpm.Config.
 	PIN, NewPIN func(ctx context.Context) ([]byte, error)
+	KeepPIN     bool
 	Log         *slog.Logger
 }
 
@@ -80,7 +96,13 @@ func (c Config) Providers() ([]keys.Provider, error) {
 		return nil, err
 	}
 	// The service after what is at hand: it may be slow.
-	return []keys.Provider{chip, kernel, file, service, recovery.Typed(c.Recovery)}, nil
+	out := []keys.Provider{chip, kernel, file, service, recovery.Typed(c.Recovery)}
+	for i, p := range out {
+		if out[i], err = c.guard(p); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // ForNewSlot makes the named provider for a first or another slot. Recovery slots are
@@ -113,7 +135,7 @@ func (c Config) tpm() (keys.Provider, error) {
 		return nil, err
 	}
 	return tpm.New(tpm.Config{
-		Path: c.TPM, PCRs: sel, AllowZeroPCRs: c.AllowZeroPCRs, PIN: c.PIN, NewPIN: c.NewPIN,
+		Path: c.TPM, PCRs: sel, AllowZeroPCRs: c.AllowZeroPCRs, PIN: c.PIN, NewPIN: c.NewPIN, KeepPIN: c.KeepPIN,
 		SignedBy: c.SignedBy, Policies: c.PoliciesPath(),
 	}), nil
 }
@@ -145,7 +167,21 @@ func (c Config) versatile() (keys.Provider, error) {
 
 // Load reads the tier's ring.
 func (c Config) Load(ctx context.Context) (*keys.Ring, error) {
-	return keys.Load(ctx, c.RingPath(), c.Log)
+	ring, err := keys.Load(ctx, c.RingPath(), c.Log)
+	if err != nil {
+		return nil, err
+	}
+	if c.needsTPM(ring) {
+		c.awaitTPM(ctx)
+	}
+	c.Anchor(ring)
+	return ring, nil
+}
+
+// Create makes the tier's ring with a first slot of p. Errors as keys.Create has them. The
+// caller closes the key.
+func (c Config) Create(ctx context.Context, p keys.Provider, label string) (*keys.Ring, *keys.TierKey, error) {
+	return keys.CreateAnchored(ctx, c.RingPath(), p, label, c.anchorOfNew(p), c.Log)
 }
 
 // Open unlocks the tier by any slot that opens. Errors: keys.ErrNoRing,
@@ -184,15 +220,34 @@ func OpenOrCreate(ctx context.Context, c Config) (*keys.TierKey, *keys.Ring, err
 	return key, ring, nil
 }
 
+// warnOfUnsteady tells of PCRs that would keep a new slot from opening at the next boot.
+func (c Config) warnOfUnsteady() {
+	pcrs := c.PCRs
+	if pcrs == "" {
+		pcrs = tpm.DefaultPCRs
+	}
+	sel, err := tpm.ParsePCRs(pcrs)
+	if err != nil || c.Log == nil {
+		return // ForNewSlot says what is wrong with them
+	}
+	for _, why := range tpm.Unsteady(sel) {
+		c.Log.Warn("the new vault may not open at the next boot: leave that PCR out with pcrs=, or sign policies", "pcrs", sel.String(), "why", why)
+	}
+}
+
 func (c Config) create(ctx context.Context) (*keys.TierKey, *keys.Ring, error) {
 	if err := keys.RefuseIfUsed(c.Tier); err != nil {
 		return nil, nil, err
+	}
+	if c.Provider == tpm.Name {
+		c.awaitTPM(ctx)
+		c.warnOfUnsteady()
 	}
 	p, err := c.ForNewSlot(c.Provider)
 	if err != nil {
 		return nil, nil, fmt.Errorf("no key ring at %s and %w", c.RingPath(), err)
 	}
-	ring, key, err := keys.Create(ctx, c.RingPath(), p, "", c.Log)
+	ring, key, err := c.Create(ctx, p, "")
 	if errors.Is(err, keys.ErrRingExists) {
 		// Another process was faster.
 		key, ring, _, err = Open(ctx, c)

@@ -131,9 +131,10 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// With a ring there, no provider need be set.
+// With a ring there, no provider need be set, but for slots of software alone.
 func TestOpensWithoutProvider(t *testing.T) {
-	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "versatile", TPM: "/nonexistent"}
+	chip := swtpmtest.Start(t).Boot()
+	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", TPM: chip.Socket}
 	want, _ := open(t, cfg)
 	cfg.Provider = ""
 	if got, _ := open(t, cfg); !bytes.Equal(got, want) {

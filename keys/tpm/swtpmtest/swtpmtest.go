@@ -22,6 +22,8 @@ const startTimeout = 20 * time.Second
 type TPM struct {
 	Socket string // what tpm.Config.Path takes
 	tb     testing.TB
+	cmd    *exec.Cmd
+	out    *bytes.Buffer
 }
 
 // Start runs a fresh TPM that ends with the test. Its PCRs are zero, as on a machine
@@ -34,30 +36,54 @@ func Start(tb testing.TB) *TPM {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
-	socket := filepath.Join(dir, "cmd")
-	var out bytes.Buffer
-	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+dir,
-		"--server", "type=unixio,path="+socket, "--ctrl", "type=unixio,path="+filepath.Join(dir, "ctrl"),
-		"--flags", "not-need-init,startup-clear")
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		tb.Fatalf("start swtpm (apt install swtpm): %v", err)
-	}
+	t := &TPM{Socket: filepath.Join(dir, "cmd"), tb: tb}
+	t.start()
 	tb.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if tb.Failed() && out.Len() > 0 {
-			tb.Logf("swtpm: %s", out.String())
+		t.stop()
+		if tb.Failed() && t.out.Len() > 0 {
+			tb.Logf("swtpm: %s", t.out.String())
 		}
 	})
+	return t
+}
+
+// Restart is a power cycle: what is persistent stays, PCRs and sessions do not.
+func (t *TPM) Restart() {
+	t.tb.Helper()
+	t.Do(func(chip transport.TPM) error {
+		_, err := tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(chip)
+		return err
+	})
+	t.stop()
+	t.start()
+}
+
+func (t *TPM) stop() {
+	_ = t.cmd.Process.Kill()
+	_ = t.cmd.Wait()
+}
+
+func (t *TPM) start() {
+	t.tb.Helper()
+	dir := filepath.Dir(t.Socket)
+	_ = os.Remove(t.Socket)
+	t.out = &bytes.Buffer{}
+	t.cmd = exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+dir,
+		"--server", "type=unixio,path="+t.Socket, "--ctrl", "type=unixio,path="+filepath.Join(dir, "ctrl"),
+		"--flags", "not-need-init,startup-clear")
+	t.cmd.Stdout, t.cmd.Stderr = t.out, t.out
+	if err := t.cmd.Start(); err != nil {
+		t.tb.Fatalf("start swtpm (apt install swtpm): %v", err)
+	}
 	for deadline := time.Now().Add(startTimeout); ; time.Sleep(5 * time.Millisecond) {
-		conn, err := net.Dial("unix", socket)
+		conn, err := net.Dial("unix", t.Socket)
 		if err == nil {
 			_ = conn.Close()
-			return &TPM{Socket: socket, tb: tb}
+			return
 		}
 		if time.Now().After(deadline) {
-			tb.Fatalf("swtpm does not listen: %v: %s", err, out.String())
+			t.stop()
+			t.tb.Fatalf("swtpm does not listen: %v: %s", err, t.out.String())
 		}
 	}
 }

@@ -11,11 +11,17 @@ import (
 	"layervault/keys/versatile"
 )
 
-// A ring that version 1 wrote opens by each of its slots, for ever.
-func TestFormat1Opens(t *testing.T) {
+// A ring that an earlier version wrote opens by each of its slots, for ever.
+func TestFrozenRingsOpen(t *testing.T) {
+	for _, frozen := range []string{"testdata/format1", "testdata/format2"} {
+		t.Run(frozen, func(t *testing.T) { opensFrozen(t, frozen) })
+	}
+}
+
+func opensFrozen(t *testing.T, frozen string) {
 	dir := t.TempDir()
 	for _, name := range []string{"keyring.json", "versatile.key"} {
-		data, err := os.ReadFile(filepath.Join("testdata/format1", name))
+		data, err := os.ReadFile(filepath.Join(frozen, name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -24,7 +30,7 @@ func TestFormat1Opens(t *testing.T) {
 		}
 	}
 	line := func(name string) []byte {
-		data, err := os.ReadFile(filepath.Join("testdata/format1", name))
+		data, err := os.ReadFile(filepath.Join(frozen, name))
 		if err != nil {
 			t.Fatal(err)
 		}
