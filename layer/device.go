@@ -2,6 +2,7 @@ package layer
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 
@@ -34,6 +35,8 @@ type Device interface {
 	// Hold keeps an image that Get has mounted from being closed by the kernel when
 	// its last mount goes.
 	Hold(ctx context.Context) (Held, error)
+	// UUID is the LUKS2 UUID of the image.
+	UUID() (string, error)
 }
 
 // Held is an image kept open.
@@ -69,6 +72,18 @@ type Image struct {
 	Mnt   string // where Get mounts; "" when it is not to be mounted
 	Kind  Kind   // Writable or Sealed
 	IDMap user.IdentityMapping
+	// UUID is the LUKS2 UUID that the image must have; "" for any.
+	UUID string
+}
+
+// Check is ErrOtherImage for an image that does not have the UUID it must have. A Device
+// calls it before it opens an image.
+func (im Image) Check(uuid string) error {
+	if im.UUID == "" || im.UUID == uuid {
+		return nil
+	}
+	return fmt.Errorf("%w: %s has the UUID %s, layer %s has the image %s: an older or another image was put in its place; restore the right one, or remove the layer",
+		ErrOtherImage, im.Path, uuid, im.Layer, im.UUID)
 }
 
 // Devices makes the Device of an image; NewDevices in production.
@@ -87,6 +102,9 @@ func NewDevices(keys KeySource, params crypt.CryptParams, log *slog.Logger) Devi
 			},
 			Cryptparams: params,
 			Key: func(_ context.Context, uuid string) ([]byte, error) {
+				if err := im.Check(uuid); err != nil {
+					return nil, err
+				}
 				return keys.Passphrase(keyKind, im.Layer, uuid)
 			},
 			Log:       log,

@@ -12,7 +12,7 @@ import (
 
 // Reader looks at a store that another process may own, for status and tools: it
 // takes no lock, writes nothing and needs no key. What it tells may be outdated by
-// the time it is read.
+// the time it is read, and is what the disk says: see Authenticate.
 type Reader struct{ store *Store }
 
 // OpenReader reads the store at root. A store that was never used is empty.
