@@ -53,8 +53,8 @@ func (k Keys) Floor() int {
 }
 
 // Passphrase implements volume.KeySource.
-func (Keys) Passphrase(kind, id, imageUUID string) ([]byte, error) {
-	return []byte(kind + " " + id + " " + imageUUID), nil
+func (k Keys) Passphrase(kind, id, imageUUID string) ([]byte, error) {
+	return []byte(k.Other + kind + " " + id + " " + imageUUID), nil
 }
 
 // OpenKeys opens every tier.
