@@ -10,6 +10,7 @@ import (
 
 	"github.com/moby/sys/user"
 
+	"layervault/internal/authentic"
 	"layervault/internal/durable"
 	"layervault/layer"
 	"layervault/persist"
@@ -19,13 +20,40 @@ import (
 // crashed plugin but does not call Init again. It holds no secret.
 const initFile = "driver.json"
 
-// initVersion is the format of initFile.
-const initVersion = 1
+// initVersion is the format of initFile; version 1 was not authenticated.
+const (
+	initVersion    = 2
+	oldInitVersion = 1
+)
+
+// initKind is initFile's kind in its authentication.
+const initKind = "driver"
 
 // savedInit is the content of initFile.
 type savedInit struct {
 	Version int     `json:"version"`
 	Options Options `json:"options"`
+	// MAC authenticates the rest; see package authentic. Where the file names the home
+	// directory, directories are made, and emptied, there.
+	MAC string `json:"mac,omitempty"`
+}
+
+// seal is what to write, with the tier's authentication.
+func (s savedInit) seal(keys authentic.Keys) ([]byte, error) {
+	s.Version, s.MAC = initVersion, ""
+	code, err := authentic.Sum(keys, initKind, s)
+	if err != nil {
+		return nil, err
+	}
+	s.MAC = code
+	data, err := json.MarshalIndent(s, "", "  ")
+	return append(data, '\n'), err
+}
+
+func (s savedInit) authentic(keys authentic.Keys) error {
+	code := s.MAC
+	s.MAC = ""
+	return authentic.Check(keys, initKind, code, s)
 }
 
 // Init opens the vault and readies home. A vault that stays locked makes it fail
@@ -37,7 +65,10 @@ func (d *Driver) Init(ctx context.Context, opts Options) error {
 	if err := d.start(ctx, opts); err != nil {
 		return fmt.Errorf("layervault: start the driver: %w", err)
 	}
-	return d.saveInit(opts)
+	d.mu.Lock()
+	keys := d.keys
+	d.mu.Unlock()
+	return d.saveInit(opts, keys)
 }
 
 // Resume redoes the last Init, from the file it left. Without one it does
@@ -55,13 +86,17 @@ func (d *Driver) resume(ctx context.Context) error {
 	if up != nil {
 		return nil
 	}
-	opts, err := d.loadInit()
+	saved, err := d.loadInit()
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
+	if err := d.authenticate(ctx, saved); err != nil {
+		return fmt.Errorf("layervault: start the driver again: %w", err)
+	}
+	opts := saved.Options
 	if err := d.start(ctx, opts); err != nil {
 		return fmt.Errorf("layervault: start the driver again: %w", err)
 	}
@@ -139,7 +174,7 @@ func (d *Driver) openStore(ctx context.Context) error {
 		return nil
 	}
 	store, err := layer.Open(ctx, layer.Config{
-		Root: d.cfg.Layout.Layers(persist.Vault), Scratch: d.cfg.Scratch, Devices: d.cfg.Devices(keys),
+		Root: d.cfg.Layout.Layers(persist.Vault), Scratch: d.cfg.Scratch, Keys: keys, Devices: d.cfg.Devices(keys),
 		SweepDevices: d.cfg.SweepDevices, Checkpoint: d.cfg.Checkpoint, Log: d.log,
 	})
 	if err != nil {
@@ -166,8 +201,31 @@ func prepareHome(home string, idmap user.IdentityMapping) error {
 	return nil
 }
 
-func (d *Driver) saveInit(opts Options) error {
-	data, err := json.MarshalIndent(savedInit{initVersion, opts}, "", "  ")
+// authenticate opens the vault and looks whether what Init said was kept by somebody who
+// had its key.
+func (d *Driver) authenticate(ctx context.Context, saved savedInit) error {
+	if err := d.openStore(ctx); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	keys := d.keys
+	d.mu.Unlock()
+	var err error
+	if saved.Version != oldInitVersion {
+		err = saved.authentic(keys)
+	} else if keys.Floor() > oldInitVersion {
+		err = authentic.ErrOldFormat
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w: restart dockerd to have it written anew", d.initPath(), err)
+	}
+	return nil
+}
+
+func (d *Driver) initPath() string { return filepath.Join(d.cfg.Layout.Tier(persist.Vault), initFile) }
+
+func (d *Driver) saveInit(opts Options, keys authentic.Keys) error {
+	data, err := savedInit{Options: opts}.seal(keys)
 	if err != nil {
 		return fmt.Errorf("keep what Init said: %w", err)
 	}
@@ -175,23 +233,41 @@ func (d *Driver) saveInit(opts Options) error {
 	if err != nil {
 		return fmt.Errorf("keep what Init said: %w", err)
 	}
-	err = durable.WriteFile(root, "."+initFile+".tmp", initFile, append(data, '\n'), 0o600)
+	err = durable.WriteFile(root, "."+initFile+".tmp", initFile, data, 0o600)
 	return errors.Join(err, root.Close())
 }
 
-func (d *Driver) loadInit() (Options, error) {
-	name := filepath.Join(d.cfg.Layout.Tier(persist.Vault), initFile)
-	data, err := os.ReadFile(name)
+func (d *Driver) loadInit() (savedInit, error) {
+	data, err := os.ReadFile(d.initPath())
 	if err != nil {
-		return Options{}, err
+		return savedInit{}, err
 	}
+	saved, err := decodeInit(data)
+	if err != nil {
+		return savedInit{}, fmt.Errorf("%s %w: restart dockerd to have it written anew", d.initPath(), err)
+	}
+	return saved, nil
+}
+
+// decodeInit parses initFile; whether it is to be believed is another question.
+func decodeInit(data []byte) (savedInit, error) {
 	var saved savedInit
 	if err := json.Unmarshal(data, &saved); err != nil {
-		return Options{}, fmt.Errorf("%s is damaged, restart dockerd to have it written anew: %w", name, err)
+		return savedInit{}, fmt.Errorf("is damaged: %w", err)
 	}
-	if saved.Version != initVersion {
-		return Options{}, fmt.Errorf("%s has format version %d, this program knows %d: restart dockerd to have it written anew",
-			name, saved.Version, initVersion)
+	if saved.Version != initVersion && saved.Version != oldInitVersion {
+		return savedInit{}, fmt.Errorf("has format version %d, this program knows %d", saved.Version, initVersion)
 	}
-	return saved.Options, nil
+	return saved, nil
+}
+
+// RekeyRecord makes what Init said, kept with the key old, a record of next. It may be
+// repeated. One that is of neither is left alone: dockerd says it anew.
+func RekeyRecord(l persist.Layout, old, next authentic.Keys) error {
+	d := New(Config{Layout: l})
+	saved, err := d.loadInit()
+	if err != nil || saved.Version == oldInitVersion || saved.authentic(old) != nil {
+		return nil
+	}
+	return d.saveInit(saved.Options, next)
 }

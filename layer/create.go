@@ -35,14 +35,19 @@ func (s *Store) Create(ctx context.Context, id, parent string, opts CreateOption
 	}
 	defer unlock()
 	want := Record{
-		Version: recordVersion, ID: id, Parent: parent, Kind: Fresh, ReadWrite: opts.ReadWrite,
+		ID: id, Parent: parent, Kind: Fresh, ReadWrite: opts.ReadWrite,
 		SizeLimit: opts.SizeLimit, Owner: s.process, Created: time.Now().UTC().Truncate(time.Millisecond),
 	}
 	if opts.ReadWrite {
 		want.Kind, want.Owner = Writable, ""
 	}
-	if err := want.check(id); err != nil {
-		return fmt.Errorf("create layer %s: %w", id, err)
+	if parent == id {
+		return fmt.Errorf("create layer %s: it is its own parent", id)
+	}
+	if parent != "" {
+		if err := ValidateID(parent); err != nil {
+			return fmt.Errorf("create layer %s: parent: %w", id, err)
+		}
 	}
 	if have, err := s.record(id); err == nil {
 		return s.recreate(have, want)
@@ -83,6 +88,7 @@ func (s *Store) create(ctx context.Context, r Record, opts CreateOptions) (err e
 		if len(chain) == maxChain {
 			return fmt.Errorf("create layer %s: %w: its parent is %d high already", r.ID, ErrTooDeep, maxChain)
 		}
+		r.ParentUUID = chain[0].lastingUUID()
 	}
 	dir := tmpName(tmpPrefix, r.ID)
 	if err := s.root.Mkdir(dir, 0o700); err != nil {
@@ -97,14 +103,14 @@ func (s *Store) create(ctx context.Context, r Record, opts CreateOptions) (err e
 		return err
 	}
 	if r.Kind == Writable {
-		if err := s.makeWritable(ctx, r, dir, opts.DefaultSize, opts.IDMap); err != nil {
+		if r.UUID, err = s.makeWritable(ctx, r, dir, opts.DefaultSize, opts.IDMap); err != nil {
 			return err
 		}
 		if err := s.step("create", r.ID, "image made"); err != nil {
 			return err
 		}
 	}
-	data, err := r.encode()
+	r, data, err := s.sealed(r)
 	if err != nil {
 		return fmt.Errorf("create layer %s: %w", r.ID, err)
 	}
@@ -128,8 +134,30 @@ func (s *Store) create(ctx context.Context, r Record, opts CreateOptions) (err e
 	return nil
 }
 
-// makeWritable makes the image of r in the directory dir.
-func (s *Store) makeWritable(ctx context.Context, r Record, dir string, defaultSize int64, idmap user.IdentityMapping) error {
+// lastingUUID is the UUID of a layer's image if that image is never replaced: Reset takes
+// no image from a layer that was made for a container.
+func (r Record) lastingUUID() string {
+	if r.Kind == Sealed || r.Kind == Writable && r.ReadWrite {
+		return r.UUID
+	}
+	return ""
+}
+
+// sealed is a record with its authentication, and as it is written.
+func (s *Store) sealed(r Record) (Record, []byte, error) {
+	r, err := r.seal(s.keys)
+	if err == nil {
+		err = r.check(r.ID) // what could not be read back is not written
+	}
+	if err != nil {
+		return r, nil, err
+	}
+	data, err := r.encode()
+	return r, data, err
+}
+
+// makeWritable makes the image of r in the directory dir, and returns its UUID.
+func (s *Store) makeWritable(ctx context.Context, r Record, dir string, defaultSize int64, idmap user.IdentityMapping) (string, error) {
 	size := r.SizeLimit
 	if size == 0 {
 		size = defaultSize
@@ -137,13 +165,17 @@ func (s *Store) makeWritable(ctx context.Context, r Record, dir string, defaultS
 	dev := s.device(Image{Layer: r.ID, Kind: Writable, IDMap: idmap}, dir)
 	held, err := dev.CreateHeld(ctx, size)
 	if err != nil {
-		return fmt.Errorf("make the writable image of layer %s: %w", r.ID, err)
+		return "", fmt.Errorf("make the writable image of layer %s: %w", r.ID, err)
+	}
+	uuid, err := dev.UUID()
+	if err != nil {
+		return "", errors.Join(fmt.Errorf("make the writable image of layer %s: %w", r.ID, err), held.Close())
 	}
 	// Whoever makes it is about to mount it.
 	if err := s.warm.keep(r.ID, held); err != nil {
-		return fmt.Errorf("make the writable image of layer %s: %w", r.ID, err)
+		return "", fmt.Errorf("make the writable image of layer %s: %w", r.ID, err)
 	}
-	return nil
+	return uuid, nil
 }
 
 // MakeWritable gives a fresh layer its writable image. A layer that has content
@@ -161,7 +193,9 @@ func (s *Store) MakeWritable(ctx context.Context, id string, opts CreateOptions)
 	err = s.fill(ctx, r, "make writable", func(dir string) (Record, error) {
 		next := r
 		next.Kind, next.Owner = Writable, ""
-		return next, s.makeWritable(ctx, r, dir, opts.DefaultSize, opts.IDMap)
+		var err error
+		next.UUID, err = s.makeWritable(ctx, r, dir, opts.DefaultSize, opts.IDMap)
+		return next, err
 	})
 	if err != nil {
 		return Record{}, err
@@ -211,7 +245,7 @@ func (s *Store) fill(ctx context.Context, r Record, op string, build func(dir st
 
 // writeRecord replaces the record of a layer. The layer is locked.
 func (s *Store) writeRecord(r Record, op string) error {
-	data, err := r.encode()
+	r, data, err := s.sealed(r)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", op, r.ID, err)
 	}

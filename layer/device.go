@@ -2,6 +2,8 @@ package layer
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 
@@ -16,10 +18,15 @@ const keyKind = "layer"
 // ImageName is the name of the image in a layer's directory.
 const ImageName = "image.luks"
 
-// KeySource gives the LUKS2 passphrase of an image of a format (crypt.KeyFunc). The caller
-// wipes it.
+// KeySource is the open tier.
 type KeySource interface {
+	// Passphrase is the LUKS2 passphrase of an image of a format (crypt.KeyFunc). The
+	// caller wipes it.
 	Passphrase(format int, kind, id, imageUUID string) ([]byte, error)
+	// MAC authenticates a record of a kind (HMAC-SHA256 under a subkey of the tier key).
+	MAC(what string, data []byte) ([]byte, error)
+	// Floor is the lowest format of images and records that the tier still accepts.
+	Floor() int
 }
 
 // Device is an image as the store uses it.
@@ -30,6 +37,8 @@ type Device interface {
 	// Hold keeps an image that Get has mounted from being closed by the kernel when
 	// its last mount goes.
 	Hold(ctx context.Context) (Held, error)
+	// UUID is the LUKS2 UUID of the image.
+	UUID() (string, error)
 }
 
 // Held is an image kept open.
@@ -65,6 +74,18 @@ type Image struct {
 	Mnt   string // where Get mounts; "" when it is not to be mounted
 	Kind  Kind   // Writable or Sealed
 	IDMap user.IdentityMapping
+	// UUID is the LUKS2 UUID that the image must have; "" for any.
+	UUID string
+}
+
+// Check is ErrOtherImage for an image that does not have the UUID it must have. A Device
+// calls it before it opens an image.
+func (im Image) Check(uuid string) error {
+	if im.UUID == "" || im.UUID == uuid {
+		return nil
+	}
+	return fmt.Errorf("%w: %s has the UUID %s, layer %s has the image %s: an older or another image was put in its place; restore the right one, or remove the layer",
+		ErrOtherImage, im.Path, uuid, im.Layer, im.UUID)
 }
 
 // Devices makes the Device of an image; NewDevices in production.
@@ -84,6 +105,9 @@ func NewDevices(keys KeySource, params crypt.CryptParams, log *slog.Logger) Devi
 			Cryptparams: params,
 			Owner:       crypt.Owner{Kind: keyKind, ID: im.Layer},
 			Key: func(_ context.Context, format int, uuid string) ([]byte, error) {
+				if err := errors.Join(im.Check(uuid), crypt.CheckFormat(format, keys.Floor())); err != nil {
+					return nil, err
+				}
 				return keys.Passphrase(format, keyKind, im.Layer, uuid)
 			},
 			Log:       log,

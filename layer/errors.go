@@ -1,6 +1,10 @@
 package layer
 
-import "errors"
+import (
+	"errors"
+
+	"layervault/internal/authentic"
+)
 
 // Errors a caller can ask for with errors.Is.
 var (
@@ -16,6 +20,14 @@ var (
 	ErrTooDeep = errors.New("too many layers on top of each other")
 	// ErrDamaged: a record cannot be read or contradicts itself.
 	ErrDamaged = errors.New("layer record is damaged")
+	// ErrForged, in an error that is ErrDamaged too: the record was not written with the
+	// vault's key, or its chain is not the one it was made on.
+	ErrForged = authentic.ErrForged
+	// ErrOldFormat, in an error that is ErrDamaged too: a record without authentication, in
+	// a vault that was upgraded.
+	ErrOldFormat = authentic.ErrOldFormat
+	// ErrOtherImage: the image is not the one that the layer's record names.
+	ErrOtherImage = errors.New("not the image of the layer's record")
 	// ErrCutOff: a layer tar ended within an entry, or its connection broke.
 	ErrCutOff = errors.New("layer tar is truncated")
 	// ErrInterrupted: an earlier attempt to fill this layer broke off, so the

@@ -5,6 +5,10 @@ var DecodeRecord = decodeRecord
 
 func (r Record) Encode() ([]byte, error) { return r.encode() }
 
+func (r Record) Seal(keys KeySource) (Record, error) { return r.seal(keys) }
+
+func (r Record) Authentic(keys KeySource) error { return r.authentic(keys) }
+
 // MaxWarm and the warm images, for their tests.
 const MaxWarm = maxWarm
 

@@ -108,7 +108,7 @@ func (s *Store) Reset(ctx context.Context, id string) error {
 	// The record first: a crash in between leaves an image beside a fresh record,
 	// which fill erases.
 	next := r
-	next.Kind, next.Owner = Fresh, s.process
+	next.Kind, next.Owner, next.UUID = Fresh, s.process, ""
 	if err := s.writeRecord(next, "reset"); err != nil {
 		return err
 	}

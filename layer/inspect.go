@@ -12,7 +12,7 @@ import (
 
 // Reader looks at a store that another process may own, for status and tools: it
 // takes no lock, writes nothing and needs no key. What it tells may be outdated by
-// the time it is read.
+// the time it is read, and is what the disk says: see Authenticate.
 type Reader struct{ store *Store }
 
 // OpenReader reads the store at root. A store that was never used is empty.
@@ -84,7 +84,9 @@ func (r *Reader) ImagePath(id string) string { return filepath.Join(r.store.cfg.
 
 // Passphrase is what opens a layer's image, in the layer store as with cryptsetup
 // --key-file. The caller wipes it.
-func (r *Reader) Passphrase(id string, keys KeySource) ([]byte, error) {
+func (r *Reader) Passphrase(id string, keys interface {
+	Passphrase(format int, kind, id, imageUUID string) ([]byte, error)
+}) ([]byte, error) {
 	h, err := r.Header(id)
 	if err != nil {
 		return nil, err

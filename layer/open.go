@@ -107,7 +107,7 @@ func (v *View) mount(ctx context.Context, n int, r Record) (Held, error) {
 		}
 		v.store.log.WarnContext(ctx, "cannot mount an image kept open; opening it anew", "layer", r.ID, "error", errors.Join(err, hold.Close()))
 	}
-	dev := v.store.device(Image{Layer: r.ID, Kind: r.Kind, Mnt: at}, r.ID)
+	dev := v.store.device(Image{Layer: r.ID, Kind: r.Kind, Mnt: at, UUID: r.UUID}, r.ID)
 	if err := dev.Get(ctx); err != nil {
 		return nil, err
 	}

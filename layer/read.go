@@ -78,7 +78,40 @@ func (s *Store) readRecord(id string) (Record, error) {
 	if len(data) > maxRecordSize {
 		return Record{}, fmt.Errorf("%w: layer %s: longer than %d bytes", ErrDamaged, id, maxRecordSize)
 	}
-	return decodeRecord(id, data)
+	r, err := decodeRecord(id, data)
+	if err != nil {
+		return Record{}, err
+	}
+	return r, s.authenticate(r)
+}
+
+// authenticate looks whether a record was written with the vault's key. One of version 1
+// cannot say so, and is believed only while the vault was not upgraded. It is done once for
+// each reading of a file: what is kept in memory was authentic.
+func (s *Store) authenticate(r Record) error {
+	if s.keys == nil {
+		return nil // a Reader shows what the files say
+	}
+	err := authenticate(r, s.keys)
+	switch {
+	case errors.Is(err, ErrForged):
+		return fmt.Errorf("%w: layer %s: record %w: remove the layer and get it again, or restore its record", ErrDamaged, r.ID, err)
+	case errors.Is(err, ErrOldFormat):
+		return fmt.Errorf("%w: layer %s: %w: run \"layervault vault upgrade\" if it was put back from a backup", ErrDamaged, r.ID, err)
+	case err != nil:
+		return fmt.Errorf("layer %s: %w", r.ID, err)
+	}
+	return nil
+}
+
+func authenticate(r Record, keys KeySource) error {
+	if r.Version != oldRecordVersion {
+		return r.authentic(keys)
+	}
+	if keys.Floor() > oldRecordVersion {
+		return ErrOldFormat
+	}
+	return nil
 }
 
 // Exists says whether there is such a layer. A damaged one exists.
@@ -108,10 +141,25 @@ func (s *Store) Chain(id string) ([]Record, error) {
 			}
 			return nil, err
 		}
+		if len(chain) > 0 {
+			if err := chain[len(chain)-1].standsOn(r); err != nil {
+				return nil, err
+			}
+		}
 		chain = append(chain, r)
 		at = r.Parent
 	}
 	return chain, nil
+}
+
+// standsOn looks whether a layer's parent still has the image that it was made on: both
+// records may be authentic, and one of them older than the other.
+func (r Record) standsOn(parent Record) error {
+	if r.ParentUUID == "" || r.ParentUUID == parent.UUID {
+		return nil
+	}
+	return fmt.Errorf("%w: layer %s: %w: it was made on the image %s of layer %s, which says now that its image is %q: restore that layer's folder, or remove both",
+		ErrDamaged, r.ID, ErrForged, r.ParentUUID, parent.ID, parent.UUID)
 }
 
 // IDs lists the layers' ids, sorted.

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"layervault/internal/authentic"
 )
 
 // Kind says what a layer's image holds.
@@ -22,10 +24,17 @@ const (
 )
 
 // recordVersion is the version of layer.json this code writes. A reader refuses
-// a higher one: it may mean something this code would destroy.
-const recordVersion = 1
+// a higher one: it may mean something this code would destroy. Version 1 was not
+// authenticated; see Store.authenticate for when it is still believed.
+const (
+	recordVersion    = 2
+	oldRecordVersion = 1
+)
 
-// maxRecordSize bounds what is read: a record is about 400 bytes, so anything
+// recordKind is the kind of a layer's record in its authentication.
+const recordKind = "layer"
+
+// maxRecordSize bounds what is read: a record is about 500 bytes, so anything
 // near a page is not ours.
 const maxRecordSize = 4096
 
@@ -42,11 +51,32 @@ type Record struct {
 	SizeLimit int64 `json:"size_limit,omitempty"`
 	// Size is a sealed layer's content in bytes, as crypt.ImportResult counts it.
 	Size int64 `json:"size,omitempty"`
-	// UUID is the LUKS2 UUID of a sealed image.
+	// UUID is the LUKS2 UUID of the image: an older image of the layer is not taken for it.
+	// Version 1 has none of writable images.
 	UUID string `json:"uuid,omitempty"`
+	// ParentUUID is the UUID of the parent's image when this layer was made, if that image
+	// was one that is never replaced: an older record of the parent is not taken for it.
+	ParentUUID string `json:"parent_uuid,omitempty"`
 	// Owner is the process that made a fresh layer; see Store.Import.
 	Owner   string    `json:"owner,omitempty"`
 	Created time.Time `json:"created"`
+	// MAC authenticates all of the above; see package authentic.
+	MAC string `json:"mac,omitempty"`
+}
+
+// seal gives a record, in the present version, its authentication.
+func (r Record) seal(keys authentic.Keys) (Record, error) {
+	r.Version, r.MAC = recordVersion, ""
+	code, err := authentic.Sum(keys, recordKind, r)
+	r.MAC = code
+	return r, err
+}
+
+// authentic is authentic.ErrForged for a record that was not written with the tier's key.
+func (r Record) authentic(keys authentic.Keys) error {
+	code := r.MAC
+	r.MAC = ""
+	return authentic.Check(keys, recordKind, code, r)
 }
 
 func (r Record) encode() ([]byte, error) {
@@ -58,7 +88,8 @@ func (r Record) encode() ([]byte, error) {
 }
 
 // decodeRecord parses layer.json of the layer id and checks that it makes sense.
-// Fields it does not know are an error: within one version there are none.
+// Fields it does not know are an error: within one version there are none. Whether the
+// record is to be believed is Store.authenticate's question.
 func decodeRecord(id string, data []byte) (Record, error) {
 	var head struct {
 		Version int `json:"version"`
@@ -86,7 +117,7 @@ func decodeRecord(id string, data []byte) (Record, error) {
 }
 
 func (r Record) check(id string) error {
-	if r.Version != recordVersion {
+	if r.Version != recordVersion && r.Version != oldRecordVersion {
 		return fmt.Errorf("format version %d", r.Version)
 	}
 	if r.ID != id {
@@ -103,10 +134,37 @@ func (r Record) check(id string) error {
 			return errors.New("it is its own parent")
 		}
 	}
+	if r.SizeLimit < 0 || r.Size < 0 {
+		return errors.New("negative size")
+	}
+	if err := r.checkVersion(); err != nil {
+		return err
+	}
+	return r.checkKind()
+}
+
+// checkVersion looks at what only one version has.
+func (r Record) checkVersion() error {
+	switch {
+	case r.Version == oldRecordVersion && (r.MAC != "" || r.ParentUUID != "" || r.Kind == Writable && r.UUID != ""):
+		return errors.New("fields of format version 2 in one of version 1")
+	case r.Version == recordVersion && !authentic.IsCode(r.MAC):
+		return errors.New("no authentication")
+	case r.ParentUUID != "" && r.Parent == "":
+		return errors.New("the UUID of a parent's image without a parent")
+	}
+	return nil
+}
+
+func (r Record) checkKind() error {
 	switch r.Kind {
-	case Fresh, Writable:
+	case Fresh:
 		if r.Size != 0 || r.UUID != "" {
-			return fmt.Errorf("kind %q with the size or UUID of a sealed layer", r.Kind)
+			return errors.New("a fresh layer with the size or UUID of an image")
+		}
+	case Writable:
+		if r.Size != 0 || r.UUID == "" && r.Version != oldRecordVersion {
+			return errors.New("writable with the size of a sealed layer, or without a UUID")
 		}
 	case Sealed:
 		if r.UUID == "" {
@@ -114,9 +172,6 @@ func (r Record) check(id string) error {
 		}
 	default:
 		return fmt.Errorf("unknown kind %q", r.Kind)
-	}
-	if r.SizeLimit < 0 || r.Size < 0 {
-		return errors.New("negative size")
 	}
 	return nil
 }

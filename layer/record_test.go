@@ -1,7 +1,9 @@
 package layer_test
 
 import (
+	"bytes"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"layervault/layer"
+	"layervault/layer/layertest"
 )
 
 // frozen are records as earlier versions wrote them, never to be edited: a
@@ -30,6 +33,23 @@ var frozen = map[string]layer.Record{
 	},
 }
 
+// The records of version 2, authenticated by layertest.Keys.
+func init() {
+	for name, r := range maps.Clone(frozen) {
+		r.Version = 2
+		switch r.Kind {
+		case layer.Fresh:
+			r.MAC = "f76ed6c745696b3036e0aef34719ac9cdfeba02536333aebbad6089376a464af"
+		case layer.Writable:
+			r.UUID, r.ParentUUID = "9d1f0a52-52b6-4f3a-8d0e-5f0c2b7a6e41", frozen["v1-sealed.json"].UUID
+			r.MAC = "b483716620c285cf672db58600c770ca94e3c333e1013aa1b2f62056465553ce"
+		case layer.Sealed:
+			r.MAC = "eae261e38e296b8f958753dccaa126c7daf0fb68685d41b2cf57b437a7114fc8"
+		}
+		frozen[strings.Replace(name, "v1", "v2", 1)] = r
+	}
+}
+
 func TestFrozenRecords(t *testing.T) {
 	for name, want := range frozen {
 		data, err := os.ReadFile(filepath.Join("testdata/records", name))
@@ -43,6 +63,17 @@ func TestFrozenRecords(t *testing.T) {
 		if d := cmp.Diff(want, got); d != "" {
 			t.Errorf("%s: %s", name, d)
 		}
+		if got.Version == 2 {
+			if err := got.Authentic(layertest.Keys{}); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if err := got.Authentic(layertest.Keys{Other: "x"}); !errors.Is(err, layer.ErrForged) {
+				t.Errorf("%s, another vault: %v", name, err)
+			}
+			if got, err = got.Seal(layertest.Keys{}); err != nil {
+				t.Fatal(err)
+			}
+		}
 		again, err := got.Encode()
 		if err != nil || string(again) != string(data) {
 			t.Errorf("%s is written back as\n%s(%v)", name, again, err)
@@ -55,13 +86,23 @@ func TestDamagedRecords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	good2, err := os.ReadFile("testdata/records/v2-sealed.json")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, data := range map[string]string{
 		"empty":          "",
 		"cut short":      string(good[:len(good)/2]),
 		"not JSON":       "layer",
 		"trailing":       string(good) + "{}",
 		"other id":       strings.Replace(string(good), `"s0"`, `"s1"`, 1),
-		"newer":          strings.Replace(string(good), `"version": 1`, `"version": 2`, 1),
+		"newer":          strings.Replace(string(good), `"version": 1`, `"version": 3`, 1),
+		"no code":        strings.Replace(string(good), `"version": 1`, `"version": 2`, 1),
+		"code in v1":     strings.Replace(string(good), `"kind"`, `"mac": "`+strings.Repeat("0f", 32)+`", "kind"`, 1),
+		"odd code":       strings.Replace(string(good2), `"mac": "`, `"mac": "A`, 1),
+		"short code":     strings.Replace(string(good2), `"mac": "`, `"mac": "", "more": "`, 1),
+		"parent's UUID":  strings.Replace(string(good2), `"kind"`, `"parent_uuid": "x", "kind"`, 1),
+		"fresh + UUID":   strings.Replace(string(good2), `"sealed"`, `"fresh"`, 1),
 		"version 0":      strings.Replace(string(good), `"version": 1`, `"version": 0`, 1),
 		"unknown kind":   strings.Replace(string(good), `"sealed"`, `"melted"`, 1),
 		"unknown field":  strings.Replace(string(good), `"kind"`, `"more": 1, "kind"`, 1),
@@ -102,6 +143,14 @@ func FuzzRecord(f *testing.F) {
 				t.Errorf("untyped error %v", err)
 			}
 			return
+		}
+		// What was not written with the key never passes for it, however it came to be read.
+		if r.Version == 2 && !bytes.Contains(data, []byte(`"mac"`)) && r.Authentic(layertest.Keys{}) == nil {
+			t.Error("authentic without a code")
+		}
+		sealed, err := r.Seal(layertest.Keys{})
+		if err != nil || sealed.Authentic(layertest.Keys{}) != nil {
+			t.Errorf("sealed: %v", err)
 		}
 		out, err := r.Encode()
 		if err != nil {

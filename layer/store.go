@@ -30,6 +30,8 @@ type Config struct {
 	// Scratch is a directory for private mounts. The store mounts a tmpfs of its
 	// own over it, so that no layer mount shows outside this mount namespace.
 	Scratch string
+	// Keys authenticates the records. It must not be nil.
+	Keys    KeySource
 	Devices Devices
 	// SweepDevices clears devices of ours that a dead process left behind;
 	// crypt.Sweep in production, nil for none.
@@ -44,6 +46,7 @@ type Config struct {
 // layer wait for each other, operations on different layers do not.
 type Store struct {
 	cfg     Config
+	keys    KeySource // nil for a Reader
 	root    *os.Root
 	lock    *os.File
 	log     *slog.Logger
@@ -67,6 +70,9 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if log == nil {
 		log = slog.Default()
 	}
+	if cfg.Keys == nil {
+		return nil, errors.New("open the layer store: no key to authenticate its records by")
+	}
 	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("make the layer store: %w", err)
 	}
@@ -75,7 +81,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 		return nil, fmt.Errorf("open the layer store: %w", err)
 	}
 	s := &Store{
-		cfg: cfg, root: root, log: log, process: uuid.NewString(),
+		cfg: cfg, keys: cfg.Keys, root: root, log: log, process: uuid.NewString(),
 		records: make(map[string]Record), broken: make(map[string]struct{}),
 	}
 	defer func() {

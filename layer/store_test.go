@@ -19,6 +19,7 @@ import (
 
 	"layervault/crypt"
 	"layervault/layer"
+	"layervault/layer/layertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -55,6 +56,8 @@ func (d fileDevice) CreateHeld(ctx context.Context, size int64) (layer.Held, err
 	return held{open: new(int)}, d.Create(ctx, size)
 }
 
+func (d fileDevice) UUID() (string, error) { return "uuid-of-" + d.im.Layer, nil }
+
 func (d fileDevice) Hold(context.Context) (layer.Held, error) { return held{open: new(int)}, nil }
 
 // emptyTar is a layer tar without a file.
@@ -64,7 +67,7 @@ func config(t testing.TB) layer.Config {
 	dir := t.TempDir()
 	return layer.Config{
 		Root: filepath.Join(dir, "layers"), Scratch: filepath.Join(dir, "scratch"),
-		Devices: fileDevices, Log: slog.New(slog.DiscardHandler),
+		Keys: layertest.Keys{}, Devices: fileDevices, Log: slog.New(slog.DiscardHandler),
 	}
 }
 

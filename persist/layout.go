@@ -38,6 +38,10 @@ func (l Layout) KeyRing(t Tier) string { return filepath.Join(l.Tier(t), "keyrin
 // a folder, named by volume UUID and generation counter.
 func (l Layout) Volumes(t Tier) string { return filepath.Join(l.Tier(t), "volumes") }
 
+// VolumeList is the file with the authenticated list of a tier's volumes; the vault's has
+// those of the clear tier, and on disks, too.
+func (l Layout) VolumeList(t Tier) string { return filepath.Join(l.Tier(t), "volumes.json") }
+
 // Disks is the folder that holds the images of a tier's own disks (type luks of
 // device.json).
 func (l Layout) Disks(t Tier) string { return filepath.Join(l.Tier(t), "disks") }

@@ -25,15 +25,26 @@ const recordFile = "volume.json"
 type Volume struct {
 	Record
 	Path string // of the image or folder; of the record for a volume on a disk
-	// Damage is why the record cannot be read; what Record says is then only the ID, and
-	// the tier it lies in.
+	// Damage is why this cannot be used as a volume: its record cannot be read, or
+	// contradicts others. Where nothing tells its name, Record says only the ID and the tier
+	// it lies in.
 	Damage error
 	// Superseded: a later generation is the volume; this one is to be collected.
 	Superseded bool
+	// Listed: the list of its tier has it, and says the same. Whether that list is
+	// authentic is only known where the tier's key is.
+	Listed bool
+
+	pending bool // listed so
+	next    string
+	missing bool // only the list has it
+	onDisk  bool // its record lies in the folder of volumes on disks
 }
 
 // IsImage says whether the volume is an encrypted image of its own.
-func (v Volume) IsImage() bool { return v.Options.Disk == "" && v.Options.Tier != persist.Clear }
+func (v Volume) IsImage() bool {
+	return !v.onDisk && v.Options.Disk == "" && v.Options.Tier != persist.Clear
+}
 
 // knownRecord remembers a record by the file it was read from: it never changes.
 type knownRecord struct {
@@ -64,22 +75,30 @@ type catalog struct {
 
 	mu    sync.Mutex
 	known map[string]knownRecord // by path
+	lists map[persist.Tier]knownList
+}
+
+// knownList remembers a list by the file it was read from.
+type knownList struct {
+	file identity
+	list *list
 }
 
 func newCatalog(l persist.Layout) *catalog {
-	return &catalog{layout: l, known: make(map[string]knownRecord)}
+	return &catalog{layout: l, known: make(map[string]knownRecord), lists: make(map[persist.Tier]knownList)}
 }
 
 // List reads every volume of a disk, sorted by name and generation. It needs no key and
-// no store, and changes nothing.
+// no store, and changes nothing. So it shows what the disk says; what contradicts the
+// tiers' lists, or is shown in two tiers, has Damage.
 func List(ctx context.Context, l persist.Layout) ([]Volume, error) {
-	return newCatalog(l).list(ctx)
+	return newCatalog(l).volumes(ctx)
 }
 
 // List is the function of that name for the store's disk.
-func (s *Store) List(ctx context.Context) ([]Volume, error) { return s.catalog.list(ctx) }
+func (s *Store) List(ctx context.Context) ([]Volume, error) { return s.catalog.volumes(ctx) }
 
-func (c *catalog) list(ctx context.Context) ([]Volume, error) {
+func (c *catalog) volumes(ctx context.Context) ([]Volume, error) {
 	var all []Volume
 	for _, tier := range allTiers {
 		vs, err := c.readDir(ctx, c.layout.Volumes(tier), tier)
@@ -93,15 +112,7 @@ func (c *catalog) list(ctx context.Context) ([]Volume, error) {
 		return nil, err
 	}
 	all = append(all, vs...)
-	newest := map[string]int64{}
-	for _, v := range all {
-		if v.Damage == nil {
-			newest[v.UUID] = max(newest[v.UUID], v.Generation)
-		}
-	}
-	for i, v := range all {
-		all[i].Superseded = v.Damage == nil && v.Generation < newest[v.UUID]
-	}
+	all = judge(all, c.layout, map[persist.Tier]*list{persist.Vault: c.list(persist.Vault), persist.Unsealed: c.list(persist.Unsealed)})
 	slices.SortFunc(all, func(a, b Volume) int {
 		if by := strings.Compare(a.Name, b.Name); by != 0 {
 			return by
@@ -131,7 +142,7 @@ func (c *catalog) readDir(ctx context.Context, dir string, tier persist.Tier) ([
 		if strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
-		v := Volume{Path: filepath.Join(dir, e.Name())}
+		v := Volume{Path: filepath.Join(dir, e.Name()), onDisk: tier == ""}
 		id, err := ParseID(strings.TrimSuffix(e.Name(), ".json"))
 		if err != nil {
 			continue // not a volume: EVE keeps files of other formats here
@@ -143,9 +154,12 @@ func (c *catalog) readDir(ctx context.Context, dir string, tier persist.Tier) ([
 			}
 		}
 		if err == nil && (v.ID() != id || v.Options.Tier != tier) {
-			err = fmt.Errorf("%w: it says that it is %s of tier %s: give it its name and place again", ErrDamaged, v.ID(), v.Options.Tier)
+			err = fmt.Errorf("%w: record names %s in tier %s; move the file back there", ErrDamaged, v.ID(), v.Options.Tier)
 		}
 		if err != nil {
+			if !errors.Is(err, ErrDamaged) {
+				err = fmt.Errorf("%w: %w", ErrDamaged, err)
+			}
 			v.Damage = fmt.Errorf("volume %s: %w", id, err)
 			v.Record = Record{UUID: id.UUID, Generation: id.Generation, Options: Options{Tier: tier}}
 		}

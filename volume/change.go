@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +18,7 @@ import (
 
 // Grow makes a volume's image larger, to size bytes, also while it is mounted.
 func (s *Store) Grow(ctx context.Context, name string, size int64) error {
-	v, unlock, err := s.lockVolume(ctx, name)
+	v, unlock, err := s.lockToUse(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func (s *Store) Grow(ctx context.Context, name string, size int64) error {
 // Trim gives the space of deleted files back to the disk that the image lies on, and
 // returns how many bytes the image occupied before and after.
 func (s *Store) Trim(ctx context.Context, name string) (before, after int64, err error) {
-	v, unlock, err := s.lockVolume(ctx, name)
+	v, unlock, err := s.lockToUse(ctx, name)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -115,44 +115,123 @@ func allocated(name string) (n int64, err error) {
 
 // Remove removes a volume with all its generations: the keys of its images first. ErrInUse
 // while anything uses it. What docker forgot to unmount does not count.
+//
+// By its name, only what is authentic is removed, and of what is damaged only what the
+// tier's list vouches for. By its ID, which is its file's name and no record's word,
+// anything is, and nothing else with it: that is for what was refused.
 func (s *Store) Remove(ctx context.Context, name string) error {
-	v, unlock, err := s.lockVolume(ctx, name)
+	v, unlock, err := s.lockAny(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	all, err := s.generations(ctx, v.UUID)
-	if err != nil {
-		return err
-	}
-	// The latest goes last: a crash in between leaves the volume as it was.
-	for i := len(all) - 1; i >= 0; i-- {
-		if all[i].Damage != nil {
-			continue
+	remove := []Volume{v}
+	if v.ID().String() != name || v.Damage == nil {
+		if err := s.authenticDamage(ctx, v); err != nil {
+			return fmt.Errorf("remove volume %s: %w", name, err)
 		}
-		if err := s.remove(ctx, all[i]); err != nil {
+		if remove, err = s.generations(ctx, v); err != nil {
+			return err
+		}
+	}
+	for _, one := range remove {
+		if err := s.remove(ctx, one); err != nil {
 			return fmt.Errorf("remove volume %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// remove removes one generation. The volume is locked.
-func (s *Store) remove(ctx context.Context, v Volume) error {
-	if v.IsImage() {
-		used, err := s.release(ctx, v)
-		if err != nil {
-			return err
-		}
-		if used {
-			return s.inUse(v)
-		}
-	} else if err := s.releaseShared(v); err != nil {
+// authenticDamage is authenticate for a volume that is to be removed, and may be damaged:
+// then its tier's list must know it.
+func (s *Store) authenticDamage(ctx context.Context, v Volume) error {
+	if v.Damage == nil {
+		return s.authenticate(ctx, v, toChange)
+	}
+	if !v.Listed {
+		return v.Damage
+	}
+	keys, err := s.keysFor(ctx, v.Options)
+	if err != nil {
 		return err
 	}
+	_, err = s.authenticList(keyTier(v.Options), keys)
+	return err
+}
+
+// remove removes one generation. The volume is locked, and authentic, or damaged.
+func (s *Store) remove(ctx context.Context, v Volume) error {
+	if err := s.letGo(ctx, v); err != nil {
+		return err
+	}
+	return s.unlisted(ctx, v, func() error {
+		err := s.destroy(ctx, v)
+		if err == nil {
+			err = s.step("destroyed")
+		}
+		s.catalog.forget(v.Path)
+		return err
+	})
+}
+
+// unlisted takes a volume out of its tier's list around what destroys it. A crash leaves it
+// as it was, or an entry without a volume, which says so and which GC removes.
+func (s *Store) unlisted(ctx context.Context, v Volume, destroy func() error) error {
+	if !v.Listed {
+		return destroy()
+	}
+	tier := keyTier(v.Options)
+	keys, err := s.keysFor(ctx, v.Options)
+	if err != nil {
+		return err
+	}
+	mark := func(pending bool) func(l *list) error {
+		return func(l *list) error {
+			if e := l.find(v.where(), v.ID()); e != nil {
+				e.Pending = pending
+			}
+			return nil
+		}
+	}
+	if err := s.relist(ctx, tier, keys, mark(true)); err != nil {
+		return err
+	}
+	if err := destroy(); err != nil {
+		if errors.Is(err, errCrashed) {
+			return err
+		}
+		return errors.Join(err, s.relist(context.WithoutCancel(ctx), tier, keys, mark(false)))
+	}
+	return s.relist(context.WithoutCancel(ctx), tier, keys, func(l *list) error {
+		l.drop(v.where(), v.ID())
+		return nil
+	})
+}
+
+// letGo takes down what docker has mounted of a volume. ErrInUse, and everything as it was,
+// when anybody uses it.
+func (s *Store) letGo(ctx context.Context, v Volume) error {
+	if v.missing {
+		return s.keepUses(v.ID(), nil)
+	}
+	used, err := s.release(ctx, v)
+	if err != nil {
+		return err
+	}
+	if used != "" {
+		return fmt.Errorf("%w: %s", ErrInUse, used)
+	}
+	return nil
+}
+
+// destroy destroys what a volume consists of. Nothing uses it.
+func (s *Store) destroy(ctx context.Context, v Volume) error {
 	var err error
 	switch {
-	case v.Options.Disk != "":
+	case v.missing:
+	case v.Damage != nil && v.onDisk:
+		err = s.forgetOnDisk(v) // which folder was its own nobody can tell
+	case v.onDisk:
 		err = s.removeOnDisk(ctx, v)
 	case v.Options.Tier == persist.Clear:
 		err = s.removeFolder(v)
@@ -162,63 +241,23 @@ func (s *Store) remove(ctx context.Context, v Volume) error {
 			err = dev.Remove(ctx)
 		}
 	}
-	s.catalog.forget(v.Path)
 	return err
 }
 
-// inUse says who uses a volume's image.
-func (s *Store) inUse(v Volume) error {
-	dev, err := s.device(v, "")
-	if err != nil {
-		return err
-	}
-	number, err := dev.Opened()
-	if err != nil {
-		return err
-	}
-	who := HoldersOfDevice(number)
-	if at, err := s.HostMounts(v); err == nil && len(at) > 0 {
-		who = "mounted at " + strings.Join(at, ", ") + "; " + who
-	}
-	return fmt.Errorf("%w: %s", ErrInUse, who)
-}
-
-// releaseShared takes down docker's mounts of a volume that is a part of a larger file
-// system. ErrInUse when it is mounted elsewhere on this host.
-func (s *Store) releaseShared(v Volume) error {
-	at, err := s.HostMounts(v)
-	if err != nil {
-		return err
-	}
-	elsewhere, err := s.dockersElsewhere(v)
-	if err != nil {
-		return err
-	}
-	if at = append(at, elsewhere...); len(at) > 0 {
-		return fmt.Errorf("%w: mounted at %s", ErrInUse, strings.Join(at, ", "))
-	}
-	u, err := s.uses(v.ID())
-	if err != nil {
-		return err
-	}
-	for _, dir := range u.dirs() {
-		if err := unmountDir(filepath.Join(s.cfg.Mounts, dir)); err != nil {
-			return err
-		}
-	}
-	return s.keepUses(v.ID(), nil)
-}
-
 // removeFolder renames the folder, so that it is no volume any more, and then empties it.
+// What forbids that, such as chattr +i, is taken away first, or the volume stays.
 func (s *Store) removeFolder(v Volume) error {
 	tmp := filepath.Join(filepath.Dir(v.Path), "."+filepath.Base(v.Path)+".tmp-remove")
-	if err := os.RemoveAll(tmp); err != nil { // of an earlier generation's crash
+	if err := removeAll(tmp); err != nil { // of an earlier generation's crash
+		return err
+	}
+	if err := makeRemovable(v.Path); err != nil {
 		return err
 	}
 	if err := os.Rename(v.Path, tmp); err != nil {
 		return err
 	}
-	return os.RemoveAll(tmp)
+	return removeAll(tmp)
 }
 
 // removeOnDisk removes the volume's folders from its disk, then its record.
@@ -240,7 +279,7 @@ func (s *Store) removeOnDisk(ctx context.Context, v Volume) error {
 			if err != nil {
 				return err
 			}
-			if err := root.RemoveAll(p.dir); err != nil {
+			if err := removeAllIn(root, p.dir); err != nil {
 				return err
 			}
 			if p.marker != "" {
@@ -254,6 +293,11 @@ func (s *Store) removeOnDisk(ctx context.Context, v Volume) error {
 	if err != nil {
 		return err
 	}
+	return s.forgetOnDisk(v)
+}
+
+// forgetOnDisk removes the record of a volume on a disk.
+func (s *Store) forgetOnDisk(v Volume) error {
 	if err := s.state.Remove(filepath.Join(onDisksDir, filepath.Base(v.Path))); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -296,7 +340,11 @@ func (s *Store) Purge(ctx context.Context, name string, change Options) (Volume,
 		return Volume{}, err
 	}
 	defer unlock()
-	r := s.newRecord(v.Name, Request{Options: v.Options.with(change), UUID: v.UUID, Generation: v.Generation + 1})
+	if err := s.authenticate(ctx, v, toChange); err != nil {
+		return Volume{}, fmt.Errorf("purge volume %s: %w", name, err)
+	}
+	// A generation of this host's own, which the controller's next one comes after.
+	r := newRecord(v.Name, Request{Options: v.Options.with(change), UUID: v.UUID, Generation: v.asked()}, v.Local+1)
 	return s.replace(ctx, v, r)
 }
 
@@ -339,20 +387,12 @@ func (s *Store) replace(ctx context.Context, old Volume, next Record) (Volume, e
 		if err := s.remove(ctx, old); err != nil {
 			return Volume{}, fmt.Errorf("purge volume %s: %w", old.Name, err)
 		}
-		return s.make(ctx, next)
+		return s.make(ctx, next, nil)
 	}
-	if old.IsImage() {
-		used, err := s.release(ctx, old)
-		if err == nil && used {
-			err = s.inUse(old)
-		}
-		if err != nil {
-			return Volume{}, fmt.Errorf("purge volume %s: %w", old.Name, err)
-		}
-	} else if err := s.releaseShared(old); err != nil {
+	if err := s.letGo(ctx, old); err != nil {
 		return Volume{}, fmt.Errorf("purge volume %s: %w", old.Name, err)
 	}
-	v, err := s.make(ctx, next)
+	v, err := s.make(ctx, next, &old)
 	if err != nil {
 		return Volume{}, err
 	}
@@ -386,19 +426,91 @@ func (s *Store) GC(ctx context.Context, dryRun bool) ([]Collected, error) {
 			continue
 		}
 		c := Collected{Volume: v}
-		if !dryRun {
+		if dryRun {
+			c.Err = s.mayCollect(ctx, vs, v)
+		} else {
 			c.Err = s.collect(ctx, v)
 		}
 		done = append(done, c)
 	}
-	return done, nil
+	if dryRun {
+		return done, nil
+	}
+	return done, s.gcLists(ctx)
 }
 
 func (s *Store) collect(ctx context.Context, v Volume) error {
-	unlock, err := s.lockName(ctx, v.Name)
+	unlock, err := s.lockName(ctx, v.lockName())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return s.remove(ctx, v)
+	// Under the lock it is looked for again: it may be somebody's volume by now.
+	vs, err := s.List(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(vs, func(o Volume) bool { return o.ID() == v.ID() && o.where() == v.where() })
+	if i < 0 || !vs[i].Superseded {
+		return nil
+	}
+	if err := s.mayCollect(ctx, vs, vs[i]); err != nil {
+		return err
+	}
+	return s.remove(ctx, vs[i])
+}
+
+// mayCollect says why a superseded generation is kept all the same: nothing is destroyed
+// because of a volume that cannot be used itself, or of which nobody knows that it is ours.
+func (s *Store) mayCollect(ctx context.Context, vs []Volume, v Volume) error {
+	for _, o := range vs {
+		if o.UUID != v.UUID || o.Superseded || o.Generation <= v.Generation {
+			continue
+		}
+		if err := s.authenticate(ctx, o, toChange); err != nil {
+			return fmt.Errorf("generation %d stays, as what superseded it cannot be used: %w", v.Generation, err)
+		}
+		return nil
+	}
+	return fmt.Errorf("generation %d of %s stays: nothing that superseded it is there", v.Generation, v.UUID)
+}
+
+// gcLists forgets what is pending in a list and not on the disk: nobody is making it. A tier
+// that is locked keeps what it has.
+func (s *Store) gcLists(ctx context.Context) error {
+	for _, tier := range listTiers {
+		l := s.catalog.list(tier)
+		if l == nil || l.damage != nil {
+			continue
+		}
+		for _, e := range l.Volumes {
+			if _, err := os.Lstat(e.path(s.cfg.Layout)); !e.Pending || !errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			if err := s.forgetPending(ctx, tier, e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Store) forgetPending(ctx context.Context, tier persist.Tier, e entry) error {
+	unlock, err := s.lockName(ctx, e.Name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	keys, err := s.cfg.Keys(ctx, tier)
+	if err != nil {
+		s.log.DebugContext(ctx, "a locked tier's list is not tidied", "tier", tier, "reason", err)
+		return nil
+	}
+	return s.relist(ctx, tier, keys, func(l *list) error {
+		now := l.find(where(e.Options), e.id())
+		if _, err := os.Lstat(e.path(s.cfg.Layout)); now != nil && now.Pending && errors.Is(err, os.ErrNotExist) {
+			l.drop(where(e.Options), e.id())
+		}
+		return nil
+	})
 }

@@ -112,7 +112,7 @@ func (p place) emptyAtBoot(root *os.Root, boot string) error {
 	if string(have) == boot {
 		return nil
 	}
-	if err := root.RemoveAll(p.dir); err != nil {
+	if err := removeAllIn(root, p.dir); err != nil {
 		return err
 	}
 	if err := makeDir(root, p.dir); err != nil {

@@ -14,6 +14,9 @@ import (
 type use struct {
 	Process string `json:"process"` // of ours, that mounted it
 	Dir     string `json:"dir"`     // the name of its mount point
+	// Count is how often docker mounted it under this id and did not unmount it: docker cp
+	// does so under the id of the running container's own mount.
+	Count int `json:"count"`
 }
 
 // uses are docker's mounts of one volume, by docker's ids. They are of this boot only:
@@ -26,7 +29,13 @@ type usesFile struct {
 	Uses    uses   `json:"uses"`
 }
 
-const usesVersion = 1
+// The versions of the list of uses; version 1 has no counts. It has no authentication but
+// the boot's id, of which only this boot's kernel knows the 122 random bits: whoever writes
+// to a switched-off disk cannot make one for a boot to come, and an old one is not read.
+const (
+	usesVersion    = 2
+	oldUsesVersion = 1
+)
 
 func usesPath(id ID) string { return filepath.Join(mountsDir, id.String()+".json") }
 
@@ -40,15 +49,37 @@ func (s *Store) uses(id ID) (uses, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mounts of volume %s: %w", id, err)
 	}
-	var file usesFile
-	if err := json.Unmarshal(data, &file); err != nil || file.Version != usesVersion {
+	u, err := decodeUses(data, s.boot)
+	if err != nil {
 		s.log.Warn("cannot read which mounts docker has of a volume; going by the kernel", "volume", id.String(), "error", err)
 		return uses{}, nil
 	}
-	if file.Boot != s.boot || file.Uses == nil {
-		return uses{}, nil
+	return u, nil
+}
+
+// decodeUses reads a list of uses; those of another boot are none.
+func decodeUses(data []byte, boot string) (uses, error) {
+	var file usesFile
+	if err := json.Unmarshal(data, &file); err != nil {
+		return nil, err
 	}
-	return file.Uses, nil
+	if file.Version != usesVersion && file.Version != oldUsesVersion {
+		return nil, fmt.Errorf("format version %d", file.Version)
+	}
+	u := uses{}
+	if file.Boot != boot {
+		return u, nil
+	}
+	for id, one := range file.Uses {
+		if file.Version == oldUsesVersion {
+			one.Count = 1
+		}
+		if one.Count < 1 || one.Dir != filepath.Base(one.Dir) || !filepath.IsLocal(one.Dir) {
+			return nil, fmt.Errorf("mount %q of %q, %d times", id, one.Dir, one.Count)
+		}
+		u[id] = one
+	}
+	return u, nil
 }
 
 // keepUses writes docker's mounts of a volume. It is not synced: a crash that loses it
@@ -90,15 +121,31 @@ func (u uses) dirs() []string {
 func (u uses) at(dir string) (n int) {
 	for _, one := range u {
 		if one.Dir == dir {
-			n++
+			n += one.Count
 		}
 	}
 	return n
 }
 
+// more counts a mount by an id at a mount point.
+func (u uses) more(id, process, dir string) {
+	u[id] = use{process, dir, u[id].Count + 1}
+}
+
+// less takes one mount of an id back.
+func (u uses) less(id string) {
+	one := u[id]
+	if one.Count--; one.Count > 0 {
+		u[id] = one
+		return
+	}
+	delete(u, id)
+}
+
 // mountDir names the mount point of a volume's content. Each revision has one of its own:
 // containers of two revisions may run at the same time.
 func mountDir(id ID, p place) string {
+	// See placeAt for the way back.
 	if base, ok := strings.CutPrefix(p.dir, revisionDir+"/"); ok {
 		revision, _, _ := strings.Cut(base, "/")
 		return id.String() + "@" + revision

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,15 +45,16 @@ func (s *Store) Create(ctx context.Context, name string, want Request) (Volume, 
 	} else if err := s.refuseUsedUUID(ctx, want.UUID, name); err != nil {
 		return Volume{}, err
 	}
-	return s.make(ctx, s.newRecord(name, want))
+	return s.make(ctx, newRecord(name, want, 0), nil)
 }
 
-func (s *Store) newRecord(name string, want Request) Record {
-	r := Record{
-		Version: recordVersion, Name: name, UUID: want.UUID, Generation: max(want.Generation, 0),
+// newRecord is the record of a generation that a controller asked for, after some that were
+// begun here.
+func newRecord(name string, want Request, local int64) Record {
+	return Record{
+		Version: recordVersion, Name: name, UUID: want.UUID, Generation: max(want.Generation, 0) + local, Local: local,
 		Created: time.Now().UTC().Truncate(time.Millisecond), Options: want.Options,
 	}
-	return r
 }
 
 // resolveDisk puts a disk's own name in place of an alias. There must be such a disk.
@@ -72,11 +74,16 @@ func (s *Store) resolveDisk(o *Options) error {
 }
 
 func (s *Store) refuseUsedUUID(ctx context.Context, id, name string) error {
-	others, err := s.generations(ctx, id)
-	if err != nil || len(others) == 0 {
+	others, err := s.List(ctx)
+	if err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: volume %q has the UUID %s that %s was to get", ErrExists, others[0].Name, id, name)
+	for _, v := range others {
+		if v.UUID == id {
+			return fmt.Errorf("%w: volume %q has the UUID %s that %s was to get", ErrExists, v.Name, id, name)
+		}
+	}
+	return nil
 }
 
 // recreate tells a retry from a clash, and from a new generation.
@@ -88,13 +95,18 @@ func (s *Store) recreate(ctx context.Context, have Volume, want Request) (Volume
 	if want.UUID != "" && want.UUID != have.UUID {
 		return Volume{}, clash("UUID", have.UUID, want.UUID)
 	}
-	if want.Generation > have.Generation {
-		r := s.newRecord(have.Name, want)
+	// A purge on this host is none that the controller knows of: its own next one is yet to
+	// come, even where the two would have the same number.
+	if want.Generation > have.asked() {
+		if err := s.authenticate(ctx, have, toChange); err != nil {
+			return Volume{}, err
+		}
+		r := newRecord(have.Name, want, have.Local)
 		r.UUID = have.UUID
 		return s.replace(ctx, have, r)
 	}
-	if want.Generation >= 0 && want.Generation < have.Generation {
-		return Volume{}, clash("generation", have.Generation, want.Generation)
+	if want.Generation >= 0 && want.Generation < have.asked() {
+		return Volume{}, clash("generation", have.asked(), want.Generation)
 	}
 	is, asked := have.Options, want.Options
 	if asked.Size != is.Size && have.IsImage() {
@@ -142,27 +154,105 @@ func (s *Store) sizeOf(v Volume) (int64, error) {
 	return dev.Size()
 }
 
-// make makes what a record describes. The name is locked.
-func (s *Store) make(ctx context.Context, r Record) (v Volume, err error) {
+// make makes what a record describes; old, when set, is the generation that it takes the
+// place of. The name is locked.
+//
+// The tier's list gets it first, as pending, so that a crash leaves nothing that nobody
+// knows: an entry without a volume, which the next one of that name replaces, or the volume,
+// which counts from the rename on that made it appear.
+func (s *Store) make(ctx context.Context, r Record, old *Volume) (v Volume, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("create volume %s: %w", r.Name, err)
+		}
+	}()
 	if err := r.check(); err != nil {
-		return Volume{}, fmt.Errorf("create volume %s: %w", r.Name, err)
+		return Volume{}, err
 	}
-	v = Volume{Record: r}
-	switch {
-	case r.Options.Disk != "":
-		v.Path = filepath.Join(s.cfg.Layout.VolumeState(), onDisksDir, r.ID().String()+".json")
-		err = s.makeOnDisk(r)
-	case r.Options.Tier == persist.Clear:
-		v.Path = s.path(persist.Clear, r.ID())
-		err = s.makeFolder(r, v.Path)
-	default:
-		v.Path = s.path(r.Options.Tier, r.ID())
-		err = s.makeImage(ctx, r, v.Path)
-	}
+	keys, err := s.keysFor(ctx, r.Options)
 	if err != nil {
-		return Volume{}, fmt.Errorf("create volume %s: %w", r.Name, err)
+		return Volume{}, err
 	}
-	return v, nil
+	v = Volume{Record: r, Path: entryOf(r).path(s.cfg.Layout), Listed: keys != nil, onDisk: r.Options.Disk != ""}
+	if keys != nil {
+		if err := s.announce(ctx, v, old, keys); err != nil {
+			return Volume{}, err
+		}
+	}
+	if err := s.makeIt(ctx, &v, keys); err != nil {
+		if keys != nil && !errors.Is(err, errCrashed) {
+			err = errors.Join(err, s.relist(context.WithoutCancel(ctx), keyTier(r.Options), keys, func(l *list) error {
+				l.drop(v.where(), v.ID())
+				return nil
+			}))
+		}
+		return Volume{}, err
+	}
+	if err := s.step("made"); err != nil || keys == nil {
+		return v, err
+	}
+	return v, s.relist(ctx, keyTier(r.Options), keys, func(l *list) error {
+		l.put(entryOf(r))
+		return nil
+	})
+}
+
+// announce enters a volume that is about to be made in its tier's list. What only the list
+// has under its name, pending, is of an attempt that a crash ended: the name is locked.
+func (s *Store) announce(ctx context.Context, v Volume, old *Volume, keys KeySource) error {
+	if old != nil && old.Listed && keyTier(old.Options) != keyTier(v.Options) {
+		oldKeys, err := s.keysFor(ctx, old.Options)
+		if err != nil {
+			return err
+		}
+		err = s.relist(ctx, keyTier(old.Options), oldKeys, func(l *list) error {
+			e := entryOf(old.Record)
+			e.Next = target(v.where(), v.ID())
+			l.put(e)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return s.relist(ctx, keyTier(v.Options), keys, func(l *list) error {
+		l.Volumes = slices.DeleteFunc(l.Volumes, func(e entry) bool {
+			if e.Name != v.Name || !e.Pending {
+				return false
+			}
+			_, err := os.Lstat(e.path(s.cfg.Layout))
+			return errors.Is(err, os.ErrNotExist)
+		})
+		e := entryOf(v.Record)
+		e.Pending = true
+		l.put(e)
+		return nil
+	})
+}
+
+// makeIt makes a volume's image, folder or record, and gives a record in a file its
+// authentication.
+func (s *Store) makeIt(ctx context.Context, v *Volume, keys KeySource) (err error) {
+	if v.IsImage() {
+		return s.makeImage(ctx, v.Record, v.Path)
+	}
+	if keys != nil {
+		if v.Record, err = v.seal(keys); err != nil {
+			return err
+		}
+	}
+	if v.onDisk {
+		return s.makeOnDisk(v.Record)
+	}
+	return s.makeFolder(v.Record, v.Path)
+}
+
+// path is where what an entry describes lies.
+func (e entry) path(l persist.Layout) string {
+	if e.Options.Disk != "" {
+		return filepath.Join(l.VolumeState(), onDisksDir, e.id().String()+".json")
+	}
+	return filepath.Join(l.Volumes(e.Options.Tier), e.id().String())
 }
 
 // makeImage makes the volume's image. What a crash leaves is told in crypt: a temporary
@@ -285,5 +375,5 @@ func removeUnlocked(path string) error {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
 		return nil
 	}
-	return os.RemoveAll(path)
+	return removeAll(path)
 }

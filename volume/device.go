@@ -62,6 +62,9 @@ func (s *Store) encrypted() Devices {
 				if err != nil {
 					return nil, err
 				}
+				if err := crypt.CheckFormat(format, keys.Floor()); err != nil {
+					return nil, err
+				}
 				return keys.Passphrase(format, KeyKind, im.ID.String(), imageUUID)
 			},
 			Log:       s.log,

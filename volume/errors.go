@@ -1,6 +1,10 @@
 package volume
 
-import "errors"
+import (
+	"errors"
+
+	"layervault/internal/authentic"
+)
 
 var (
 	// ErrNotFound: there is no such volume.
@@ -17,6 +21,18 @@ var (
 	ErrInUse = errors.New("volume is in use")
 	// ErrDamaged: what the volume says of itself cannot be read.
 	ErrDamaged = errors.New("volume is damaged")
+	// ErrForged, in an error that is ErrDamaged too: something was not written with the
+	// tier's key, or contradicts what was.
+	ErrForged = authentic.ErrForged
+	// ErrOldFormat, in an error that is ErrDamaged too: a record without authentication, in
+	// a tier that was upgraded.
+	ErrOldFormat = authentic.ErrOldFormat
+	// ErrUnlisted, in an error that is ErrDamaged too: the tier's list of volumes does not
+	// know the volume.
+	ErrUnlisted = errors.New("not in the list of volumes of its tier")
+	// ErrMissing, in an error that is ErrDamaged too: the tier's list has a volume that is
+	// not on the disk.
+	ErrMissing = errors.New("gone from the disk")
 	// ErrAmbiguous: two volumes have the same name.
 	ErrAmbiguous = errors.New("two volumes have the same name")
 	// ErrNoDisk: no disk of that name is configured.

@@ -6,53 +6,106 @@ import (
 	"slices"
 )
 
-// Get finds a volume by its name, or by its ID.
+// Get finds a volume by its name, or by its ID. One that cannot be used is returned beside
+// the error that says why.
 func (s *Store) Get(ctx context.Context, name string) (Volume, error) {
 	vs, err := s.List(ctx)
 	if err != nil {
 		return Volume{}, err
 	}
-	var found *Volume
+	return find(vs, name)
+}
+
+func find(vs []Volume, name string) (Volume, error) {
+	var found, damaged *Volume
 	for _, v := range vs {
-		if v.ID().String() == name {
+		switch {
+		case v.ID().String() == name && !(v.Damage != nil && otherPlace(vs, v)):
 			return v, v.Damage
-		}
-		if v.Name != name || v.Damage != nil || v.Superseded {
-			continue
-		}
-		if found != nil {
+		case v.Name != name || v.Superseded:
+		case v.Damage != nil:
+			if damaged == nil || v.claim() > damaged.claim() {
+				damaged = &v
+			}
+		case found != nil:
 			return Volume{}, fmt.Errorf("%w: %s is %s and %s: move one away", ErrAmbiguous, name, found.Path, v.Path)
+		default:
+			found = &v
 		}
-		found = &v
 	}
-	if found == nil {
-		return Volume{}, fmt.Errorf("%w: %s", ErrNotFound, name)
+	switch {
+	case found != nil:
+		return *found, nil
+	case damaged != nil:
+		return *damaged, damaged.Damage
 	}
-	return *found, nil
+	return Volume{}, fmt.Errorf("%w: %s", ErrNotFound, name)
+}
+
+// otherPlace says whether a sound volume has the ID of a damaged one.
+func otherPlace(vs []Volume, damaged Volume) bool {
+	return slices.ContainsFunc(vs, func(v Volume) bool { return v.ID() == damaged.ID() && v.Damage == nil })
 }
 
 // lockVolume finds a volume and locks it; it is looked for again under the lock.
 func (s *Store) lockVolume(ctx context.Context, name string) (v Volume, unlock func(), err error) {
-	if v, err = s.Get(ctx, name); err != nil {
+	v, unlock, err = s.lockAny(ctx, name)
+	if err == nil && v.Damage != nil {
+		unlock()
+		return Volume{}, nil, v.Damage
+	}
+	return v, unlock, err
+}
+
+// lockAny is lockVolume for a volume that may be damaged. What has no name is locked by its
+// ID.
+func (s *Store) lockAny(ctx context.Context, name string) (v Volume, unlock func(), err error) {
+	if v, err = s.Get(ctx, name); err != nil && v.Damage == nil {
 		return Volume{}, nil, err
 	}
-	if unlock, err = s.lockName(ctx, v.Name); err != nil {
+	locked := v.lockName()
+	if unlock, err = s.lockName(ctx, locked); err != nil {
 		return Volume{}, nil, err
 	}
-	if v, err = s.Get(ctx, name); err != nil {
+	if v, err = s.Get(ctx, name); err != nil && v.Damage == nil {
+		unlock()
+		return Volume{}, nil, err
+	}
+	if v.lockName() != locked { // made anew meanwhile, under another name
+		unlock()
+		return s.lockAny(ctx, name)
+	}
+	return v, unlock, nil
+}
+
+// lockName is the name that a volume's lock has.
+func (v Volume) lockName() string {
+	if v.Name == "" {
+		return v.ID().String()
+	}
+	return v.Name
+}
+
+// lockToUse is lockVolume for whoever is about to use what is in the volume.
+func (s *Store) lockToUse(ctx context.Context, name string) (v Volume, unlock func(), err error) {
+	if v, unlock, err = s.lockVolume(ctx, name); err != nil {
+		return Volume{}, nil, err
+	}
+	if err := s.authenticate(ctx, v, toUse); err != nil {
 		unlock()
 		return Volume{}, nil, err
 	}
 	return v, unlock, nil
 }
 
-// generations lists the volumes of a UUID, the latest first.
-func (s *Store) generations(ctx context.Context, id string) ([]Volume, error) {
+// generations lists a volume and what it superseded, the volume itself last: a crash on the
+// way leaves the volume as it was.
+func (s *Store) generations(ctx context.Context, latest Volume) ([]Volume, error) {
 	vs, err := s.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	vs = slices.DeleteFunc(vs, func(v Volume) bool { return v.UUID != id })
-	slices.SortFunc(vs, func(a, b Volume) int { return int(min(max(b.Generation-a.Generation, -1), 1)) })
-	return vs, nil
+	vs = slices.DeleteFunc(vs, func(v Volume) bool { return v.UUID != latest.UUID || !v.Superseded })
+	slices.SortFunc(vs, func(a, b Volume) int { return int(min(max(a.Generation-b.Generation, -1), 1)) })
+	return append(vs, latest), nil
 }

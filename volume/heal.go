@@ -34,7 +34,7 @@ func (s *Store) Heal(ctx context.Context) error {
 }
 
 func (s *Store) heal(ctx context.Context, id ID) error {
-	v, unlock, err := s.lockVolume(ctx, id.String())
+	v, unlock, err := s.lockAny(ctx, id.String())
 	if errors.Is(err, ErrNotFound) {
 		return s.keepUses(id, nil)
 	}
@@ -42,60 +42,118 @@ func (s *Store) heal(ctx context.Context, id ID) error {
 		return err
 	}
 	defer unlock()
+	if v.Damage != nil {
+		return nil // what is mounted of it stays: nothing could bring it back
+	}
+	if !v.IsImage() {
+		// Not every kernel's word is heard here on who else uses a part of a file system: a
+		// managed plugin sees no other process. Docker says when a volume is to go; until
+		// then such a mount costs nothing.
+		u, err := s.uses(v.ID())
+		if err != nil {
+			return err
+		}
+		return s.keepMounted(v, u)
+	}
 	used, err := s.release(ctx, v)
-	if err == nil && used {
-		s.log.DebugContext(ctx, "a volume is still in use", "volume", v.Name)
+	if err == nil && used != "" {
+		s.log.DebugContext(ctx, "a volume is still in use", "volume", v.Name, "by", used)
 	}
 	return err
 }
 
-// release unmounts what docker has of a volume, and looks whether anybody uses it all the
-// same: a container has mounts of its own, which do not go with ours. If so, the mounts
-// come back. The volume is locked.
-func (s *Store) release(ctx context.Context, v Volume) (used bool, err error) {
+// release unmounts what docker has of a volume, and asks the kernel whether anybody uses it
+// all the same, in whatever mount namespace: a container has mounts of its own, which do not
+// go with ours. If so, used says who, and the mounts come back. The volume is locked.
+func (s *Store) release(ctx context.Context, v Volume) (used string, err error) {
+	if used, err = s.usedByPeople(v); err != nil || used != "" {
+		return used, err
+	}
 	u, err := s.uses(v.ID())
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	dirs, err := s.ours(u)
 	if err != nil {
-		return false, err
-	}
-	if !v.IsImage() {
-		// The kernel does not tell who else uses a part of a file system. Docker says when
-		// a volume is to go; until then such a mount costs nothing.
-		return false, s.keepMounted(v, u)
-	}
-	dev, err := s.device(v, "")
-	if err != nil {
-		return false, err
+		return "", err
 	}
 	for _, dir := range dirs {
 		if err := detach(filepath.Join(s.cfg.Mounts, dir)); err != nil {
-			return false, err
+			return "", err
 		}
 	}
-	number, err := dev.Opened()
-	if err != nil {
-		return false, err
-	}
-	if number == 0 {
+	used, err = s.usedStill(v)
+	if err != nil || used != "" {
 		for _, dir := range dirs {
-			if err := unmountDir(filepath.Join(s.cfg.Mounts, dir)); err != nil {
-				return false, err
-			}
+			err = errors.Join(err, s.remount(ctx, v, dir))
 		}
-		if len(u) > 0 {
-			s.log.InfoContext(ctx, "forgot mounts of docker's that nothing uses", "volume", v.Name, "mounts", len(u))
-		}
-		return false, s.keepUses(v.ID(), nil)
+		return used, err
 	}
 	for _, dir := range dirs {
-		if err := s.remount(ctx, v, dir); err != nil {
-			return true, err
+		if err := unmountDir(filepath.Join(s.cfg.Mounts, dir)); err != nil {
+			return "", err
 		}
 	}
-	return true, nil
+	if len(u) > 0 {
+		s.log.InfoContext(ctx, "forgot mounts of docker's that nothing uses", "volume", v.Name, "mounts", len(u))
+	}
+	return "", s.keepUses(v.ID(), nil)
+}
+
+// usedByPeople finds mounts that are none of this store's: they need not be disturbed to
+// know.
+func (s *Store) usedByPeople(v Volume) (used string, err error) {
+	if v.Damage != nil && !v.IsImage() {
+		return "", nil // what it would be mounted as cannot be told
+	}
+	at, err := s.HostMounts(v)
+	if err != nil {
+		return "", err
+	}
+	elsewhere, err := s.dockersElsewhere(v)
+	if at = append(at, elsewhere...); err != nil || len(at) == 0 {
+		return "", err
+	}
+	used = "mounted at " + strings.Join(at, ", ")
+	if v.IsImage() {
+		if dev, err := s.device(v, ""); err == nil {
+			if number, err := dev.Opened(); err == nil && number != 0 {
+				used += "; " + HoldersOfDevice(number)
+			}
+		}
+	}
+	return used, nil
+}
+
+// usedStill asks the kernel who uses a volume of which this store has nothing mounted.
+func (s *Store) usedStill(v Volume) (used string, err error) {
+	if v.IsImage() {
+		dev, err := s.device(v, "")
+		if err != nil {
+			return "", err
+		}
+		number, err := dev.Opened()
+		if err != nil || number == 0 {
+			return "", err
+		}
+		return HoldersOfDevice(number), nil
+	}
+	if v.Damage != nil {
+		return "", nil
+	}
+	is, err := s.mountsOf(v)
+	if err != nil || is == nil {
+		return "", err
+	}
+	found, err := mountsEverywhere(is)
+	if err != nil || len(found) == 0 {
+		return "", err
+	}
+	var at []string
+	for _, m := range found {
+		at = append(at, fmt.Sprintf("%s (of process %s)", m.Mountpoint, m.process))
+	}
+	return "mounted at " + strings.Join(at[:min(len(at), mostHolders)], ", "), nil
 }
 
 // ours lists docker's mount points that are mounted here. A person's command has a mount
@@ -117,8 +175,7 @@ func (s *Store) ours(u uses) ([]string, error) {
 
 // remount mounts again what release took away.
 func (s *Store) remount(ctx context.Context, v Volume, dir string) error {
-	_, revision, _ := strings.Cut(dir, "@")
-	p, err := placeOf(v.Record, revision)
+	p, err := placeAt(v, dir)
 	if err != nil {
 		return err
 	}

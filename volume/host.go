@@ -25,12 +25,12 @@ func (s *Store) MountAt(ctx context.Context, name, at string) error {
 	if strings.HasPrefix(at+"/", filepath.Clean(s.cfg.Mounts)+"/") {
 		return fmt.Errorf("%w: %s is docker's, choose another place", ErrBusyPath, s.cfg.Mounts)
 	}
-	v, unlock, err := s.lockVolume(ctx, name)
+	v, unlock, err := s.lockToUse(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	p, err := s.place(v)
+	p, err := s.place(ctx, v)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (s *Store) MountAt(ctx context.Context, name, at string) error {
 			return err
 		}
 		defer func() { _ = content.Close() }()
-		return bind(content, at)
+		return s.bindRestricted(content, at, hostFlags(v.Options))
 	})
 	if err != nil {
 		return fmt.Errorf("mount volume %s: %w", v.Name, err)
@@ -70,11 +70,54 @@ func (s *Store) MountAt(ctx context.Context, name, at string) error {
 	return nil
 }
 
+// hostFlags are the flags of a person's mount. Whoever may write to a volume, a container's
+// root say, must not get to be root of the host by a setuid file in it, or reach its disks
+// by a device file, unless the volume's mount options say suid, or dev.
+func hostFlags(o Options) (flags uintptr) {
+	words := strings.Split(o.MountOpts, ",")
+	if !slices.Contains(words, "suid") {
+		flags |= unix.MS_NOSUID
+	}
+	if !slices.Contains(words, "dev") {
+		flags |= unix.MS_NODEV
+	}
+	return flags
+}
+
+// bindRestricted is bind with more flags, which are there from the first moment: a bind
+// mount has those of the mount that it comes from, so they are set at a private place.
+func (s *Store) bindRestricted(content *os.File, at string, flags uintptr) (err error) {
+	private, release, err := s.scratch()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	if err := bind(content, private); err != nil {
+		return err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(private, &st); err != nil {
+		return &os.PathError{Op: "statfs", Path: private, Err: err}
+	}
+	// These have the same values in statfs(2) as in mount(2); a bind mount's times follow
+	// relatime unless it says otherwise.
+	kept := uintptr(st.Flags) & (unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME)
+	if err := unix.Mount("", private, "", unix.MS_REMOUNT|unix.MS_BIND|kept|flags, ""); err != nil {
+		return fmt.Errorf("restrict the mount of %s: %w", content.Name(), err)
+	}
+	dir, err := os.Open(private)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = dir.Close() }()
+	return bind(dir, at)
+}
+
 // UnmountHost unmounts a volume from the host: from the path at, or for "" from everywhere
 // a person mounted it, in the reverse of the order of mounting. Not mounted is no error.
 // ErrInUse names who uses it.
 func (s *Store) UnmountHost(ctx context.Context, name, at string) error {
-	v, unlock, err := s.lockVolume(ctx, name)
+	v, unlock, err := s.lockAny(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -212,32 +255,53 @@ func withinFileSystem(at string) (dev uint64, root string, err error) {
 	return unix.Mkdev(uint32(best.Major), uint32(best.Minor)), path.Join(best.Root, rest), nil
 }
 
-// rootsOf lists the roots of the mounts that is picks, in every mount namespace that /proc
+// foundMount is a mount in some mount namespace, as a process in that sees it.
+type foundMount struct {
+	*mountinfo.Info
+	process string
+}
+
+// mountsEverywhere lists the mounts that is picks, in every mount namespace that /proc
 // shows: a container's own mounts among them.
-func rootsOf(is func(*mountinfo.Info) bool) ([]string, error) {
-	tables, err := filepath.Glob("/proc/[0-9]*/mountinfo")
+func mountsEverywhere(is func(*mountinfo.Info) bool) (found []foundMount, err error) {
+	procs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil, err
 	}
-	var roots []string
-	for _, table := range append(tables, "/proc/self/mountinfo") {
-		f, err := os.Open(table)
+	seen := map[string]bool{}
+	for _, proc := range append([]string{"/proc/self"}, procs...) {
+		ns, err := os.Readlink(filepath.Join(proc, "ns/mnt"))
+		if err != nil || seen[ns] {
+			continue // a process that went, or one of a namespace that was looked at
+		}
+		f, err := os.Open(filepath.Join(proc, "mountinfo"))
 		if err != nil {
-			continue // a process that went
+			continue
 		}
 		infos, err := mountinfo.GetMountsFromReader(f, nil)
 		_ = f.Close()
 		if err != nil {
-			continue // the same
+			continue
 		}
+		seen[ns] = true
 		for _, m := range infos {
 			if is(m) {
-				roots = append(roots, m.Root)
+				found = append(found, foundMount{m, filepath.Base(proc)})
 			}
 		}
 	}
+	return found, nil
+}
+
+// rootsOf lists the roots of the mounts that is picks, in every mount namespace.
+func rootsOf(is func(*mountinfo.Info) bool) ([]string, error) {
+	found, err := mountsEverywhere(is)
+	var roots []string
+	for _, m := range found {
+		roots = append(roots, m.Root)
+	}
 	slices.Sort(roots)
-	return slices.Compact(roots), nil
+	return slices.Compact(roots), err
 }
 
 // hasSuffixPath says whether a path ends in another, or in one below it.

@@ -6,23 +6,31 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
-// Mount mounts a volume for docker and returns where. Each id is one use of the volume,
-// until Unmount takes it back; repeating a Mount changes nothing.
+// Mount mounts a volume for docker and returns where. Each Mount is one use of the volume,
+// until an Unmount by the same id takes it back: docker cp mounts a running container's
+// volumes once more under that container's ids. An id keeps its place until its last
+// Unmount, whatever revision the host runs meanwhile.
+//
+// A Mount that docker repeats because the answer was lost is one use too many. It keeps a
+// volume mounted that nobody uses, until a restart or a removal asks the kernel; one too few
+// would take a volume from a container.
 func (s *Store) Mount(ctx context.Context, name, id string) (dir string, err error) {
 	v, unlock, err := s.lockVolume(ctx, name)
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	p, err := s.place(v)
+	u, err := s.uses(v.ID())
 	if err != nil {
 		return "", err
 	}
-	u, err := s.uses(v.ID())
+	p, err := s.placeFor(ctx, v, u, id)
 	if err != nil {
 		return "", err
 	}
@@ -32,7 +40,12 @@ func (s *Store) Mount(ctx context.Context, name, id string) (dir string, err err
 	if err != nil {
 		return "", err
 	}
+	// What is mounted was authentic when it was mounted in this boot: a vault that was locked
+	// since takes it from nobody.
 	if !mounted {
+		if err := s.authenticate(ctx, v, toUse); err != nil {
+			return "", err
+		}
 		if u.at(base) > 0 {
 			s.log.WarnContext(ctx, "a mounted volume was unmounted by somebody else; mounting it again", "volume", v.Name, "dir", at)
 		}
@@ -40,11 +53,11 @@ func (s *Store) Mount(ctx context.Context, name, id string) (dir string, err err
 			return "", fmt.Errorf("mount volume %s: %w", v.Name, err)
 		}
 	}
-	u[id] = use{s.process, base}
+	u.more(id, s.process, base)
 	err = s.keepUses(v.ID(), u)
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx) // nobody takes the answer, so nobody would unmount
-		delete(u, id)
+		u.less(id)
 		err = errors.Join(err, s.keepUses(v.ID(), u))
 	}
 	if err != nil {
@@ -57,12 +70,30 @@ func (s *Store) Mount(ctx context.Context, name, id string) (dir string, err err
 }
 
 // place finds where the volume's content is now.
-func (s *Store) place(v Volume) (place, error) {
-	r, err := s.Revisions()
+func (s *Store) place(ctx context.Context, v Volume) (place, error) {
+	if v.Options.Persistence != Revision || v.Options.Revision != "" {
+		return placeOf(v.Record, "")
+	}
+	r, err := s.authenticRevisions(ctx, v.IsImage())
 	if err != nil {
 		return place{}, err
 	}
 	return placeOf(v.Record, r.Current)
+}
+
+// placeFor is the place of a docker id: where it has the volume mounted, or else the present
+// one.
+func (s *Store) placeFor(ctx context.Context, v Volume, u uses, id string) (place, error) {
+	if had, ok := u[id]; ok {
+		return placeAt(v, had.Dir)
+	}
+	return s.place(ctx, v)
+}
+
+// placeAt is the place that a mount point of mountDir's shows.
+func placeAt(v Volume, dir string) (place, error) {
+	_, revision, _ := strings.Cut(dir, "@")
+	return placeOf(v.Record, revision)
 }
 
 // mount binds a volume's content to a mount point that it makes.
@@ -78,7 +109,7 @@ func (s *Store) mount(ctx context.Context, v Volume, p place, at string) error {
 			return err
 		}
 		defer func() { _ = content.Close() }()
-		if err := os.MkdirAll(s.cfg.Mounts, 0o711); err != nil {
+		if err := s.makeMounts(); err != nil {
 			return fmt.Errorf("make the folder of mounts: %w", err)
 		}
 		if err := os.Mkdir(at, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
@@ -91,10 +122,34 @@ func (s *Store) mount(ctx context.Context, v Volume, p place, at string) error {
 	})
 }
 
+// mountsMode lets root through to the volumes, and a remapped root, who owns the group:
+// nobody else on the host is to reach them, or the setuid files in them.
+const mountsMode = 0o710
+
+// makeMounts makes the folder of mounts, and closes one that an earlier version made.
+func (s *Store) makeMounts() error {
+	if err := os.MkdirAll(s.cfg.Mounts, mountsMode); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(s.cfg.Mounts, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: s.cfg.Mounts, Err: err}
+	}
+	if int(st.Gid) != s.cfg.MountsGID {
+		if err := os.Chown(s.cfg.Mounts, -1, s.cfg.MountsGID); err != nil {
+			return err
+		}
+	}
+	if st.Mode&0o7777 == mountsMode {
+		return nil
+	}
+	return os.Chmod(s.cfg.Mounts, mountsMode)
+}
+
 // Unmount takes one of docker's mounts back; the last one unmounts. An unknown id is no
 // error.
 func (s *Store) Unmount(ctx context.Context, name, id string) error {
-	v, unlock, err := s.lockVolume(ctx, name)
+	v, unlock, err := s.lockAny(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -107,7 +162,7 @@ func (s *Store) Unmount(ctx context.Context, name, id string) error {
 	if !known {
 		return nil
 	}
-	delete(u, id)
+	u.less(id)
 	if u.at(was.Dir) == 0 {
 		if err := unmountDir(filepath.Join(s.cfg.Mounts, was.Dir)); err != nil {
 			return fmt.Errorf("unmount volume %s: %w", v.Name, err)
@@ -118,7 +173,11 @@ func (s *Store) Unmount(ctx context.Context, name, id string) error {
 
 // Mountpoint is where docker's mount of a volume is, "" when there is none.
 func (s *Store) Mountpoint(v Volume) (string, error) {
-	p, err := s.place(v)
+	r, err := s.Revisions() // only to look there
+	if err != nil {
+		return "", err
+	}
+	p, err := placeOf(v.Record, r.Current)
 	if errors.Is(err, ErrNoRevision) {
 		return "", nil
 	}

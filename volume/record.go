@@ -8,14 +8,24 @@ import (
 	"io"
 	"time"
 
+	"layervault/internal/authentic"
 	"layervault/persist"
 )
 
 // TokenType is the type of the LUKS2 token that holds a volume's record.
 const TokenType = "layervault-volume" //nolint:gosec // a LUKS2 token is no secret
 
-// recordVersion is the version of records this code writes; it refuses a higher one.
-const recordVersion = 1
+// The versions of records. A higher one than the newest is refused. Version 1 has neither
+// an authentication nor a count of local purges. A record in a file that was made where there
+// is no vault has none either: nobody could authenticate it. A token has no authentication of
+// its own in any version, see the package comment.
+const (
+	recordVersion    = 2
+	oldRecordVersion = 1
+)
+
+// recordKind is the kind of a record in a file in its authentication.
+const recordKind = "volume"
 
 // maxRecordSize bounds what is read of a record in a file, in bytes: one is about 500.
 const maxRecordSize = 8 << 10
@@ -23,12 +33,35 @@ const maxRecordSize = 8 << 10
 // Record is what a volume says of itself. It holds only what cannot be derived, and no
 // secret: whoever can read the disk can read it.
 type Record struct {
-	Version    int       `json:"version"`
-	Name       string    `json:"name"`
-	UUID       string    `json:"uuid"`
-	Generation int64     `json:"generation"`
-	Created    time.Time `json:"created"`
-	Options    Options   `json:"options"`
+	Version    int    `json:"version"`
+	Name       string `json:"name"`
+	UUID       string `json:"uuid"`
+	Generation int64  `json:"generation"`
+	// Local is how many of the generations were begun on this host (Purge), and not asked
+	// for by a controller: EVE counts the two apart, and adds them in the file's name.
+	Local   int64     `json:"local,omitempty"`
+	Created time.Time `json:"created"`
+	Options Options   `json:"options"`
+	// MAC authenticates a record in a file, see package authentic.
+	MAC string `json:"mac,omitempty"`
+}
+
+// asked is the generation that a controller asked for.
+func (r Record) asked() int64 { return r.Generation - r.Local }
+
+// seal gives a record for a file its authentication.
+func (r Record) seal(keys authentic.Keys) (Record, error) {
+	r.Version, r.MAC = recordVersion, ""
+	code, err := authentic.Sum(keys, recordKind, r)
+	r.MAC = code
+	return r, err
+}
+
+// authentic is ErrForged for a record in a file that was not written with a key.
+func (r Record) authentic(keys authentic.Keys) error {
+	code := r.MAC
+	r.MAC = ""
+	return authentic.Check(keys, recordKind, code, r)
 }
 
 // ID is the volume's identity.
@@ -57,6 +90,9 @@ func decodeToken(data []byte) (Record, error) {
 	if err := decodeStrictly(data, &t); err != nil {
 		return Record{}, err
 	}
+	if t.MAC != "" {
+		return Record{}, fmt.Errorf("%w: a token with an authentication of its own", ErrDamaged)
+	}
 	return t.Record, t.check()
 }
 
@@ -64,6 +100,9 @@ func decodeFile(data []byte) (Record, error) {
 	var r Record
 	if err := decodeStrictly(data, &r); err != nil {
 		return Record{}, err
+	}
+	if r.MAC != "" && (r.Version == oldRecordVersion || !authentic.IsCode(r.MAC)) {
+		return Record{}, fmt.Errorf("%w: format version %d with the authentication %q", ErrDamaged, r.Version, r.MAC)
 	}
 	return r, r.check()
 }
@@ -95,8 +134,10 @@ func (r Record) check() error {
 	tier := r.Options.Tier
 	var err error
 	switch {
-	case r.Version != recordVersion:
+	case r.Version != recordVersion && r.Version != oldRecordVersion:
 		err = fmt.Errorf("format version %d", r.Version)
+	case r.Local < 0 || r.Local > r.Generation || r.Local > 0 && r.Version == oldRecordVersion:
+		err = fmt.Errorf("%d local generations of %d", r.Local, r.Generation)
 	case r.Options.Disk == "" && tier != persist.Vault && tier != persist.Unsealed && tier != persist.Clear:
 		err = fmt.Errorf("tier %q", tier)
 	case r.Options.Persistence != Permanent && r.Options.Persistence != Revision && r.Options.Persistence != Boot:

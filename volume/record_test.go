@@ -64,7 +64,7 @@ func TestBadRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range [][2]string{
-		{`"version":1`, `"version":2`},
+		{`"version":1`, `"version":3`},
 		{`"version":1`, `"version":0`},
 		{`"name":"db"`, `"name":"../db"`},
 		{`"name":"db"`, `"name":"db","colour":"blue"`},

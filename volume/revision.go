@@ -12,7 +12,8 @@ import (
 	"slices"
 	"time"
 
-	"layervault/internal/durable"
+	"layervault/internal/authentic"
+	"layervault/persist"
 )
 
 // Revisions says which revision the host runs, and which it ran.
@@ -20,6 +21,8 @@ type Revisions struct {
 	Version int             `json:"version"`
 	Current string          `json:"current,omitempty"`
 	Known   []KnownRevision `json:"known"` // the latest last
+	// MAC authenticates the rest by the vault's key, see package authentic.
+	MAC string `json:"mac,omitempty"`
 }
 
 // KnownRevision is a revision that the host ran, or runs.
@@ -28,11 +31,65 @@ type KnownRevision struct {
 	Set  time.Time `json:"set"` // when it last became the current one
 }
 
-const revisionsVersion = 1
+// The versions of revisions. Version 1 has no authentication, and is written only where
+// there is no vault.
+const (
+	revisionsVersion    = 2
+	oldRevisionsVersion = 1
+)
 
-// Revisions reads which revision the host runs.
+// revisionsKind is the kind of revisions in their authentication.
+const revisionsKind = "revision"
+
+func (r Revisions) seal(keys authentic.Keys) (Revisions, error) {
+	r.Version, r.MAC = revisionsVersion, ""
+	code, err := authentic.Sum(keys, revisionsKind, r)
+	r.MAC = code
+	return r, err
+}
+
+func (r Revisions) authentic(keys authentic.Keys) error {
+	code := r.MAC
+	r.MAC = ""
+	return authentic.Check(keys, revisionsKind, code, r)
+}
+
+// byTheVault are the options of what has no key of its own: the vault vouches for it.
+var byTheVault = Options{Tier: persist.Clear}
+
+// authenticRevisions is Revisions for whoever goes by it. While the vault is locked it is
+// what the disk says, unless strictly.
+func (s *Store) authenticRevisions(ctx context.Context, strictly bool) (Revisions, error) {
+	r, err := s.Revisions()
+	if err != nil {
+		return r, err
+	}
+	if r.Current == "" && len(r.Known) == 0 {
+		return r, nil // none was set
+	}
+	keys, err := s.keysFor(ctx, byTheVault)
+	switch {
+	case err != nil && !strictly && ctx.Err() == nil:
+		s.log.WarnContext(ctx, "the vault is locked: nothing vouches for the host's revision", "revision", r.Current, "reason", err)
+		return r, nil
+	case err != nil:
+		return r, fmt.Errorf("which revision is this: %w", err)
+	case keys == nil:
+		return r, nil
+	case r.Version == revisionsVersion:
+		err = r.authentic(keys)
+	case keys.Floor() > oldRevisionsVersion:
+		err = ErrOldFormat
+	}
+	if err != nil {
+		return r, fmt.Errorf("%w: %s/%s: %w: set the revision anew with: layervault revision set REVISION", ErrDamaged, s.state.Name(), revisionFile, err)
+	}
+	return r, nil
+}
+
+// Revisions reads which revision the host runs, as the disk says it.
 func (s *Store) Revisions() (Revisions, error) {
-	none := Revisions{Version: revisionsVersion, Known: []KnownRevision{}}
+	none := Revisions{Version: oldRevisionsVersion, Known: []KnownRevision{}}
 	data, err := s.state.ReadFile(revisionFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return none, nil
@@ -54,8 +111,11 @@ func decodeRevisions(data []byte) (Revisions, error) {
 	if err := dec.Decode(&r); err != nil {
 		return Revisions{}, fmt.Errorf("%w: %w: set the revision anew with: layervault revision set REVISION", ErrDamaged, err)
 	}
-	if r.Version != revisionsVersion {
+	if r.Version != revisionsVersion && r.Version != oldRevisionsVersion {
 		return Revisions{}, fmt.Errorf("%w: format version %d, this program knows %d", ErrDamaged, r.Version, revisionsVersion)
+	}
+	if (r.Version == revisionsVersion) != authentic.IsCode(r.MAC) {
+		return Revisions{}, fmt.Errorf("%w: format version %d with the authentication %q: set the revision anew with: layervault revision set REVISION", ErrDamaged, r.Version, r.MAC)
 	}
 	for _, k := range r.Known {
 		if err := ValidateName("revision", k.Name); err != nil {
@@ -78,22 +138,36 @@ func (s *Store) SetRevision(ctx context.Context, name string) error {
 		return err
 	}
 	defer unlock()
-	r, err := s.Revisions()
-	if err != nil && !errors.Is(err, ErrDamaged) {
+	keys, err := s.keysFor(ctx, byTheVault)
+	if err != nil {
+		return fmt.Errorf("set the revision: %w", err)
+	}
+	r, err := s.authenticRevisions(ctx, true)
+	if errors.Is(err, ErrDamaged) {
+		r = Revisions{} // what it ran before is anybody's guess
+	} else if err != nil {
 		return err
 	}
 	r.Known = slices.DeleteFunc(r.Known, func(k KnownRevision) bool { return k.Name == name })
 	r.Known = append(r.Known, KnownRevision{name, time.Now().UTC().Truncate(time.Second)})
 	r.Current = name
-	return s.writeRevisions(r)
+	return s.writeRevisions(r, keys)
 }
 
-func (s *Store) writeRevisions(r Revisions) error {
-	data, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
+// writeRevisions writes which revision the host runs; keys is nil where there is no vault.
+func (s *Store) writeRevisions(r Revisions, keys KeySource) (err error) {
+	r.Version, r.MAC = oldRevisionsVersion, ""
+	if keys != nil {
+		if r, err = r.seal(keys); err != nil {
+			return err
+		}
 	}
-	return durable.WriteFile(s.state, "."+revisionFile+".tmp", revisionFile, append(data, '\n'), 0o600)
+	return r.writeIn(s.state)
+}
+
+func (r Revisions) encode() ([]byte, error) {
+	data, err := json.MarshalIndent(r, "", "  ")
+	return append(data, '\n'), err
 }
 
 // RevisionGC is what collecting old revisions did.
@@ -113,7 +187,11 @@ func (s *Store) GCRevisions(ctx context.Context, keep []string, dryRun bool) (Re
 		return out, err
 	}
 	defer unlock()
-	r, err := s.Revisions()
+	keys, err := s.keysFor(ctx, byTheVault)
+	if err != nil {
+		return out, fmt.Errorf("collect revisions: %w", err)
+	}
+	r, err := s.authenticRevisions(ctx, true)
 	if err != nil {
 		return out, err
 	}
@@ -148,7 +226,7 @@ func (s *Store) GCRevisions(ctx context.Context, keep []string, dryRun bool) (Re
 		return out, nil
 	}
 	r.Known = slices.DeleteFunc(r.Known, func(k KnownRevision) bool { return !slices.Contains(keep, k.Name) })
-	return out, s.writeRevisions(r)
+	return out, s.writeRevisions(r, keys)
 }
 
 // gcVolume removes a volume's content of other revisions; one that is mounted is added
@@ -159,6 +237,9 @@ func (s *Store) gcVolume(ctx context.Context, v Volume, keep *[]string, dryRun b
 		return nil, err
 	}
 	defer unlock()
+	if err := s.authenticate(ctx, v, toChange); err != nil {
+		return nil, err
+	}
 	mounted, err := s.mountedRoots(v)
 	if err != nil {
 		return nil, err
@@ -194,7 +275,7 @@ func (s *Store) gcVolume(ctx context.Context, v Volume, keep *[]string, dryRun b
 			if dryRun {
 				continue
 			}
-			if err := root.RemoveAll(dir); err != nil {
+			if err := removeAllIn(root, dir); err != nil {
 				return err
 			}
 		}

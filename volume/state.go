@@ -41,7 +41,7 @@ func (s *Store) Inspect(ctx context.Context, name string) (Status, error) {
 	if err != nil && v.Damage == nil {
 		return Status{}, err
 	}
-	return s.status(ctx, v, map[persist.Tier]error{}), nil
+	return s.status(ctx, v, map[persist.Tier]triedKey{}), nil
 }
 
 // InspectAll finds out about every volume. One that cannot be looked into is listed with
@@ -51,7 +51,7 @@ func (s *Store) InspectAll(ctx context.Context) ([]Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	tiers := map[persist.Tier]error{}
+	tiers := map[persist.Tier]triedKey{}
 	all := make([]Status, 0, len(vs))
 	for _, v := range vs {
 		if err := ctx.Err(); err != nil {
@@ -62,7 +62,7 @@ func (s *Store) InspectAll(ctx context.Context) ([]Status, error) {
 	return all, nil
 }
 
-func (s *Store) status(ctx context.Context, v Volume, tiers map[persist.Tier]error) Status {
+func (s *Store) status(ctx context.Context, v Volume, tiers map[persist.Tier]triedKey) Status {
 	st := Status{Volume: v, State: StateReady}
 	if v.Damage != nil {
 		st.State, st.Reason = StateDamaged, v.Damage.Error()
@@ -76,21 +76,43 @@ func (s *Store) status(ctx context.Context, v Volume, tiers map[persist.Tier]err
 	case st.State == StateMounted:
 	case v.Superseded:
 		st.State, st.Reason = StateSuperseded, "layervault volume gc removes it"
-	case v.IsImage():
-		tier := v.Options.Tier
-		if _, asked := tiers[tier]; !asked {
-			tiers[tier] = s.tryKey(ctx, tier)
-		}
-		if err := tiers[tier]; err != nil {
-			st.State, st.Reason = StateLocked, err.Error()
-		}
-	case v.Options.Disk != "":
-		o := v.Options
-		if err := s.resolveDisk(&o); err != nil {
-			st.State, st.Reason = StateLocked, err.Error()
-		}
+	default:
+		s.statusByKey(ctx, &st, tiers)
 	}
 	return st
+}
+
+// statusByKey finds out what the key of a volume's tier tells.
+func (s *Store) statusByKey(ctx context.Context, st *Status, tiers map[persist.Tier]triedKey) {
+	v := st.Volume
+	if o := v.Options; o.Disk != "" {
+		if err := s.resolveDisk(&o); err != nil {
+			st.State, st.Reason = StateLocked, err.Error()
+			return
+		}
+	}
+	if !v.IsImage() && !s.hasVault() {
+		return
+	}
+	tier := keyTier(v.Options)
+	if _, asked := tiers[tier]; !asked {
+		tiers[tier] = s.tryKey(ctx, tier)
+	}
+	switch tried := tiers[tier]; {
+	case tried.err != nil && v.IsImage():
+		st.State, st.Reason = StateLocked, tried.err.Error()
+	case tried.err != nil: // it can be used all the same
+	default:
+		if err := s.vouch(v, tried.keys); err != nil {
+			st.State, st.Reason = StateDamaged, err.Error()
+		}
+	}
+}
+
+// triedKey is what came of opening a tier.
+type triedKey struct {
+	keys KeySource
+	err  error
 }
 
 // fill asks file system and kernel.
@@ -135,9 +157,9 @@ func (s *Store) fill(st *Status) (err error) {
 }
 
 // tryKey looks whether a tier opens.
-func (s *Store) tryKey(ctx context.Context, tier persist.Tier) error {
+func (s *Store) tryKey(ctx context.Context, tier persist.Tier) triedKey {
 	ctx, cancel := context.WithTimeoutCause(ctx, keyPatience, fmt.Errorf("no answer about the key of %s within %s", tier, keyPatience))
 	defer cancel()
-	_, err := s.cfg.Keys(ctx, tier)
-	return err
+	keys, err := s.cfg.Keys(ctx, tier)
+	return triedKey{keys, err}
 }

@@ -33,9 +33,15 @@ const (
 // allTiers are the tiers that hold volumes.
 var allTiers = []persist.Tier{persist.Vault, persist.Unsealed, persist.Clear}
 
-// KeySource gives the LUKS2 passphrase of an image. The caller wipes it.
+// KeySource is the open tier.
 type KeySource interface {
+	// Passphrase is the LUKS2 passphrase of an image of a format (crypt.KeyFunc). The
+	// caller wipes it.
 	Passphrase(format int, kind, id, imageUUID string) ([]byte, error)
+	// MAC authenticates a record of a kind (HMAC-SHA256 under a subkey of the tier key).
+	MAC(what string, data []byte) ([]byte, error)
+	// Floor is the lowest format of images and records that the tier still accepts.
+	Floor() int
 }
 
 // Disks are the disks of device.json.
@@ -53,6 +59,8 @@ type Config struct {
 	// Mounts is where volumes are mounted for docker. Every mount point below it is made,
 	// and removed, by the store.
 	Mounts string
+	// MountsGID is the group that may pass through Mounts: that of dockerd's remapped root.
+	MountsGID int
 	// Scratch is a folder for mounts that last for moments.
 	Scratch string
 	// Keys opens a tier. It is asked only when an image must be opened, and each time
@@ -66,7 +74,10 @@ type Config struct {
 	Devices Devices
 	// BootID tells one boot from the next; "" asks the kernel.
 	BootID string
-	Log    *slog.Logger // nil for slog.Default()
+	// Checkpoint, if set, is called at each step at which a crash leaves another state on
+	// disk. Its error ends the operation there, as a crash does.
+	Checkpoint func(step string) error
+	Log        *slog.Logger // nil for slog.Default()
 }
 
 // Store is the store of volumes. It is safe for concurrent use, and several processes
@@ -155,7 +166,16 @@ func (s *Store) sweep(ctx context.Context) error {
 	return nil
 }
 
-// path is where a volume's image, or folder, lies.
-func (s *Store) path(tier persist.Tier, id ID) string {
-	return filepath.Join(s.cfg.Layout.Volumes(tier), id.String())
+// errCrashed marks an operation that a Checkpoint ended: nothing is cleaned up after it.
+var errCrashed = errors.New("ended by a checkpoint")
+
+// step reports a checkpoint.
+func (s *Store) step(at string) error {
+	if s.cfg.Checkpoint == nil {
+		return nil
+	}
+	if err := s.cfg.Checkpoint(at); err != nil {
+		return fmt.Errorf("%s: %w: %w", at, errCrashed, err)
+	}
+	return nil
 }

@@ -196,13 +196,15 @@ func sameMAC(text string, key, data []byte) bool {
 	if err != nil {
 		return false
 	}
-	want := new(wipehash.State).HMAC(key, data)
+	var want [wipehash.Size]byte
+	new(wipehash.State).HMAC(&want, key, data)
 	return subtle.ConstantTimeCompare(have, want[:]) == 1
 }
 
 // macOfField is what the token keeps of one field.
 func macOfField(key []byte, l leaf) string {
-	sum := new(wipehash.State).HMAC(key, canonical([]leaf{l}, nil, "field"))
+	var sum [wipehash.Size]byte
+	new(wipehash.State).HMAC(&sum, key, canonical([]leaf{l}, nil, "field"))
 	return base64.RawStdEncoding.EncodeToString(sum[:fieldMAC])
 }
 
@@ -301,6 +303,7 @@ func (s *sealing) seal(bin binHeader, doc object) error {
 }
 
 func hexMAC(key, data []byte) string {
-	sum := new(wipehash.State).HMAC(key, data)
+	var sum [wipehash.Size]byte
+	new(wipehash.State).HMAC(&sum, key, data)
 	return hex.EncodeToString(sum[:])
 }

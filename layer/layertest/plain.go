@@ -116,9 +116,29 @@ func format(name string, size int64) (uuid string, err error) {
 	return h.UUID(), f.Truncate(luks2.DefaultDataOffset + size)
 }
 
+// UUID reads the image's header.
+func (p plain) UUID() (string, error) {
+	f, err := os.Open(p.im.Path)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("%s: %w", p.im.Path, crypt.ErrNotExist)
+	}
+	if err != nil {
+		return "", err
+	}
+	h, err := luks2.Read(f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return "", err
+	}
+	return h.UUID(), nil
+}
+
 func (p plain) Get(ctx context.Context) error {
-	if _, err := os.Stat(p.im.Path); err != nil {
-		return fmt.Errorf("%s: %w", p.im.Path, crypt.ErrNotExist)
+	id, err := p.UUID()
+	if err == nil {
+		err = p.im.Check(id)
+	}
+	if err != nil {
+		return err
 	}
 	mode := "rw"
 	if p.im.Kind == layer.Sealed {

@@ -318,6 +318,9 @@ func (s *Set) luks(d Disk, at string) *crypt.VirtualDevice {
 			if err != nil {
 				return nil, err
 			}
+			if err := crypt.CheckFormat(format, keys.Floor()); err != nil {
+				return nil, err
+			}
 			return keys.Passphrase(format, KeyKind, d.Image, imageUUID)
 		},
 		Log: s.cfg.Log,

@@ -35,6 +35,8 @@ type env struct {
 	store *volume.Store
 	// locked makes a tier's key unavailable.
 	locked map[persist.Tier]error
+	// old makes the tiers accept what is not authenticated.
+	old bool
 }
 
 // Run runs the suite.
@@ -60,7 +62,10 @@ func newEnv(t *testing.T, b Backend) *env {
 		if err := e.locked[tier]; err != nil {
 			return nil, err
 		}
-		return Keys{}, nil
+		if tier == persist.Clear {
+			return nil, errors.New("the clear tier has no key")
+		}
+		return Keys{Old: e.old, Other: string(tier)}, nil
 	}
 	e.cfg = volume.Config{
 		Layout: persist.Layout{Root: filepath.Join(dir, "persist")},
@@ -71,6 +76,10 @@ func newEnv(t *testing.T, b Backend) *env {
 		e.cfg.Devices = b.Devices(keys)
 	}
 	t.Cleanup(func() { unmountBelow(t, dir) })
+	// There is a vault; its ring is the keys' business.
+	ring := e.cfg.Layout.KeyRing(persist.Vault)
+	e.must(os.MkdirAll(filepath.Dir(ring), 0o700))
+	e.must(os.WriteFile(ring, []byte("{}"), 0o600))
 	e.open()
 	return e
 }
@@ -165,7 +174,9 @@ func (e *env) absent(path string) {
 func (e *env) empty(dir string) {
 	e.Helper()
 	entries, err := os.ReadDir(dir)
-	e.must(err)
+	if !errors.Is(err, os.ErrNotExist) {
+		e.must(err)
+	}
 	if len(entries) > 0 {
 		e.Fatalf("%s holds %v", dir, entries)
 	}
@@ -253,6 +264,8 @@ func testCounts(e *env) {
 	e.unmount("vol", "never")
 	e.reads(dir, "x")
 	e.unmount("vol", "two")
+	e.reads(dir, "x") // it was mounted twice under the first id
+	e.unmount("vol", "one")
 	e.absent(dir)
 	// Somebody unmounts behind our back: the next mount is a mount.
 	e.mount("vol", "three")
@@ -392,9 +405,17 @@ func testClear(e *env) {
 	e.reads(filepath.Join(v.Path, "diff"), "in the clear")
 	at := filepath.Join(e.TempDir(), "host")
 	e.must(e.store.MountAt(e.Context(), "open", at))
+	locked := e.locked[persist.Vault]
+	delete(e.locked, persist.Vault)
 	e.fails(e.store.Remove(e.Context(), "open"), volume.ErrInUse, at)
+	e.locked[persist.Vault] = locked
 	e.must(e.store.UnmountHost(e.Context(), "open", ""))
 	e.fails(e.store.Grow(e.Context(), "open", 64<<20), volume.ErrNotHere)
+	// Nothing is destroyed for a name that nobody vouches for.
+	e.fails(e.store.Remove(e.Context(), "open"), e.locked[persist.Vault], "vault vouches")
+	_, err := e.tryCreate("another", "clear=true")
+	e.fails(err, e.locked[persist.Vault])
+	delete(e.locked, persist.Vault)
 	e.must(e.store.Remove(e.Context(), "open")) // docker forgot to unmount
 	e.absent(dir)
 	e.absent(v.Path)
@@ -686,9 +707,11 @@ func testDamaged(e *env) {
 			e.Errorf("%s: %v", v.ID(), v.Damage)
 		}
 	}
-	e.states(map[string]string{"": volume.StateDamaged, "good": volume.StateReady})
+	e.states(map[string]string{"bad": volume.StateDamaged, "good": volume.StateReady}) // the list knows its name
 	_, err = e.store.Mount(e.Context(), "bad", "1")
-	e.fails(err, volume.ErrNotFound)
+	e.fails(err, volume.ErrDamaged, bad.ID().String())
+	_, err = e.tryCreate("bad") // nobody gets an empty volume in its place
+	e.fails(err, volume.ErrDamaged)
 	_, err = e.store.Get(e.Context(), bad.ID().String())
 	if err == nil {
 		e.Error("a damaged volume has a record")
@@ -810,6 +833,11 @@ func testCopy(e *env) {
 	e.cfg.Layout.Root = there
 	e.open()
 	got, err := e.store.Get(e.Context(), "copy")
+	e.must(err)
+	// That it is ours, and not something that was removed and came back, a person says.
+	_, err = e.store.Mount(e.Context(), "copy", "1")
+	e.fails(err, volume.ErrUnlisted, "layervault image adopt")
+	_, err = e.store.Adopt(e.Context(), v.ID().String())
 	e.must(err)
 	if got.Record != v.Record {
 		e.Errorf("the copy says %+v, was %+v", got.Record, v.Record)

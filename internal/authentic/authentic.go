@@ -1,0 +1,67 @@
+// Package authentic puts a code on small JSON records, by which whoever has the tier's key
+// knows them again. A record that somebody wrote or changed without the key, or that was
+// written for another tier, has no such code.
+//
+// The code of a record is the MAC (see Keys) of its compact JSON as encoding/json writes it,
+// the fields in the order of the format's description, without the field that holds the code
+// itself. It is made of what was understood, not of the file's bytes: what another writer
+// may have meant by the same bytes does not matter. A code says nothing about age: an older
+// record is as good as the present one, unless something else knows better.
+package authentic
+
+import (
+	"crypto/hmac"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// Keys is an open tier.
+type Keys interface {
+	// MAC is HMAC-SHA256 over data under a subkey for one kind of record.
+	MAC(what string, data []byte) ([]byte, error)
+}
+
+var (
+	// ErrForged: the record was not written by anybody who had the tier's key.
+	ErrForged = errors.New("not authenticated by the key of its tier")
+	// ErrOldFormat: the record has a format without authentication, which this tier does
+	// not accept any more.
+	ErrOldFormat = errors.New("unauthenticated record of format 1")
+)
+
+// size of a code in bytes.
+const size = 32
+
+// Sum is the code of a record, in hex. The record's own field for it must be empty. Errors
+// are those of Keys.MAC.
+func Sum(keys Keys, what string, record any) (string, error) {
+	data, err := json.Marshal(record)
+	if err != nil {
+		return "", fmt.Errorf("authenticate a record of kind %s: %w", what, err)
+	}
+	sum, err := keys.MAC(what, data)
+	if err != nil {
+		return "", fmt.Errorf("authenticate a record of kind %s: %w", what, err)
+	}
+	return hex.EncodeToString(sum), nil
+}
+
+// Check is ErrForged unless code is that of the record; other errors are those of Keys.MAC.
+func Check(keys Keys, what, code string, record any) error {
+	want, err := Sum(keys, what, record)
+	if err != nil {
+		return err
+	}
+	if !hmac.Equal([]byte(want), []byte(code)) {
+		return ErrForged
+	}
+	return nil
+}
+
+// IsCode says whether a text has the form of a code.
+func IsCode(text string) bool {
+	raw, err := hex.DecodeString(text)
+	return err == nil && len(raw) == size && hex.EncodeToString(raw) == text
+}

@@ -1,0 +1,154 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"layervault/internal/authentic"
+	"layervault/internal/durable"
+)
+
+// Upgrade writes every record of version 1 as one of the present version and returns how
+// many it wrote. Each is one rename, so it may be cut short at any point and repeated. What
+// version 1 does not say is taken from the disk as it is: nobody can vouch for what was
+// there before. Records that cannot be read are left alone and reported, joined, when the
+// others are done. progress, when set, is called after each layer.
+func (s *Store) Upgrade(ctx context.Context, progress func(done, total int, id string)) (written int, err error) {
+	ids, err := s.IDs()
+	if err != nil {
+		return 0, err
+	}
+	var errs []error
+	for i, id := range ids {
+		if ctx.Err() != nil {
+			return written, errors.Join(append(errs, context.Cause(ctx))...)
+		}
+		wrote, err := s.upgrade(ctx, id)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case wrote:
+			written++
+		}
+		if progress != nil {
+			progress(i+1, len(ids), id)
+		}
+	}
+	return written, errors.Join(errs...)
+}
+
+// Old counts the layers whose records Upgrade would write anew.
+func (s *Store) Old(ctx context.Context) (int, error) {
+	records, err := s.List(ctx)
+	n := 0
+	for _, r := range records {
+		if r.Version == oldRecordVersion {
+			n++
+		}
+	}
+	return n, err
+}
+
+func (s *Store) upgrade(ctx context.Context, id string) (wrote bool, err error) {
+	unlock, err := s.lockLayer(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	r, err := s.record(id)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil // removed meanwhile
+	}
+	if err != nil || r.Version != oldRecordVersion {
+		return false, err
+	}
+	if r.Kind == Writable {
+		if r.UUID, err = s.device(Image{Layer: id, Kind: Writable}, id).UUID(); err != nil {
+			return false, fmt.Errorf("upgrade the record of layer %s: %w", id, err)
+		}
+	}
+	if r.Parent != "" {
+		parent, err := s.record(r.Parent)
+		if err != nil {
+			return false, fmt.Errorf("upgrade the record of layer %s: parent: %w", id, err)
+		}
+		if parent.Version == oldRecordVersion && parent.Kind == Writable && parent.ReadWrite { // its own turn may come later
+			if parent.UUID, err = s.device(Image{Layer: parent.ID, Kind: Writable}, parent.ID).UUID(); err != nil {
+				return false, fmt.Errorf("upgrade the record of layer %s: parent: %w", id, err)
+			}
+		}
+		r.ParentUUID = parent.lastingUUID()
+	}
+	return true, s.writeRecord(r, "upgrade")
+}
+
+// CheckRecord is ErrForged when a layer's record was not written with a key. Records that
+// have no authentication (version 1), or that cannot be read, depend on no key: nil.
+func CheckRecord(root, id string, key authentic.Keys) error {
+	r, err := readRecordAt(root, id)
+	if err != nil || r.Version == oldRecordVersion {
+		return ignoreUnreadable(err)
+	}
+	if err := r.authentic(key); err != nil {
+		return fmt.Errorf("record of layer %s: %w", id, err)
+	}
+	return nil
+}
+
+// RekeyRecord makes the record of a layer one of next, which was one of old. It is one
+// rename, and may be repeated. The caller holds the store's lock, so that nobody has it
+// open; what a crash leaves the next start sweeps.
+func RekeyRecord(root, id string, old, next authentic.Keys) (err error) {
+	r, err := readRecordAt(root, id)
+	if err != nil || r.Version == oldRecordVersion {
+		return ignoreUnreadable(err)
+	}
+	switch err := r.authentic(next); {
+	case err == nil:
+		return nil
+	case !errors.Is(err, ErrForged):
+		return err
+	}
+	if err := r.authentic(old); err != nil {
+		return fmt.Errorf("record of layer %s: %w", id, err)
+	}
+	if r, err = r.seal(next); err != nil {
+		return err
+	}
+	data, err := r.encode()
+	if err != nil {
+		return err
+	}
+	dir, err := os.OpenRoot(root)
+	if err != nil {
+		return err
+	}
+	err = durable.WriteFile(dir, tmpName(tmpPrefix, id), recordPath(id), data, 0o600)
+	return errors.Join(err, dir.Close())
+}
+
+func ignoreUnreadable(err error) error {
+	if errors.Is(err, ErrDamaged) || errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+func readRecordAt(root, id string) (Record, error) {
+	if err := ValidateID(id); err != nil {
+		return Record{}, err
+	}
+	reader, err := OpenReader(filepath.Clean(root))
+	if err != nil {
+		return Record{}, err
+	}
+	r, err := reader.Get(id)
+	return r, errors.Join(err, reader.Close())
+}
+
+// Authenticate looks whether a record that a Reader read is to be believed, as an open
+// store does: ErrForged, ErrOldFormat.
+func (r *Reader) Authenticate(rec Record, keys KeySource) error { return authenticate(rec, keys) }

@@ -1,0 +1,311 @@
+package volume
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/internal/authentic"
+	"layervault/internal/durable"
+	"layervault/persist"
+)
+
+// entry is what a list says of one generation of a volume: its record again, and where it
+// stands.
+type entry struct {
+	Name       string    `json:"name"`
+	UUID       string    `json:"uuid"`
+	Generation int64     `json:"generation"`
+	Local      int64     `json:"local,omitempty"`
+	Created    time.Time `json:"created"`
+	Options    Options   `json:"options"`
+	// Pending: it is being made or removed, so it may be missing on the disk.
+	Pending bool `json:"pending,omitempty"`
+	// Next is the generation in the other tier that takes its place once that is there.
+	Next string `json:"next,omitempty"`
+}
+
+func entryOf(r Record) entry {
+	return entry{Name: r.Name, UUID: r.UUID, Generation: r.Generation, Local: r.Local, Created: r.Created, Options: r.Options}
+}
+
+func (e entry) id() ID { return ID{e.UUID, e.Generation} }
+
+func (e entry) record() Record {
+	return Record{Version: recordVersion, Name: e.Name, UUID: e.UUID, Generation: e.Generation, Local: e.Local, Created: e.Created, Options: e.Options}
+}
+
+// says whether a record is the one that was listed.
+func (e entry) says(r Record) bool {
+	return e.Name == r.Name && e.id() == r.ID() && e.Local == r.Local && e.Created.Equal(r.Created) && e.Options == r.Options
+}
+
+// listVersion is the version of lists that this code writes, the first.
+const listVersion = 1
+
+// listKind is the kind of a list in its authentication.
+const listKind = "volumes"
+
+// maxListSize bounds what is read of a list, in bytes: an entry is about 300, or 700 with
+// the longest names, so this is some tens of thousands of volumes.
+const maxListSize = 16 << 20
+
+// list is the list of a tier's volumes. What is read without the tier's key is a hint
+// only: it may forbid something, and never allows anything. See Store.authenticList.
+type list struct {
+	Version int          `json:"version"`
+	Tier    persist.Tier `json:"tier"`
+	Volumes []entry      `json:"volumes"`
+	MAC     string       `json:"mac,omitempty"`
+
+	damage error // why it cannot be read
+
+	mu    sync.Mutex
+	known bool // it is authentic
+}
+
+// keyTier is the tier whose key vouches for a volume: a volume of the clear tier, or on a
+// disk, has none of its own.
+func keyTier(o Options) persist.Tier {
+	if o.Disk == "" && o.Tier == persist.Unsealed {
+		return persist.Unsealed
+	}
+	return persist.Vault
+}
+
+// listTiers are the tiers that have a list.
+var listTiers = []persist.Tier{persist.Vault, persist.Unsealed}
+
+// placeDisk is the place of every volume that lies on a disk.
+const placeDisk = "disk"
+
+// where names the place that a volume lies in.
+func (v Volume) where() string {
+	if v.onDisk {
+		return placeDisk
+	}
+	return where(v.Options)
+}
+
+func where(o Options) string {
+	if o.Disk != "" {
+		return placeDisk
+	}
+	return string(o.Tier)
+}
+
+// target names a generation at a place, also in entry.Next.
+func target(where string, id ID) string { return where + "/" + id.String() }
+
+// find is the entry of one generation at one place, nil where there is none.
+func (l *list) find(place string, id ID) *entry {
+	if l == nil {
+		return nil
+	}
+	for i := range l.Volumes {
+		if e := &l.Volumes[i]; e.id() == id && where(e.Options) == place {
+			return e
+		}
+	}
+	return nil
+}
+
+func decodeList(data []byte, tier persist.Tier) (*list, error) {
+	l := &list{}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(l); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: trailing data after the list", ErrDamaged)
+	}
+	switch {
+	case l.Version != listVersion:
+		return nil, fmt.Errorf("%w: its format version is %d, this program knows %d: use a newer one", ErrDamaged, l.Version, listVersion)
+	case l.Tier != tier:
+		return nil, fmt.Errorf("%w: it is the list of %q", ErrDamaged, l.Tier)
+	case !authentic.IsCode(l.MAC):
+		return nil, fmt.Errorf("%w: it has no authentication", ErrDamaged)
+	}
+	for _, e := range l.Volumes {
+		if err := e.record().check(); err != nil {
+			return nil, fmt.Errorf("%s: %w", e.id(), err)
+		}
+		if keyTier(e.Options) != tier {
+			return nil, fmt.Errorf("%w: %s belongs to another tier", ErrDamaged, e.id())
+		}
+	}
+	return l, nil
+}
+
+// readList reads a tier's list; nil where there is none.
+func readList(l persist.Layout, tier persist.Tier) (*list, error) {
+	f, err := os.OpenFile(l.VolumeList(tier), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxListSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxListSize {
+		return nil, fmt.Errorf("%w: the list of volumes is longer than %d bytes", ErrDamaged, maxListSize)
+	}
+	return decodeList(data, tier)
+}
+
+// list gives a tier's list as it is now; nil where there is none. One that cannot be read
+// has damage.
+func (c *catalog) list(tier persist.Tier) *list {
+	file, unique, err := identify(c.layout.VolumeList(tier))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	c.mu.Lock()
+	known, ok := c.lists[tier]
+	c.mu.Unlock()
+	if err == nil && ok && unique && known.file == file {
+		return known.list
+	}
+	l, err := readList(c.layout, tier)
+	if err != nil {
+		return &list{Tier: tier, damage: fmt.Errorf("list of the volumes of %s: %w: put it back from a backup, or remove %s and take the volumes in again: layervault image adopt",
+			tier, err, c.layout.VolumeList(tier))}
+	}
+	if l != nil {
+		c.mu.Lock()
+		c.lists[tier] = knownList{file, l}
+		c.mu.Unlock()
+	}
+	return l
+}
+
+// seal authenticates a list as it is.
+func (l *list) seal(keys authentic.Keys) ([]byte, error) {
+	slices.SortFunc(l.Volumes, func(a, b entry) int {
+		return strings.Compare(target(where(a.Options), a.id()), target(where(b.Options), b.id()))
+	})
+	out := &list{Version: listVersion, Tier: l.Tier, Volumes: l.Volumes}
+	if out.Volumes == nil {
+		out.Volumes = []entry{}
+	}
+	code, err := authentic.Sum(keys, listKind, out)
+	if err != nil {
+		return nil, err
+	}
+	out.MAC = code
+	data, err := json.MarshalIndent(out, "", " ")
+	return append(data, '\n'), err
+}
+
+// authentic is ErrForged for a list that was not written with the tier's key. It looks
+// once.
+func (l *list) authentic(keys authentic.Keys) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.known {
+		return nil
+	}
+	if err := l.check(keys); err != nil {
+		return err
+	}
+	l.known = true
+	return nil
+}
+
+func (l *list) check(keys authentic.Keys) error {
+	bare := &list{Version: l.Version, Tier: l.Tier, Volumes: l.Volumes}
+	return authentic.Check(keys, listKind, l.MAC, bare)
+}
+
+// write replaces a tier's list. The list is locked.
+func (l *list) write(layout persist.Layout, keys authentic.Keys) error {
+	data, err := l.seal(keys)
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(layout.Tier(l.Tier))
+	if err != nil {
+		return err
+	}
+	name := filepath.Base(layout.VolumeList(l.Tier))
+	return errors.Join(durable.WriteFile(root, "."+name+".tmp", name, data, 0o600), root.Close())
+}
+
+// authenticList gives a tier's list, known to be written with its key; nil where there is
+// none.
+func (s *Store) authenticList(tier persist.Tier, keys authentic.Keys) (*list, error) {
+	l := s.catalog.list(tier)
+	if l == nil {
+		return nil, nil
+	}
+	if l.damage != nil {
+		return nil, l.damage
+	}
+	err := l.authentic(keys)
+	if errors.Is(err, ErrForged) {
+		err = fmt.Errorf("%w: list of the volumes of %s: %w: put it back from a backup, or remove %s and take the volumes in again: layervault image adopt",
+			ErrDamaged, tier, err, s.cfg.Layout.VolumeList(tier))
+	}
+	return l, err
+}
+
+// relist changes a tier's list, which is made when it is not there. Nobody else changes it
+// meanwhile.
+func (s *Store) relist(ctx context.Context, tier persist.Tier, keys authentic.Keys, change func(l *list) error) error {
+	unlock, err := s.lockByte(ctx, listLocks[tier], "list of "+string(tier))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	have, err := s.authenticList(tier, keys)
+	if err != nil {
+		return err
+	}
+	next := &list{Tier: tier}
+	if have != nil {
+		next.Volumes = slices.Clone(have.Volumes)
+	}
+	if err := change(next); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.cfg.Layout.Tier(tier), 0o700); err != nil {
+		return err
+	}
+	if err := next.write(s.cfg.Layout, keys); err != nil {
+		return fmt.Errorf("list the volumes of %s: %w", tier, err)
+	}
+	return s.step("listed")
+}
+
+// listLocks are the bytes of the lock file for changing a tier's list; see lockName for
+// the others.
+var listLocks = map[persist.Tier]int64{persist.Vault: 1, persist.Unsealed: 2}
+
+// put enters a generation, or changes what is said of it.
+func (l *list) put(e entry) {
+	l.drop(where(e.Options), e.id())
+	l.Volumes = append(l.Volumes, e)
+}
+
+// drop forgets a generation.
+func (l *list) drop(place string, id ID) {
+	l.Volumes = slices.DeleteFunc(l.Volumes, func(e entry) bool { return e.id() == id && where(e.Options) == place })
+}
