@@ -171,6 +171,9 @@ func namedImages(kind, dir string) ([]*image, error) {
 		if strings.HasPrefix(e.Name(), ".") || !e.Type().IsRegular() {
 			continue // the lock, and garbage that is erased when volumes are next used
 		}
+		if kind == volume.KeyKind && persist.IsEVEName(e.Name()) {
+			continue
+		}
 		path := filepath.Join(dir, e.Name())
 		_, err := volume.ParseID(e.Name())
 		is := err == nil && kind == volume.KeyKind
@@ -209,6 +212,12 @@ func (a *app) refuseOthers(t persist.Tier, known []*image) error {
 			return err
 		case path == layers:
 			return fs.SkipDir
+		case filepath.Dir(path) == a.layout().Volumes(t) && persist.IsEVEName(e.Name()):
+			// EVE's: a guest's disk may be a LUKS image itself, and a container has many files.
+			if e.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
 		case !e.Type().IsRegular(), ours[path]:
 			return nil
 		case isTemporary(path) && (filepath.Dir(path) == a.layout().Volumes(t) || filepath.Dir(path) == a.layout().Disks(t)):
