@@ -57,7 +57,7 @@ func (s *Store) MountAt(ctx context.Context, name, at string) error {
 			return err
 		}
 		defer func() { _ = root.Close() }()
-		content, err := p.prepare(root, s.boot)
+		content, err := s.prepare(p, root)
 		if err != nil {
 			return err
 		}

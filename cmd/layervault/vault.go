@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"log/slog"
 
+	"golang.org/x/sys/unix"
+
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/unlock"
@@ -52,7 +54,14 @@ func (a *app) openTier(ctx context.Context, tier persist.Tier, s settings, perso
 		// What must open before attestation cannot depend on what was measured.
 		cfg.Tier, cfg.PCRs, person = a.layout().Tier(tier), "none", nil
 	}
+	typed, err := a.typedKey(s)
+	if err != nil {
+		return tierKeys{}, err
+	}
+	defer clear(typed)
+	cfg.Recovery = typed
 	key, ring, err := unlock.OpenOrCreate(ctx, cfg)
+	cfg.Recovery = nil
 	if errors.Is(err, keys.ErrLocked) && person != nil {
 		key, err = handedOver(ctx, ring, person, log, err)
 	}
@@ -69,7 +78,12 @@ func (a *app) openTier(ctx context.Context, tier persist.Tier, s settings, perso
 		return tierKeys{}, errors.Join(err, key.Close())
 	}
 	if ring.Rotating() {
-		if err := a.finishRotation(ctx, tier, ring, key, log); err != nil {
+		err := a.finishRotation(ctx, tier, ring, key, log)
+		if errors.Is(err, unix.EROFS) {
+			log.Warn("a rotation of the tier key was cut short and cannot be finished on a disk that is read-only: images that are not done yet do not open", "tier", cfg.Tier)
+			err = nil
+		}
+		if err != nil {
 			return tierKeys{}, errors.Join(err, key.Close())
 		}
 	}
@@ -78,6 +92,15 @@ func (a *app) openTier(ctx context.Context, tier persist.Tier, s settings, perso
 		v.slots = append(v.slots, slotLine(slot))
 	}
 	return v, nil
+}
+
+// typedKey reads the recovery key that a person named; nil where nobody did. The caller
+// wipes it.
+func (a *app) typedKey(s settings) ([]byte, error) {
+	if s.recovery == "" {
+		return nil, nil
+	}
+	return readSecretFile(a.in, s.recovery)
 }
 
 // handedOver gives the key that a person handed over or offers, or waits for one and

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"layervault/crypt"
 	"layervault/crypt/ext4"
 	"layervault/persist"
@@ -61,8 +63,12 @@ func (d luksDisk) create(ctx context.Context) error { return d.device("").Create
 
 func (d luksDisk) device(at string) *crypt.VirtualDevice {
 	options, _ := crypt.ParseMountOptions(d.Options) // checked when the file was read
+	typ := crypt.TypeWritable
+	if errors.Is(unix.Access(d.Dir, unix.W_OK), unix.EROFS) {
+		typ = crypt.TypeSealed // of a dead machine, mounted read-only: to be read
+	}
 	return &crypt.VirtualDevice{
-		Image: crypt.RawImage{ImagePath: d.ImagePath()}, Name: d.Name, Type: crypt.TypeWritable, Cryptparams: d.set.cfg.Params,
+		Image: crypt.RawImage{ImagePath: d.ImagePath()}, Name: d.Name, Type: typ, Cryptparams: d.set.cfg.Params,
 		Deviceparams: crypt.DeviceParams{FsType: "ext4", Mnt: at, Options: options},
 		Key: func(ctx context.Context, imageUUID string) ([]byte, error) {
 			keys, err := d.set.cfg.Keys(ctx, persist.Tier(d.Key))
