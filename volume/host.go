@@ -64,6 +64,9 @@ func (s *Store) MountAt(ctx context.Context, name, at string) error {
 		defer func() { _ = content.Close() }()
 		return bind(content, at)
 	})
+	if s.readOnly && errors.Is(err, unix.EROFS) {
+		err = fmt.Errorf("%w: %w", ErrUnclean, err)
+	}
 	if err != nil {
 		return fmt.Errorf("mount volume %s: %w", v.Name, err)
 	}

@@ -14,6 +14,10 @@ import (
 // reads: lists, keys, and mounts of volumes that are read-only too. What writes fails with
 // EROFS, as the kernel has it.
 
+// ErrUnclean: the volume was in use when its machine died, and its journal cannot be
+// replayed on a disk that is read-only.
+var ErrUnclean = errors.New("the file system was not unmounted in order, and a read-only disk keeps its journal from being replayed")
+
 // noState is an empty folder that stands for the store's state where there is none, in the
 // folder for mounts that last for moments.
 const noState = "no-state"

@@ -29,6 +29,17 @@ func TestReadOnlyDisk(t *testing.T) {
 		must(t, os.WriteFile(filepath.Join(at, "file"), []byte(name), 0o600))
 		must(t, s.Unmount(t.Context(), name, "1"))
 	}
+	// One was in use when the machine died.
+	create(t, s, "unclean", map[string]string{"size": "32M"})
+	at, err := s.Mount(t.Context(), "unclean", "1")
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(at, "file"), []byte("unclean"), 0o600))
+	unclean, err := s.Get(t.Context(), "unclean")
+	must(t, err)
+	sh(t, nil, "bash", "-c", `sync -f "$1" && cp --sparse=always "$2" "$2.copy"`, "bash", at, unclean.Path)
+	must(t, s.Unmount(t.Context(), "unclean", "1"))
+	noDevices(t)
+	must(t, os.Rename(unclean.Path+".copy", unclean.Path))
 	must(t, s.SetRevision(t.Context(), "r2")) // and the machine died before it mounted anything
 	must(t, s.Close())
 	noDevices(t)
@@ -44,12 +55,12 @@ func TestReadOnlyDisk(t *testing.T) {
 	before := sums()
 	cfg := config(dir)
 	cfg.Layout.Root, cfg.BootID = ro, "another boot"
-	s, err := volume.Open(t.Context(), cfg)
+	s, err = volume.Open(t.Context(), cfg)
 	must(t, err)
 	t.Cleanup(func() { _ = s.Close() })
 	all, err := s.InspectAll(t.Context())
 	must(t, err)
-	if len(all) != 4 {
+	if len(all) != 5 {
 		t.Errorf("listed %+v", all)
 	}
 	for _, st := range all {
@@ -70,6 +81,9 @@ func TestReadOnlyDisk(t *testing.T) {
 	}
 	if err := s.MountAt(t.Context(), "revised", mnt); err == nil || !strings.Contains(err.Error(), "never mounted") {
 		t.Errorf("a volume without content: %v", err)
+	}
+	if err := s.MountAt(t.Context(), "unclean", mnt); !errors.Is(err, volume.ErrUnclean) {
+		t.Errorf("a volume that was in use: %v", err)
 	}
 	if _, err := s.Mount(t.Context(), "sealed", "1"); !errors.Is(err, unix.EROFS) {
 		t.Errorf("mounted for docker: %v", err)
