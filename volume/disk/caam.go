@@ -8,6 +8,9 @@ import (
 	"layervault/crypt"
 )
 
+// CAAM is plain dm-crypt under a key of NXP's CAAM.
+const CAAM Type = "dm-crypt-caam"
+
 // caam is the type of disks under a key of NXP's CAAM. In mode nxp <key>.bb is
 // caam-keygen's black blob, which its import turns into a tagged key; in mode mainline
 // <key>.bb is the blob of a trusted key.
@@ -20,6 +23,11 @@ const taggedSize = 36
 func (caam) keys() []string { return []string{"mode"} }
 
 func (caam) check(d *Disk) error { return checkMode(d) }
+
+// prefix begins the path of today's disks, so that an older Pantavisor keeps off.
+func (caam) prefix() string { return "-v2 " }
+
+func (caam) least() int64 { return 1 }
 
 func (caam) cipher(d Disk) string {
 	if d.Mode == NXP {

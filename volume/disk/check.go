@@ -64,7 +64,7 @@ func (s *Set) inspect(d Disk, infos []*mountinfo.Info) Status {
 		st.State, st.Problems = StateFaulty, []string{d.Fault.Error()}
 		return st
 	}
-	opener := kinds[d.Type].of(s, d)
+	opener := d.Type.kind().of(s, d)
 	opener.inspect(&st)
 	if number, err := opener.opened(); err == nil && number != 0 {
 		st.State = StateMounted
@@ -96,23 +96,23 @@ func (st *Status) inspectImage(im image) (made bool) {
 	switch {
 	case err == nil && !info.Mode().IsRegular():
 		st.problem("%s is no regular file", st.ImagePath())
-	case err == nil && st.Type != LUKS && info.Size() > st.Size:
+	case err == nil && im.wants() > 0 && info.Size() > im.wants():
 		// Pantavisor takes an image as it is; this one was made when device.json said more.
 		st.warn("%s has %d bytes; device.json says %d MiB", st.ImagePath(), info.Size(), st.Size>>20)
-	case err == nil && st.Type != LUKS && info.Size() < st.Size:
+	case err == nil && info.Size() < im.wants():
 		st.problem("%s has %d bytes; device.json says %d MiB: it was cut off, or device.json was changed", st.ImagePath(), info.Size(), st.Size>>20)
 	case err != nil && once:
 		st.problem("%s was made once, and its image is missing", st.ImagePath())
 	case err != nil:
 		st.State = StateNew
-		st.inspectSpace()
+		st.inspectSpace(im.wants())
 		return false
 	}
 	return true
 }
 
 // inspectSpace asks whether a new image would fit.
-func (st *Status) inspectSpace() {
+func (st *Status) inspectSpace(size int64) {
 	have := st.Dir
 	for have != "/" {
 		if _, err := os.Stat(have); err == nil {
@@ -125,7 +125,7 @@ func (st *Status) inspectSpace() {
 		st.problem("%s: %v", have, err)
 		return
 	}
-	if free := int64(fs.Bavail) * int64(fs.Bsize); st.Type != LUKS && st.Size > free { //nolint:unconvert // 32 bit has another type
-		st.problem("%d MiB are wanted, %s has %d MiB free", st.Size>>20, have, free>>20)
+	if free := int64(fs.Bavail) * int64(fs.Bsize); size > free { //nolint:unconvert // 32 bit has another type
+		st.problem("%d MiB are wanted, %s has %d MiB free", size>>20, have, free>>20)
 	}
 }

@@ -10,6 +10,9 @@ import (
 	"layervault/crypt"
 )
 
+// DCP is plain dm-crypt under a key of NXP's DCP.
+const DCP Type = "dm-crypt-dcp"
+
 // dcp is the type of disks under a key of NXP's DCP. In mode nxp <key> is a blob that
 // x--pv-dcp-tool makes and turns into the key; in mode mainline <key>.bb is the blob of a
 // trusted key, made of the former where migrate_keyblob says so.
@@ -18,6 +21,8 @@ type dcp struct{}
 func (dcp) keys() []string { return []string{"mode", "migrate_keyblob"} }
 
 func (dcp) check(d *Disk) error { return checkMode(d) }
+
+func (dcp) least() int64 { return 1 }
 
 func (dcp) cipher(Disk) string { return "capi:cbc(aes)-essiv:sha256" }
 

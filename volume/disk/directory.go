@@ -11,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Directory is a folder in the clear.
+const Directory Type = "directory"
+
 // directory is the type of disks that are a folder in the clear: path is the folder.
 type directory struct{}
 

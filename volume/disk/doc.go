@@ -35,7 +35,7 @@
 // model.go says what a device.json is, parse.go reads it as Pantavisor's parser does,
 // rules.go has what we ask of paths and options. kind.go lists the types, each of which is
 // one file: directory.go, versatile.go, caam.go, dcp.go, luks.go; plain.go is what the three
-// of plain dm-crypt share. compose.go reads run.json and src.json.
+// of plain dm-crypt share. compose.go reads run.json, source.go the src.json beside it.
 //
 // # Names
 //

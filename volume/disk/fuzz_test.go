@@ -51,7 +51,7 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("name %q", d.Name)
 			}
 			paths := []string{d.Dir}
-			switch o := kinds[d.Type].of(set, d).(type) {
+			switch o := d.Type.kind().of(set, d).(type) {
 			case *plainDisk:
 				paths = append(paths, d.ImagePath(), o.key.keyFile(d), o.source(), o.marker())
 			case luksDisk:

@@ -34,7 +34,7 @@ esac`,
 }
 
 func plainOf(cfg Config, d Disk) *plainDisk {
-	return kinds[d.Type].of(New(cfg, File{}), d).(*plainDisk)
+	return d.Type.kind().of(New(cfg, File{}), d).(*plainDisk)
 }
 
 // Where each type's key comes from, and what the kernel is given.

@@ -2,7 +2,39 @@ package disk
 
 import "context"
 
-// kind is a type of disk. Each type is one file, and one line in kinds.
+// kinds are the types that can be opened here, in the order they are told in. Each is one
+// file, and one line here.
+var kinds = []struct {
+	name Type
+	kind
+}{
+	{Directory, directory{}},
+	{Versatile, plain{versatile{}}},
+	{CAAM, plain{caam{}}},
+	{DCP, plain{dcp{}}},
+	{LUKS, luks{}},
+}
+
+// kind finds a type; nil for one that is not opened here.
+func (t Type) kind() kind {
+	for _, k := range kinds {
+		if k.name == t {
+			return k.kind
+		}
+	}
+	return nil
+}
+
+// knownTypes are the names of kinds.
+func knownTypes() []Type {
+	names := make([]Type, len(kinds))
+	for i, k := range kinds {
+		names[i] = k.name
+	}
+	return names
+}
+
+// kind is a type of disk.
 type kind interface {
 	// keys are the keys that an entry of this type may have beside those of all types.
 	keys() []string
@@ -34,16 +66,6 @@ type image interface {
 	ensureKey(ctx context.Context, haveImage bool) error
 	// create makes the image.
 	create(ctx context.Context) error
+	// wants is the size of the image's file in bytes; 0 where it grows with its content.
+	wants() int64
 }
-
-// kinds are the types that can be opened here.
-var kinds = map[Type]kind{
-	Directory: directory{},
-	Versatile: plain{versatile{}},
-	CAAM:      plain{caam{}},
-	DCP:       plain{dcp{}},
-	LUKS:      luks{},
-}
-
-// knownTypes are the types of kinds, in the order they are told in.
-var knownTypes = []Type{Directory, Versatile, CAAM, DCP, LUKS}

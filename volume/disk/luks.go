@@ -14,6 +14,9 @@ import (
 	"layervault/volume"
 )
 
+// LUKS is ours: LUKS2 under a tier's key.
+const LUKS Type = "luks"
+
 // luks is our own type: a LUKS2 image in <tier>/disks. Its passphrase is derived from the
 // tier's key, so there is no key file; path is <folder>/<image>,<MiB>,<tier>.
 type luks struct{}
@@ -59,6 +62,9 @@ func (d luksDisk) marker() string { return filepath.Join(d.Dir, "."+d.Image+".in
 
 func (luksDisk) ensureKey(context.Context, bool) error { return nil }
 
+// wants implements image: the file is sparse.
+func (luksDisk) wants() int64 { return 0 }
+
 func (d luksDisk) create(ctx context.Context) error { return d.device("").Create(ctx, d.Size) }
 
 func (d luksDisk) device(at string) *crypt.VirtualDevice {
@@ -87,7 +93,7 @@ func (s *Set) Passphrase(ctx context.Context, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, ok := kinds[d.Type].of(s, d).(luksDisk)
+	own, ok := d.Type.kind().of(s, d).(luksDisk)
 	if !ok {
 		return nil, fmt.Errorf("key of disk %s: %w: it is no LUKS image", d.Name, volume.ErrNotHere)
 	}

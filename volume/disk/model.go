@@ -45,17 +45,8 @@ func (f faults) Error() string {
 
 func (f faults) Unwrap() []error { return f }
 
-// Type is the type of a disk.
+// Type is the type of a disk. Those that can be opened are told in kinds.
 type Type string
-
-// The types that can be opened; each has a file of its own in this package.
-const (
-	Directory Type = "directory"
-	Versatile Type = "dm-crypt-versatile"
-	CAAM      Type = "dm-crypt-caam"
-	DCP       Type = "dm-crypt-dcp"
-	LUKS      Type = "luks" // ours
-)
 
 // otherTypes are Pantavisor's own: a file that has such disks is read, and they are
 // listed, but not opened.

@@ -40,13 +40,16 @@ func (p *parser) warn(entry string, format string, args ...any) {
 // Parse reads device.json, or an array of disks alone (disks.json). It looks at nothing
 // but the text. An error has every fault; without one, File.Warnings has what was passed
 // over and Disk.Fault why a disk cannot be used.
-func Parse(text []byte, rules Rules) (File, error) {
+func Parse(text []byte, rules Rules) (File, error) { return parse(text, rules, "disks") }
+
+// parse is Parse; list is the name of an array of disks alone, which has rules of its own.
+func parse(text []byte, rules Rules, list string) (File, error) {
 	p := parser{rules: rules}
 	if len(text) > maxFile {
 		return File{}, fmt.Errorf("%w: longer than %d bytes", ErrBadFile, maxFile)
 	}
 	if kindOf(text) == "an array" {
-		p.disks("disks", text)
+		p.disks(list, text)
 		p.names()
 	} else {
 		p.device(text)
@@ -98,9 +101,13 @@ func (p *parser) disks(key string, text []byte) {
 		p.fault(key, "empty: leave it out, or describe a disk")
 	}
 	for i, e := range entries {
-		p.disk(fmt.Sprintf("%s[%d]", key, i), e, key == "disks_v3")
+		p.disk(fmt.Sprintf("%s[%d]", key, i), e, key == lenientList)
 	}
 }
+
+// lenientList is the list, in device.json or a file of its own, whose disks may have types of
+// a newer Pantavisor.
+const lenientList = "disks_v3"
 
 // commonKeys are the keys that a disk of each type may have.
 var commonKeys = []string{"name", "path", "type", "default", "aliases", "options", "mount_options"}
@@ -171,8 +178,8 @@ func diskType(members []member) (Type, error) {
 	if err != nil {
 		return "", fmt.Errorf("key type: %w", err)
 	}
-	if _, known := kinds[Type(text)]; !known && !slices.Contains(otherTypes, Type(text)) {
-		return "", fmt.Errorf("key type: unknown type %q; known are %v, and Pantavisor's own %v", text, knownTypes, otherTypes)
+	if Type(text).kind() == nil && !slices.Contains(otherTypes, Type(text)) {
+		return "", fmt.Errorf("key type: unknown type %q; known are %v, and Pantavisor's own %v", text, knownTypes(), otherTypes)
 	}
 	return Type(text), nil
 }
@@ -210,7 +217,7 @@ func (p *parser) shared(entry string, d *Disk, members []member) {
 
 // own reads what a disk that we open says. The error is why we cannot.
 func (p *parser) own(entry string, d *Disk, members []member) error {
-	typ := kinds[d.Type]
+	typ := d.Type.kind()
 	for _, m := range members {
 		switch {
 		case !slices.Contains(diskKeys, m.key):
@@ -225,7 +232,7 @@ func (p *parser) own(entry string, d *Disk, members []member) error {
 		}
 		return lookup(members, key)
 	}
-	if value := has("mode"); value != nil && d.Type != Versatile {
+	if value := has("mode"); value != nil {
 		text, err := str(value)
 		if err != nil {
 			return fmt.Errorf("key mode: %w", err)
@@ -288,7 +295,7 @@ func (p *parser) names() {
 		if !d.Known() || d.Fault != nil {
 			continue
 		}
-		own := kinds[d.Type].files(d)
+		own := d.Type.kind().files(d)
 		if at := slices.IndexFunc(own, func(file string) bool { return files[file] != "" }); at >= 0 {
 			p.refuse(fmt.Sprintf("disk %q", d.Name), &p.file.Disks[i], fmt.Errorf("it has the image or key file %s in common with disk %q", own[at], files[own[at]]))
 			continue

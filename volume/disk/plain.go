@@ -24,6 +24,8 @@ type plainKey interface {
 	// keys are as kind has them.
 	keys() []string
 	check(d *Disk) error
+	// least is the size of a key file that can be a key, in bytes.
+	least() int64
 	// cipher is in dmsetup's notation.
 	cipher(d Disk) string
 	// keyFile is the file that the key is made as.
@@ -46,6 +48,9 @@ func (t plain) keys() []string { return append([]string{"format"}, t.key.keys().
 func (t plain) check(d *Disk, path string, rules Rules) error {
 	if err := t.key.check(d); err != nil {
 		return err
+	}
+	if p, ok := t.key.(interface{ prefix() string }); ok {
+		path = strings.TrimPrefix(path, p.prefix())
 	}
 	return splitImage(d, path, rules)
 }
@@ -80,6 +85,8 @@ func (d *plainDisk) mount(ctx context.Context, at string) error {
 
 func (d *plainDisk) opened() (uint64, error) { return d.device(d.source()).Opened() }
 
+func (d *plainDisk) wants() int64 { return d.Size }
+
 func (d *plainDisk) create(ctx context.Context) error {
 	if err := roomFor(d.Disk); err != nil {
 		return err
@@ -102,8 +109,8 @@ func (d *plainDisk) inspect(st *Status) {
 	switch info, err := os.Lstat(d.source()); {
 	case err != nil:
 		st.problem("the key is missing: %v", err)
-	case d.Type == Versatile && info.Size() < keySize:
-		st.problem("%s has %d bytes, a key has %d", d.source(), info.Size(), keySize)
+	case info.Size() < d.key.least():
+		st.problem("%s has %d bytes, a key has %d", d.source(), info.Size(), d.key.least())
 	case info.Mode().Perm()&0o077 != 0:
 		// Pantavisor's own script makes them so; the folder may be closed all the same.
 		st.warn("%s has mode %04o: other users may read the key, run chmod 0600", d.source(), info.Mode().Perm())

@@ -122,6 +122,35 @@ func TestAliasesOfAllTypes(t *testing.T) {
 	}
 }
 
+// Disks may lie in a file of their own, disks_v3.json with types that are not known.
+func TestListFiles(t *testing.T) {
+	for name, want := range map[string]error{"disks_v3.json": nil, "disks.json": ErrBadFile} {
+		file := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(file, []byte(`[{"name":"d","type":"directory","path":"/storage/d"},{"name":"later","type":"raid"}]`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Load(Config{Rules: rules}, file)
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := s.Find("d"); !errors.Is(err, want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A default disk that only Pantavisor opens is the default all the same: what is meant for
+// it does not go elsewhere.
+func TestDefaultOfPantavisor(t *testing.T) {
+	f, err := Parse([]byte(`{"disks":[{"name":"theirs","type":"volume-disk","default":"yes"}],"volumes":{"v":{"persistence":"permanent"}}}`), rules)
+	if err != nil || fmt.Sprint(f.Volumes) != "[{v permanent theirs}]" {
+		t.Errorf("volumes %v, %v", f.Volumes, err)
+	}
+	if err := New(Config{Rules: rules}, f).MountAt(t.Context(), "default", t.TempDir()); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("mounted: %v", err)
+	}
+}
+
 // Flags as Pantavisor's mount_options have them.
 func TestMountOptions(t *testing.T) {
 	f, err := Parse([]byte(`[{"name":"d","type":"directory","path":"/storage/d","mount_options":"MS_NOSUID, MS_SYNCHRONOUS,MS_NODEV,bogus","options":"noexec"}]`), rules)
@@ -273,7 +302,7 @@ func TestKeyFileOthersMayRead(t *testing.T) {
 	look := func() Status {
 		t.Helper()
 		st := Status{Disk: f.Disks[0], State: StateReady}
-		kinds[Versatile].of(New(Config{Rules: Rules{Root: dir}}, f), st.Disk).inspect(&st)
+		Versatile.kind().of(New(Config{Rules: Rules{Root: dir}}, f), st.Disk).inspect(&st)
 		return st
 	}
 	if st := look(); len(st.Problems) > 0 || len(st.Warnings) != 1 || !strings.Contains(st.Warnings[0], "k.txt has mode 0644") {

@@ -88,10 +88,6 @@ func mountOption(word string) string {
 
 // splitImage reads the path of a crypt disk: FOLDER/IMAGE,MiB,KEY.
 func splitImage(d *Disk, text string, rules Rules) error {
-	// Today's caam disks carry this, so that an older Pantavisor keeps off.
-	if rest, ok := strings.CutPrefix(text, "-v2 "); ok && d.Type == CAAM {
-		text = rest
-	}
 	dir, base := path.Split(text)
 	parts := strings.Split(base, ",")
 	if len(parts) != 3 || slices.Contains(parts, "") {

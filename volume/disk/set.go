@@ -74,12 +74,20 @@ func Load(cfg Config, name string) (*Set, error) {
 	s := New(cfg, File{})
 	text, err := readFile(name)
 	if err == nil {
-		s.file, err = Parse(text, cfg.Rules)
+		s.file, err = parse(text, cfg.Rules, listIn(name))
 	}
 	if err != nil {
 		s.bad = fmt.Errorf("%s: %w", name, err)
 	}
 	return s, s.bad
+}
+
+// listIn is the list that a file of disks alone is.
+func listIn(name string) string {
+	if filepath.Base(name) == lenientList+".json" {
+		return lenientList
+	}
+	return "disks"
 }
 
 func readFile(name string) ([]byte, error) {
@@ -154,7 +162,7 @@ func (s *Set) mountAt(ctx context.Context, d Disk, at string) error {
 	if err := s.within(d); err != nil {
 		return err
 	}
-	opener := kinds[d.Type].of(s, d)
+	opener := d.Type.kind().of(s, d)
 	im, isImage := opener.(image)
 	if !isImage {
 		return opener.mount(ctx, at)

@@ -8,14 +8,22 @@ import (
 	"layervault/crypt"
 )
 
+// Versatile is plain dm-crypt, its key a file beside the image.
+const Versatile Type = "dm-crypt-versatile"
+
 // versatile is the type of disks whose key lies beside the image: <key>.txt, 32 random
 // bytes in the clear.
 type versatile struct{}
 
-// mode is read by Pantavisor, and means nothing here.
 func (versatile) keys() []string { return []string{"mode"} }
 
-func (versatile) check(*Disk) error { return nil }
+// check passes over the mode, as Pantavisor does.
+func (versatile) check(d *Disk) error {
+	d.Mode = ""
+	return nil
+}
+
+func (versatile) least() int64 { return keySize }
 
 func (versatile) cipher(Disk) string { return "aes-cbc-essiv:sha256" }
 
