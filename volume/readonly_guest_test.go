@@ -85,6 +85,17 @@ func TestReadOnlyDisk(t *testing.T) {
 	if err := s.MountAt(t.Context(), "unclean", mnt); !errors.Is(err, volume.ErrUnclean) {
 		t.Errorf("a volume that was in use: %v", err)
 	}
+	// What is said then, with stock tools.
+	pass, err := s.Passphrase(t.Context(), "unclean")
+	must(t, err)
+	sh(t, pass, "cryptsetup", "open", "--readonly", "--key-file", "-", filepath.Join(ro, "vault/volumes", unclean.ID().String()), "rescue")
+	sh(t, nil, "mount", "-o", "ro,noload", "/dev/mapper/rescue", mnt)
+	found := sh(t, nil, "find", mnt, "-name", "file")
+	sh(t, nil, "umount", mnt)
+	sh(t, nil, "cryptsetup", "close", "rescue")
+	if found == "" {
+		t.Error("stock tools do not find the file of the volume that was in use")
+	}
 	if _, err := s.Mount(t.Context(), "sealed", "1"); !errors.Is(err, unix.EROFS) {
 		t.Errorf("mounted for docker: %v", err)
 	}

@@ -129,7 +129,9 @@ func TestRescueFromReadOnly(t *testing.T) {
 	if text := r.do(0, "volume", "list"); strings.Count(text, "vault") < 2 || !strings.Contains(text, "plain") {
 		t.Errorf("volume list: %s", text)
 	}
-	r.do(0, with("volume", "list")...)
+	if text := r.do(0, with("volume", "list")...); strings.Contains(text, "damaged") { // whatever this kernel has
+		t.Errorf("volume list with the recovery key: %s", text)
+	}
 	r.do(0, "volume", "show", "plain")
 	r.do(0, "revision", "list")
 	r.do(3, "volume", "key", "one", "--key-file-out", filepath.Join(out, "none"))

@@ -232,7 +232,7 @@ func TestCompose(t *testing.T) {
 		warnings, left []string
 		bad            bool
 	}{
-		{text: `{"name":"w","storage":{"docker--a":{"persistence":"permanant"},"docker--b":{"persistence":"boot"}}}`,
+		{text: `{"name":"w","storage":{"docker--a":{"persistence":"forever"},"docker--b":{"persistence":"boot"}}}`,
 			want: "w.docker--b /b -o persistence=boot\n", left: []string{`storage "docker--a": key persistence`}},
 		{text: `{"name":"w","storage":{"docker--a":{"persistence":"boot","disk":"none"},"docker--b":{}}}`, left: []string{`storage "docker--a": key disk: no such disk: "none"`}},
 		{text: `{"name":"w","storage":{"docker--a":{"persistence":"boot","size":1}}}`, want: "w.docker--a /a -o persistence=boot\n", warnings: []string{`storage "docker--a": key "size": unknown`}},
