@@ -6,11 +6,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -134,25 +132,6 @@ func (r *Ring) fill(ctx context.Context, key *TierKey, p Provider, label string)
 	r.body.Slots = []Slot{slot}
 	r.firstAnchor(ctx, key, &r.body)
 	return r.body.sign(key)
-}
-
-// RefuseIfUsed returns ErrRingLost when the tier's folder holds images, which must
-// have been made under a ring that is no longer there. Temporaries (".tmp-*") are
-// leftovers of a crash and do not count.
-func RefuseIfUsed(tier string) error {
-	for _, sub := range []string{"layers", "volumes", "disks"} {
-		entries, err := os.ReadDir(filepath.Join(tier, sub))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("create key ring: %w", err)
-		}
-		for _, e := range entries {
-			if !strings.HasPrefix(e.Name(), ".") {
-				return fmt.Errorf("%w: %s holds images (%s and others) that only its key opens; restore %s from a backup, or move them away to begin anew",
-					ErrRingLost, filepath.Join(tier, sub), e.Name(), filepath.Join(tier, FileName))
-			}
-		}
-	}
-	return nil
 }
 
 // newSlot wraps key with p.

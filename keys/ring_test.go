@@ -87,7 +87,7 @@ func TestCreateRefusals(t *testing.T) {
 		t.Errorf("without a provider: %v", err)
 	}
 	p := versatile.New(filepath.Join(root, "versatile.key"))
-	for _, sub := range []string{"layers/abc", "volumes/u#1"} {
+	for _, sub := range []string{"layers/abc"} {
 		dir := filepath.Join(root, "vault", sub)
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)

@@ -40,7 +40,9 @@ type Image struct {
 	Mnt     string // where Get mounts; "" when it is not to be mounted
 	Params  crypt.CryptParams
 	Options crypt.MountOptions
-	Token   json.RawMessage // that a new image is born with
+	// ReadOnly: the file lies on a disk that cannot be written; Get mounts read-only.
+	ReadOnly bool
+	Token    json.RawMessage // that a new image is born with
 }
 
 // Devices makes the Device of an image.
@@ -70,6 +72,9 @@ func (s *Store) encrypted() Devices {
 			Log:       s.log,
 			Templates: templates,
 		}
+		if im.ReadOnly {
+			d.Type = crypt.TypeSealed
+		}
 		if im.Token != nil {
 			d.Tokens = []json.RawMessage{im.Token}
 		}
@@ -83,7 +88,7 @@ func (s *Store) device(v Volume, mnt string) (Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.cfg.Devices(Image{ID: v.ID(), Tier: v.Options.Tier, Path: v.Path, Mnt: mnt, Options: mountOptions}), nil
+	return s.cfg.Devices(Image{ID: v.ID(), Tier: v.Options.Tier, Path: v.Path, Mnt: mnt, Options: mountOptions, ReadOnly: s.readOnly}), nil
 }
 
 // Passphrase gives the LUKS2 passphrase of a volume's image. The caller wipes it.

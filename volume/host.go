@@ -57,13 +57,16 @@ func (s *Store) MountAt(ctx context.Context, name, at string) error {
 			return err
 		}
 		defer func() { _ = root.Close() }()
-		content, err := p.prepare(root, s.boot)
+		content, err := s.prepare(p, root)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = content.Close() }()
 		return s.bindRestricted(content, at, hostFlags(v.Options))
 	})
+	if s.readOnly && errors.Is(err, unix.EROFS) {
+		err = fmt.Errorf("%w: %w", ErrUnclean, err)
+	}
 	if err != nil {
 		return fmt.Errorf("mount volume %s: %w", v.Name, err)
 	}

@@ -55,10 +55,22 @@ const maxName = 128
 // nameForm is what docker lets a volume be called, but for its length.
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 
-// ValidateName refuses what is no name of a volume, a platform, a revision or a disk.
+// ValidateName refuses what is no name of a volume, a platform or a revision.
 func ValidateName(what, name string) error {
 	if len(name) > maxName || !nameForm.MatchString(name) {
 		return fmt.Errorf("%w: %s %q: 1 to %d of A-Z a-z 0-9 _ . -, beginning with a letter or digit", ErrBadName, what, name, maxName)
+	}
+	return nil
+}
+
+// diskNameForm also has the names of disks that are part of another one: Pantavisor begins
+// them with an underscore (pv_disk_is_internal).
+var diskNameForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+
+// ValidateDiskName refuses what is no name or alias of a disk.
+func ValidateDiskName(name string) error {
+	if len(name) > maxName || !diskNameForm.MatchString(name) {
+		return fmt.Errorf("%w: disk %q: 1 to %d of A-Z a-z 0-9 _ . -, not beginning with . or -", ErrBadName, name, maxName)
 	}
 	return nil
 }

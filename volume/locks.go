@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -30,11 +31,20 @@ func (s *Store) lockName(ctx context.Context, name string) (unlock func(), err e
 }
 
 func (s *Store) lockByte(ctx context.Context, offset int64, what string) (unlock func(), err error) {
-	f, err := s.state.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o600)
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: offset, Len: 1}
+	mode := os.O_RDWR | os.O_CREATE
+	if s.readOnly {
+		// A lock for reading keeps off whoever has the disk mounted for writing elsewhere, and
+		// is all that a file which cannot be written gives.
+		lock.Type, mode = unix.F_RDLCK, os.O_RDONLY
+	}
+	f, err := s.state.OpenFile(lockFile, mode, 0o600)
+	if s.readOnly && errors.Is(err, fs.ErrNotExist) {
+		return func() {}, nil // nobody ever locked anything here, and nobody can write here now
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock volume %s: %w", what, err)
 	}
-	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: offset, Len: 1}
 	for {
 		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock)
 		if err == nil {

@@ -104,7 +104,7 @@ func (s *Store) mount(ctx context.Context, v Volume, p place, at string) error {
 			return err
 		}
 		defer func() { _ = root.Close() }()
-		content, err := p.prepare(root, s.boot)
+		content, err := s.prepare(p, root)
 		if err != nil {
 			return err
 		}

@@ -222,7 +222,7 @@ func (r *Request) setDisk(name string) error {
 		return fmt.Errorf("it contradicts disk=%s", r.Disk)
 	}
 	r.Disk = name
-	return ValidateName("disk", name)
+	return ValidateDiskName(name)
 }
 
 // check looks at what options mean together.

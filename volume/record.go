@@ -147,7 +147,10 @@ func (r Record) check() error {
 	default:
 		err = errors.Join(ValidateName("volume", r.Name), r.ID().check(), request.check())
 	}
-	for what, name := range map[string]string{"disk": r.Options.Disk, "platform": r.Options.Platform, "revision": r.Options.Revision} {
+	if err == nil && r.Options.Disk != "" {
+		err = ValidateDiskName(r.Options.Disk)
+	}
+	for what, name := range map[string]string{"platform": r.Options.Platform, "revision": r.Options.Revision} {
 		if err == nil && name != "" {
 			err = ValidateName(what, name)
 		}

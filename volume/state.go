@@ -2,11 +2,13 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
+	"layervault/crypt/dm"
 	"layervault/persist"
 )
 
@@ -14,7 +16,7 @@ import (
 const (
 	StateReady      = "ready"      // not mounted, and its key is at hand
 	StateMounted    = "mounted"    // open, by docker or by somebody else
-	StateLocked     = "locked"     // its tier's key cannot be had; Reason says why
+	StateLocked     = "locked"     // it cannot be opened here, or its tier's key cannot be had; Reason says why
 	StateDamaged    = "damaged"    // its record cannot be read
 	StateSuperseded = "superseded" // a later generation is the volume
 )
@@ -70,6 +72,9 @@ func (s *Store) status(ctx context.Context, v Volume, tiers map[persist.Tier]tri
 	}
 	if err := s.fill(&st); err != nil {
 		st.State, st.Reason = StateDamaged, err.Error()
+		if errors.Is(err, dm.ErrUnavailable) { // of the kernel: nothing is wrong with the volume
+			st.State = StateLocked
+		}
 		return st
 	}
 	switch {

@@ -90,6 +90,9 @@ type Store struct {
 	process string // names this process in the list of mounts
 	log     *slog.Logger
 	catalog *catalog
+	// readOnly: the disk cannot be written through this mount of it. Volumes are mounted
+	// read-only, and nothing is swept, made or counted.
+	readOnly bool
 }
 
 // Open readies the store and removes what a crash left half done. No key is needed.
@@ -116,6 +119,15 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 		}
 	}
 	dir := cfg.Layout.VolumeState()
+	if s.readOnly, err = onReadOnlyDisk(cfg.Layout.Root); err != nil {
+		return nil, fmt.Errorf("open the volume store: %w", err)
+	}
+	if s.readOnly {
+		if err := s.openReadOnly(dir); err != nil {
+			return nil, err
+		}
+		return s, nil
+	}
 	for _, d := range []string{filepath.Join(dir, mountsDir), filepath.Join(dir, onDisksDir)} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("make the volume store: %w", err)

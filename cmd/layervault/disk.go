@@ -42,6 +42,9 @@ func (a *app) disks(s settings, v volumeSettings, keys volumeKeys, log *slog.Log
 	if err != nil {
 		log.Warn("no disk can be used", "error", err)
 	}
+	for _, w := range set.Warnings() {
+		log.Warn("passed over in the file of disks", "file", v.disks, "entry", w.Entry, "reason", w.Text)
+	}
 	return set
 }
 
@@ -69,7 +72,15 @@ func (v *volumeVerb) withDisks(f func(s *disk.Set) error) (err error) {
 	if err != nil {
 		return err
 	}
+	v.app.warn(v.vol.disks, set.Warnings())
 	return f(set)
+}
+
+// warn tells of what was passed over in a file.
+func (a *app) warn(file string, warnings []disk.Warning) {
+	for _, w := range warnings {
+		_, _ = fmt.Fprintf(a.err, "layervault: warning: %s: %s\n", file, w)
+	}
 }
 
 // diskRow is one disk in disk list --json.
@@ -80,6 +91,7 @@ type diskRow struct {
 	Mode     disk.Mode `json:"mode,omitempty"`
 	State    string    `json:"state"`
 	Problems []string  `json:"problems"`
+	Warnings []string  `json:"warnings,omitempty"`
 	Path     string    `json:"path"`
 	Size     int64     `json:"size_bytes,omitempty"`
 	Default  bool      `json:"default,omitempty"`
@@ -102,7 +114,7 @@ func diskRows(all []disk.Status) []diskRow {
 			path = st.ImagePath()
 		}
 		rows = append(rows, diskRow{
-			Name: st.Name, Aliases: append([]string{}, st.Aliases...), Type: st.Type, Mode: st.Mode, State: st.State, Problems: append([]string{}, st.Problems...),
+			Name: st.Name, Aliases: append([]string{}, st.Aliases...), Type: st.Type, Mode: st.Mode, State: st.State, Problems: append([]string{}, st.Problems...), Warnings: st.Warnings,
 			Path: path, Size: st.Size, Default: st.Default, Options: st.Options, Mounts: append([]string{}, st.Mounts...),
 		})
 	}
@@ -120,19 +132,24 @@ func (v *volumeVerb) listDisks() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return v.printDisks(diskRows(all), s.File().Volumes)
+				return v.printDisks(diskRows(all), s.File())
 			})
 		},
 	}
 }
 
-func (v *volumeVerb) printDisks(rows []diskRow, volumes []disk.Volume) error {
+func (v *volumeVerb) printDisks(rows []diskRow, file disk.File) error {
+	volumes := file.Volumes
 	if v.app.json {
 		list := make([]diskVolumeRow, 0, len(volumes))
 		for _, vol := range volumes {
 			list = append(list, diskVolumeRow(vol))
 		}
-		return v.app.printJSON(map[string]any{"disks": rows, "volumes": list})
+		warnings := make([]string, 0, len(file.Warnings))
+		for _, w := range file.Warnings {
+			warnings = append(warnings, w.String())
+		}
+		return v.app.printJSON(map[string]any{"disks": rows, "volumes": list, "warnings": warnings})
 	}
 	cells := make([][]string, 0, len(rows))
 	for _, r := range rows {
@@ -173,7 +190,12 @@ func (v *volumeVerb) checkDisks() *cobra.Command {
 					return err
 				}
 				var errs []error
+				warnings := len(s.Warnings())
 				for _, st := range all {
+					for _, w := range st.Warnings {
+						v.app.warn("disk "+st.Name, []disk.Warning{{Entry: "check", Text: w}})
+						warnings++
+					}
 					for _, p := range st.Problems {
 						errs = append(errs, fmt.Errorf("%w: %s: %s", errFaultyDisk, st.Name, p))
 					}
@@ -181,12 +203,20 @@ func (v *volumeVerb) checkDisks() *cobra.Command {
 				if v.app.json {
 					errs = append(errs, v.app.printJSON(diskRows(all)))
 				} else if len(errs) == 0 {
-					errs = append(errs, v.app.printf("%d disks, nothing wrong\n", len(all)))
+					errs = append(errs, v.app.printf("%d disks, nothing wrong%s\n", len(all), counted(warnings)))
 				}
 				return errors.Join(errs...)
 			})
 		},
 	}
+}
+
+// counted is how many warnings there were, for the end of a line.
+func counted(warnings int) string {
+	if warnings == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %d warnings", warnings)
 }
 
 func (v *volumeVerb) mountDisk() *cobra.Command {
@@ -273,11 +303,13 @@ type mountView struct {
 	Volume  string            `json:"volume"`
 	Target  string            `json:"target"`
 	Guessed bool              `json:"guessed,omitempty"`
+	Overlay bool              `json:"overlay,omitempty"`
 	Options map[string]string `json:"options"`
 }
 
 func (v *volumeVerb) composeDisk() *cobra.Command {
 	var yaml bool
+	var name string
 	driver := "layervault"
 	cmd := &cobra.Command{
 		Use:   "compose RUN.JSON",
@@ -285,40 +317,66 @@ func (v *volumeVerb) composeDisk() *cobra.Command {
 		Long: `Print the docker volumes and run options that match a container's run.json or src.json.
 
 A src.json beside a run.json is read too: it knows the mount points, of which run.json
-keeps only a key.`,
+keeps only a key. A mount point that had to be guessed is marked. What cannot be told to
+docker is left out, named, and makes the exit status 1.`,
 		Args: cobra.ExactArgs(1),
 	}
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		return v.withDisks(func(s *disk.Set) error {
-			run, err := readJSON(args[0])
+			in, err := composeSource(args[0])
 			if err != nil {
 				return err
 			}
-			var src []byte
-			if beside := filepath.Join(filepath.Dir(args[0]), "src.json"); filepath.Base(args[0]) != "src.json" {
-				if src, err = readJSON(beside); errors.Is(err, fs.ErrNotExist) {
-					src = nil
-				} else if err != nil {
-					return err
-				}
-			}
-			c, err := s.Compose(run, src)
+			in.Name = name
+			c, err := s.Compose(in)
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
-			return v.printCompose(c, driver, yaml)
+			v.app.warn(args[0], c.Warnings)
+			if err := v.printCompose(c, driver, yaml); err != nil {
+				return err
+			}
+			var left []error
+			for _, w := range c.LeftOut {
+				left = append(left, fmt.Errorf("%w of %s: %s", errLeftOut, args[0], w))
+			}
+			return errors.Join(left...)
 		})
 	}
 	cmd.Flags().BoolVar(&yaml, "yaml", false, "print a part of a compose file")
 	cmd.Flags().StringVar(&driver, "driver", driver, "name of the volume plugin in docker")
+	cmd.Flags().StringVar(&name, "name", "", "name of the container; empty for that in the file, or of its folder")
 	return cmd
+}
+
+// errLeftOut: disk compose could not tell docker of everything.
+var errLeftOut = errors.New("left out")
+
+// composeSource reads a container's file, and the src.json beside a run.json.
+func composeSource(file string) (in disk.Source, err error) {
+	if in.Text, err = readJSON(file); err != nil {
+		return in, err
+	}
+	whole, err := filepath.Abs(file)
+	if err != nil {
+		return in, err
+	}
+	in.Folder = filepath.Base(filepath.Dir(whole))
+	if filepath.Base(file) == "src.json" {
+		return in, nil
+	}
+	in.Src, err = readJSON(filepath.Join(filepath.Dir(file), "src.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		in.Src, err = nil, nil
+	}
+	return in, err
 }
 
 func (v *volumeVerb) printCompose(c disk.Container, driver string, yaml bool) error {
 	if v.app.json {
 		mounts := make([]mountView, 0, len(c.Mounts))
 		for _, m := range c.Mounts {
-			mounts = append(mounts, mountView{m.Volume, m.Target, m.Guessed, m.Options})
+			mounts = append(mounts, mountView{m.Volume, m.Target, m.Guessed, m.Overlay, m.Options})
 		}
 		return v.app.printJSON(map[string]any{"container": c.Name, "mounts": mounts})
 	}
@@ -330,8 +388,8 @@ func (v *volumeVerb) printCompose(c disk.Container, driver string, yaml bool) er
 	for _, m := range c.Mounts {
 		fmt.Fprintf(&b, "docker volume create -d %s %s %s\n", driver, strings.Join(m.Flags(), " "), m.Volume)
 		run = append(run, fmt.Sprintf("--mount 'type=volume,volume-driver=%s,source=%s,target=%s'", driver, m.Volume, m.Target))
-		if m.Guessed {
-			fmt.Fprintf(&b, "# %s is worked out from the storage key; see src.json if a name in it has a dash\n", m.Target)
+		if note := m.Note(); note != "" {
+			fmt.Fprintf(&b, "# %s\n", note)
 		}
 	}
 	return v.app.printf("%s%s IMAGE\n", b.String(), strings.Join(run, " \\\n  "))

@@ -109,6 +109,10 @@ func nextStep(err error) string {
 		return "layervault image list"
 	case is(layer.ErrBusy), is(socket.ErrInUse):
 		return "docker plugin ls; systemctl status layervault"
+	case is(volume.ErrUnclean):
+		return "layervault volume key VOLUME | cryptsetup open --readonly --key-file - IMAGE rescue, then: mount -o ro,noload /dev/mapper/rescue PATH"
+	case is(unix.EROFS):
+		return "the disk is mounted read-only: verbs that read work (volume key, image key, volume mount), with --recovery-key-file where no slot opens"
 	case is(crypt.ErrNoSpace), is(unix.ENOSPC), is(unix.EDQUOT):
 		return "layervault status shows the space; docker system prune frees some"
 	case is(errHost):

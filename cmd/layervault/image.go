@@ -118,6 +118,7 @@ LAYER is a layer's id, the beginning of one, or the path of its image. For examp
 	}
 	keyFileOut(cmd, &out)
 	s.registerKey(cmd.Flags(), a.env)
+	s.registerRecovery(cmd.Flags())
 	return cmd
 }
 
@@ -147,7 +148,12 @@ func (a *app) imageKey(ctx context.Context, s settings, name, out string) (err e
 	if err != nil {
 		return err
 	}
-	key, _, _, err := unlock.Open(ctx, a.keyConfig(s, nil))
+	cfg := a.keyConfig(s, nil)
+	if cfg.Recovery, err = a.typedKey(s); err != nil {
+		return err
+	}
+	defer clear(cfg.Recovery)
+	key, _, _, err := unlock.Open(ctx, cfg)
 	if err != nil {
 		return err
 	}

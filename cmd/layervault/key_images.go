@@ -207,6 +207,9 @@ func namedImages(kind, dir string) ([]*image, error) {
 		if strings.HasPrefix(e.Name(), ".") || !e.Type().IsRegular() {
 			continue // the lock, and garbage that is erased when volumes are next used
 		}
+		if kind == volume.KeyKind && persist.IsEVEName(e.Name()) {
+			continue
+		}
 		path := filepath.Join(dir, e.Name())
 		_, err := volume.ParseID(e.Name())
 		is := err == nil && kind == volume.KeyKind
@@ -245,6 +248,12 @@ func (a *app) refuseOthers(t persist.Tier, known []*image) error {
 			return err
 		case path == layers:
 			return fs.SkipDir
+		case filepath.Dir(path) == a.layout().Volumes(t) && persist.IsEVEName(e.Name()):
+			// EVE's: a guest's disk may be a LUKS image itself, and a container has many files.
+			if e.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
 		case !e.Type().IsRegular(), ours[path]:
 			return nil
 		case isTemporary(path) && (filepath.Dir(path) == a.layout().Volumes(t) || filepath.Dir(path) == a.layout().Disks(t)):
@@ -303,15 +312,31 @@ func (a *app) shareTier(t persist.Tier) (unlock func() error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("use the volumes of %s: %w", t, err)
 	}
+	if f == nil {
+		return func() error { return nil }, nil
+	}
 	return f.Close, nil
 }
 
-// flock locks a file that it makes. It does not wait.
-func flock(path string, how int) (*os.File, error) {
+func openLock(path string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	return os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+}
+
+// flock locks a file that it makes. It does not wait. The file is nil where nothing can be
+// written and nothing needs a lock.
+func flock(path string, how int) (*os.File, error) {
+	f, err := openLock(path)
+	if errors.Is(err, unix.EROFS) && how == unix.LOCK_SH {
+		// Whoever only reads, on a disk that cannot be written, takes the lock of a file that
+		// is there: the disk may be mounted for writing elsewhere. Where there is none, nobody
+		// ever rotated the key, and through this mount nobody can.
+		if f, err = os.Open(path); errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -371,6 +371,22 @@ func TestLayerImages(t *testing.T) {
 	if _, err := quietApp(dir).tierImages(persist.Vault); !errors.Is(err, errOtherImages) {
 		t.Errorf("an image of another kind: %v", err)
 	}
+	// EVE's own are passed over, also a guest's disk that is a LUKS image, and a container
+	// that holds one.
+	eve := filepath.Join(dir, "vault", "volumes", "2cf8f72c-6200-4c94-a8f9-3625fbce7b94#0.raw")
+	if err := os.Rename(other, eve); err != nil {
+		t.Fatal(err)
+	}
+	rootfs := filepath.Join(dir, "vault", "volumes", "2cf8f72c-6200-4c94-a8f9-3625fbce7b94#1.container", "rootfs")
+	if err := os.MkdirAll(rootfs, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(rootfs, "disk"), append(bytes.Clone(luksMagic), 0, 2), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := quietApp(dir).tierImages(persist.Vault); err != nil || len(got) != len(images) {
+		t.Errorf("beside EVE's files: %d images, %v", len(got), err)
+	}
 }
 
 // The plugin's start finishes a rotation that was cut short, and serves the new key.

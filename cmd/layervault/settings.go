@@ -20,6 +20,7 @@ type settings struct {
 	source   string // of a trusted key
 	tpm      string // device or socket
 	pinFile  string
+	recovery string // file with the recovery key, "-" for standard input
 	zeroPCRs string // a boolean
 	anchor   string
 	size     string
@@ -62,6 +63,12 @@ func (s *settings) registerKey(f *pflag.FlagSet, env func(string) string) {
 	f.StringVar(&s.zeroPCRs, "allow-zero-pcrs", envOr(env, "allow-zero-pcrs", "false"), "seal even where the firmware measured nothing; such a slot opens whatever boots (env allow-zero-pcrs)")
 	f.Lookup("allow-zero-pcrs").NoOptDefVal = "true"
 	registerAnchor(f, &s.anchor, env)
+}
+
+// registerRecovery adds the way in for a person who has the recovery key at hand, on a
+// machine whose slots do not open: for verbs that read.
+func (s *settings) registerRecovery(f *pflag.FlagSet) {
+	f.StringVar(&s.recovery, "recovery-key-file", "", "unlock with the recovery key or passphrase in this file, - for standard input")
 }
 
 // check reads the settings that are numbers and words. A missing key is not its

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/unlock"
@@ -63,7 +65,14 @@ func (a *app) openTier(ctx context.Context, tier persist.Tier, s settings, perso
 		// What must open before attestation cannot depend on what was measured.
 		cfg.Tier, cfg.PCRs, cfg.Unmeasured, person = a.layout().Tier(tier), "none", true, nil
 	}
+	typed, err := a.typedKey(s)
+	if err != nil {
+		return tierKeys{}, err
+	}
+	defer clear(typed)
+	cfg.Recovery = typed
 	key, ring, err := unlock.OpenOrCreate(ctx, cfg)
+	cfg.Recovery = nil
 	if errors.Is(err, keys.ErrLocked) && person != nil {
 		key, err = handedOver(ctx, ring, person, log, err)
 	}
@@ -80,7 +89,12 @@ func (a *app) openTier(ctx context.Context, tier persist.Tier, s settings, perso
 		return tierKeys{}, errors.Join(err, key.Close())
 	}
 	if ring.Rotating() {
-		if err := a.finishRotation(ctx, tier, ring, key, log); err != nil {
+		err := a.finishRotation(ctx, tier, ring, key, log)
+		if errors.Is(err, unix.EROFS) {
+			log.Warn("a rotation of the tier key was cut short and cannot be finished on a disk that is read-only: images that are not done yet do not open", "tier", cfg.Tier)
+			err = nil
+		}
+		if err != nil {
 			return tierKeys{}, errors.Join(err, key.Close())
 		}
 	}
@@ -89,6 +103,15 @@ func (a *app) openTier(ctx context.Context, tier persist.Tier, s settings, perso
 		v.slots = append(v.slots, slotLine(slot))
 	}
 	return v, nil
+}
+
+// typedKey reads the recovery key that a person named; nil where nobody did. The caller
+// wipes it.
+func (a *app) typedKey(s settings) ([]byte, error) {
+	if s.recovery == "" {
+		return nil, nil
+	}
+	return readSecretFile(a.in, s.recovery)
 }
 
 // handedOver gives the key that a person handed over or offers, or waits for one and

@@ -55,6 +55,7 @@ type volumeVerb struct {
 func (a *app) newVolumeVerb(f *pflag.FlagSet) *volumeVerb {
 	v := &volumeVerb{app: a}
 	v.set.register(f, a.env)
+	v.set.registerRecovery(f)
 	v.vol.register(f, a.env)
 	return v
 }

@@ -1,9 +1,7 @@
 package disk
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,7 +25,16 @@ type Status struct {
 	Disk
 	State    string
 	Mounts   []string // in this mount namespace, in the order of mounting
-	Problems []string
+	Problems []string // that keep it from being used, or would lose data
+	Warnings []string // that do not
+}
+
+func (st *Status) problem(format string, args ...any) {
+	st.Problems = append(st.Problems, fmt.Sprintf(format, args...))
+}
+
+func (st *Status) warn(format string, args ...any) {
+	st.Warnings = append(st.Warnings, fmt.Sprintf(format, args...))
 }
 
 // Inspect finds out about every disk, in the file's order. It makes nothing.
@@ -49,35 +56,28 @@ func (s *Set) Inspect() ([]Status, error) {
 
 func (s *Set) inspect(d Disk, infos []*mountinfo.Info) Status {
 	st := Status{Disk: d, State: StateReady}
-	if !d.Known() {
+	switch {
+	case !d.Known():
 		st.State = StateUnsupported
 		return st
+	case d.Fault != nil:
+		st.State, st.Problems = StateFaulty, []string{d.Fault.Error()}
+		return st
 	}
-	problem := func(format string, args ...any) { st.Problems = append(st.Problems, fmt.Sprintf(format, args...)) }
-	if d.Type == Directory {
-		switch info, err := os.Stat(d.Dir); {
-		case errors.Is(err, fs.ErrNotExist):
-			st.State = StateNew
-		case err != nil:
-			problem("%v", err)
-		case !info.IsDir():
-			problem("%s is no directory", d.Dir)
-		}
-	} else {
-		s.inspectImage(d, &st, problem)
-		if number, err := s.opened(d); err == nil && number != 0 {
-			st.State = StateMounted
-			for _, m := range infos {
-				if m.Major == int(unix.Major(number)) && m.Minor == int(unix.Minor(number)) && m.Root == "/" {
-					st.Mounts = append(st.Mounts, m.Mountpoint)
-				}
+	opener := d.Type.kind().of(s, d)
+	opener.inspect(&st)
+	if number, err := opener.opened(); err == nil && number != 0 {
+		st.State = StateMounted
+		for _, m := range infos {
+			if m.Major == int(unix.Major(number)) && m.Minor == int(unix.Minor(number)) && m.Root == "/" {
+				st.Mounts = append(st.Mounts, m.Mountpoint)
 			}
 		}
 	}
 	if real, err := filepath.EvalSymlinks(d.Dir); err == nil {
 		root, err := filepath.EvalSymlinks(s.cfg.Rules.Root)
 		if err == nil && real != root && !strings.HasPrefix(real, strings.TrimSuffix(root, "/")+"/") {
-			problem("%s is %s, outside %s", d.Dir, real, root)
+			st.problem("%s is %s, outside %s", d.Dir, real, root)
 		}
 	}
 	if len(st.Problems) > 0 {
@@ -86,59 +86,46 @@ func (s *Set) inspect(d Disk, infos []*mountinfo.Info) Status {
 	return st
 }
 
-func (s *Set) opened(d Disk) (uint64, error) {
-	if d.Type == LUKS {
-		return s.luks(d, "").Opened()
-	}
-	return s.plain(d).Opened()
-}
-
-func (s *Set) inspectImage(d Disk, st *Status, problem func(string, ...any)) {
-	made, err := isFile(d.marker())
+// inspectImage looks at the image, and says whether it has been made.
+func (st *Status) inspectImage(im image) (made bool) {
+	once, err := isFile(im.marker())
 	if err != nil {
-		problem("%v", err)
+		st.problem("%v", err)
 	}
-	image, err := os.Lstat(d.ImagePath())
+	info, err := os.Lstat(st.ImagePath())
 	switch {
-	case err == nil && !image.Mode().IsRegular():
-		problem("%s is no regular file", d.ImagePath())
-	case err == nil && d.Type != LUKS && image.Size() != d.Size:
-		problem("%s has %d bytes; device.json says %d MiB", d.ImagePath(), image.Size(), d.Size>>20)
-	case err != nil && made:
-		problem("%s was made once, and its image is missing", d.ImagePath())
+	case err == nil && !info.Mode().IsRegular():
+		st.problem("%s is no regular file", st.ImagePath())
+	case err == nil && im.wants() > 0 && info.Size() > im.wants():
+		// Pantavisor takes an image as it is; this one was made when device.json said more.
+		st.warn("%s has %d bytes; device.json says %d MiB", st.ImagePath(), info.Size(), st.Size>>20)
+	case err == nil && info.Size() < im.wants():
+		st.problem("%s has %d bytes; device.json says %d MiB: it was cut off, or device.json was changed", st.ImagePath(), info.Size(), st.Size>>20)
+	case err != nil && once:
+		st.problem("%s was made once, and its image is missing", st.ImagePath())
 	case err != nil:
 		st.State = StateNew
-		s.inspectSpace(d, problem)
-		return
+		st.inspectSpace(im.wants())
+		return false
 	}
-	if d.Type == LUKS {
-		return
-	}
-	switch info, err := os.Lstat(s.source(d)); {
-	case err != nil:
-		problem("the key is missing: %v", err)
-	case info.Mode().Perm()&0o077 != 0:
-		problem("%s may be read by others: chmod 600", s.source(d))
-	case d.Type == Versatile && info.Size() < keySize:
-		problem("%s has %d bytes, a key has %d", s.source(d), info.Size(), keySize)
-	}
+	return true
 }
 
 // inspectSpace asks whether a new image would fit.
-func (s *Set) inspectSpace(d Disk, problem func(string, ...any)) {
-	have := d.Dir
+func (st *Status) inspectSpace(size int64) {
+	have := st.Dir
 	for have != "/" {
 		if _, err := os.Stat(have); err == nil {
 			break
 		}
 		have = filepath.Dir(have)
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(have, &st); err != nil {
-		problem("%s: %v", have, err)
+	var fs unix.Statfs_t
+	if err := unix.Statfs(have, &fs); err != nil {
+		st.problem("%s: %v", have, err)
 		return
 	}
-	if free := int64(st.Bavail) * int64(st.Bsize); d.Type != LUKS && d.Size > free { //nolint:unconvert // 32 bit has another type
-		problem("%d MiB are wanted, %s has %d MiB free", d.Size>>20, have, free>>20)
+	if free := int64(fs.Bavail) * int64(fs.Bsize); size > free { //nolint:unconvert // 32 bit has another type
+		st.problem("%d MiB are wanted, %s has %d MiB free", size>>20, have, free>>20)
 	}
 }

@@ -30,6 +30,13 @@
 // An image that exists is never formatted, and no key is made beside it: without its key
 // it is an error. A disk that was once made (init_done) and has no image is one too.
 //
+// # Files
+//
+// model.go says what a device.json is, parse.go reads it as Pantavisor's parser does,
+// rules.go has what we ask of paths and options. kind.go lists the types, each of which is
+// one file: directory.go, versatile.go, caam.go, dcp.go, luks.go; plain.go is what the three
+// of plain dm-crypt share. compose.go reads run.json, source.go the src.json beside it.
+//
 // # Names
 //
 // A disk's device is named by the disk: two disks of different folders may both call

@@ -484,3 +484,55 @@ func TestFirstBootRace(t *testing.T) {
 	}
 	h.gone()
 }
+
+// A disk of type luks on a dead machine's disk, mounted read-only, is read; the first that
+// may write makes the marker which is missing.
+func TestLUKSDiskReadOnly(t *testing.T) {
+	h := newHost(t, `[{"name":"own","type":"luks","path":"/storage/persist/vault/disks/own.img,32,vault"}]`)
+	at := h.mount("own")
+	write(t, at, "ours")
+	h.unmount(at)
+	marker := h.dir + "/persist/vault/disks/.own.img.init_done"
+	for _, missing := range []bool{false, true} {
+		if missing {
+			must(t, os.Remove(marker))
+		}
+		must(t, unix.Mount(h.dir, h.dir, "", unix.MS_BIND, ""))
+		must(t, unix.Mount("", h.dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+		at = h.mount("own")
+		reads(t, at, "ours")
+		if err := os.WriteFile(at+"/new", nil, 0o600); !errors.Is(err, unix.EROFS) {
+			t.Errorf("the disk was written: %v", err)
+		}
+		h.unmount(at)
+		must(t, unix.Unmount(h.dir, 0))
+	}
+	h.unmount(h.mount("own"))
+	if _, err := os.Stat(marker); err != nil {
+		t.Error(err)
+	}
+}
+
+// Key files as Pantavisor's script makes them, with the mode of its umask, open their disk.
+func TestKeyFileOfScript(t *testing.T) {
+	h := newHost(t, seedText(t))
+	h.unmount(h.mount("pvr-sdk-dm-versatile"))
+	must(t, os.Chmod(filepath.Join(h.dir, "dm-crypt-files/pvr-sdk/versatile_key-pvr-sdk-dm-versatile.txt"), 0o644))
+	all, err := h.set().Inspect()
+	must(t, err)
+	if st := all[1]; st.State != disk.StateReady || len(st.Problems) > 0 || len(st.Warnings) != 1 {
+		t.Errorf("found %+v", st)
+	}
+	h.unmount(h.mount("pvr-sdk-dm-versatile"))
+}
+
+// A disk whose name begins with an underscore is one like any other.
+func TestInternalDisk(t *testing.T) {
+	h := newHost(t, strings.ReplaceAll(seedText(t), "pvr-sdk-dm-versatile\",", "_INT-sdk\","))
+	at := h.mount("_INT-sdk")
+	write(t, at, "internal")
+	h.unmount(at)
+	at = h.mount("_INT-sdk")
+	reads(t, at, "internal")
+	h.unmount(at)
+}

@@ -17,7 +17,7 @@ type member struct {
 }
 
 // object reads a JSON object in its order. A key that is there twice is an error:
-// encoding/json would take the last, others take the first.
+// encoding/json would take the last, Pantavisor takes the first, and pvr writes none.
 func object(text []byte) ([]member, error) {
 	dec := json.NewDecoder(bytes.NewReader(text))
 	first, err := dec.Token()
@@ -25,7 +25,7 @@ func object(text []byte) ([]member, error) {
 		return nil, syntax(err)
 	}
 	if first != json.Delim('{') {
-		return nil, fmt.Errorf("it is no JSON object but %s", kindOf(text))
+		return nil, fmt.Errorf("expected a JSON object, got %s", kindOf(text))
 	}
 	var members []member
 	for dec.More() {
@@ -35,10 +35,10 @@ func object(text []byte) ([]member, error) {
 		}
 		key, ok := name.(string)
 		if !ok {
-			return nil, fmt.Errorf("%v is no key", name)
+			return nil, fmt.Errorf("expected a key, got %v", name)
 		}
 		if slices.ContainsFunc(members, func(m member) bool { return m.key == key }) {
-			return nil, fmt.Errorf("key %q is there twice", key)
+			return nil, fmt.Errorf("duplicate key %q", key)
 		}
 		var value json.RawMessage
 		if err := dec.Decode(&value); err != nil {
@@ -50,15 +50,25 @@ func object(text []byte) ([]member, error) {
 		return nil, syntax(err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows the object")
+		return nil, errors.New("trailing data after the object")
 	}
 	return members, nil
+}
+
+// lookup finds a member; nil where there is none.
+func lookup(members []member, key string) json.RawMessage {
+	for _, m := range members {
+		if m.key == key {
+			return m.value
+		}
+	}
+	return nil
 }
 
 func array(text []byte) ([]json.RawMessage, error) {
 	var out []json.RawMessage
 	if kindOf(text) != "an array" {
-		return nil, fmt.Errorf("it is no JSON array but %s", kindOf(text))
+		return nil, fmt.Errorf("expected a JSON array, got %s", kindOf(text))
 	}
 	if err := json.Unmarshal(text, &out); err != nil {
 		return nil, syntax(err)
@@ -70,7 +80,7 @@ func array(text []byte) ([]json.RawMessage, error) {
 // characters.
 func str(text []byte) (string, error) {
 	if kindOf(text) != "a string" {
-		return "", fmt.Errorf("it is no string but %s", kindOf(text))
+		return "", fmt.Errorf("expected a string, got %s", kindOf(text))
 	}
 	var s string
 	if err := json.Unmarshal(text, &s); err != nil {
@@ -86,7 +96,7 @@ func syntax(err error) error {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
-	return fmt.Errorf("it is not JSON: %w", err)
+	return fmt.Errorf("not JSON: %w", err)
 }
 
 // kindOf names a JSON value's type for people.

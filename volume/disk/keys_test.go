@@ -33,6 +33,10 @@ esac`,
 	return Tools{CAAMKeygen: dir + "/caam-keygen", CAAMFolder: dir + "/caam", DCPTool: dir + "/dcp", DCPBlob: dir + "/fail"}, dir
 }
 
+func plainOf(cfg Config, d Disk) *plainDisk {
+	return d.Type.kind().of(New(cfg, File{}), d).(*plainDisk)
+}
+
 // Where each type's key comes from, and what the kernel is given.
 func TestKeys(t *testing.T) {
 	tools, _ := vendor(t)
@@ -51,7 +55,7 @@ func TestKeys(t *testing.T) {
 	} {
 		d := tt.disk
 		d.Name, d.Dir, d.Image, d.Key = "d", t.TempDir(), "file.img", "k"
-		s := New(Config{Tools: tools}, File{})
+		s := plainOf(Config{Tools: tools}, d)
 		want := []byte(nil)
 		if tt.file == "" {
 			if err := os.WriteFile(d.file(blobSuffix), []byte("00ff00ff\n"), 0o600); err != nil {
@@ -59,36 +63,36 @@ func TestKeys(t *testing.T) {
 			}
 			want = []byte("load 00ff00ff")
 		} else {
-			if err := s.ensureKey(t.Context(), d, true); !errors.Is(err, ErrKeyMissing) {
+			if err := s.ensureKey(t.Context(), true); !errors.Is(err, ErrKeyMissing) {
 				t.Errorf("%s %s: a key was made beside an image: %v", d.Type, d.Mode, err)
 			}
-			if err := s.ensureKey(t.Context(), d, false); err != nil {
+			if err := s.ensureKey(t.Context(), false); err != nil {
 				t.Fatal(err)
 			}
-			if d.keyFile() != filepath.Join(d.Dir, tt.file) {
-				t.Errorf("%s %s: key in %s", d.Type, d.Mode, d.keyFile())
+			if s.key.keyFile(d) != filepath.Join(d.Dir, tt.file) {
+				t.Errorf("%s %s: key in %s", d.Type, d.Mode, s.key.keyFile(d))
 			}
 		}
-		before, err := os.ReadFile(d.keyFile())
+		before, err := os.ReadFile(s.key.keyFile(d))
 		if err != nil {
 			t.Fatal(err)
 		}
-		key, err := s.loadKey(t.Context(), d, s.source(d))
+		key, err := s.loadKey(t.Context(), s.source())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if key.Type != tt.typ || key.Size != tt.size || key.Description != "logkey:k" || d.cipher() != tt.cipher ||
+		if key.Type != tt.typ || key.Size != tt.size || key.Description != "logkey:k" || s.key.cipher(d) != tt.cipher ||
 			want == nil && len(key.Payload) != tt.size || want != nil && !bytes.Equal(key.Payload, want) {
 			t.Errorf("%s %s: %s key %q of %d bytes, %d in the payload", d.Type, d.Mode, key.Type, key.Description, key.Size, len(key.Payload))
 		}
-		again, err := s.loadKey(t.Context(), d, s.source(d))
+		again, err := s.loadKey(t.Context(), s.source())
 		if err != nil || !bytes.Equal(again.Payload, key.Payload) {
 			t.Errorf("%s %s: another key the second time, %v", d.Type, d.Mode, err)
 		}
-		if err := s.ensureKey(t.Context(), d, true); err != nil {
+		if err := s.ensureKey(t.Context(), true); err != nil {
 			t.Error(err)
 		}
-		if after, err := os.ReadFile(d.keyFile()); err != nil || !bytes.Equal(before, after) {
+		if after, err := os.ReadFile(s.key.keyFile(d)); err != nil || !bytes.Equal(before, after) {
 			t.Errorf("%s %s: the key file was changed, %v", d.Type, d.Mode, err)
 		}
 		if left, _ := filepath.Glob(tools.CAAMFolder + "/*"); tt.disk.Type == CAAM && len(left) > 1 {
@@ -117,12 +121,13 @@ func TestBadKeys(t *testing.T) {
 	} {
 		d := tt.disk
 		d.Name, d.Dir, d.Image, d.Key = "d", t.TempDir(), "file.img", "k"
+		s := plainOf(Config{Tools: tt.tools}, d)
 		if tt.content != "" {
-			if err := os.WriteFile(d.keyFile(), []byte(tt.content), 0o600); err != nil {
+			if err := os.WriteFile(s.key.keyFile(d), []byte(tt.content), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
-		key, err := New(Config{Tools: tt.tools}, File{}).loadKey(t.Context(), d, d.keyFile())
+		key, err := s.loadKey(t.Context(), s.key.keyFile(d))
 		if !errors.Is(err, tt.want) || key.Payload != nil {
 			t.Errorf("%s %s with %q: %v, want %v", d.Type, d.Mode, tt.content, err, tt.want)
 		}
@@ -136,7 +141,7 @@ func TestMigrationFails(t *testing.T) {
 	if err := os.WriteFile(d.file(""), []byte("YQ=="), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := New(Config{Tools: tools}, File{}).migrate(t.Context(), d, d.file(pendingSuffix)); !errors.Is(err, ErrTool) {
+	if err := plainOf(Config{Tools: tools}, d).migrate(t.Context(), d.file(pendingSuffix)); !errors.Is(err, ErrTool) {
 		t.Errorf("got %v", err)
 	}
 	if left, _ := filepath.Glob(d.Dir + "/*"); len(left) != 1 {

@@ -39,7 +39,7 @@ func (s *Set) MountHost(ctx context.Context, name, at string) error {
 	if !filepath.IsAbs(at) || filepath.Clean(at) != at {
 		return fmt.Errorf("%w: mount point %q is not a clean absolute path", volume.ErrBadName, at)
 	}
-	d, err := s.Find(name)
+	d, err := s.usable(name)
 	if err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func (s *Set) MountHost(ctx context.Context, name, at string) error {
 // Unmount unmounts a disk from a path, or for "" from every mount of it in this mount
 // namespace, in the reverse of the order of mounting. volume.ErrInUse names who uses it.
 func (s *Set) Unmount(name, at string) error {
-	d, err := s.Find(name)
+	d, err := s.usable(name)
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func (s *Set) UnmountAll(dir string) error {
 	}
 	var errs []error
 	for _, d := range slices.Backward(s.file.Disks) {
-		if d.Known() {
+		if d.Known() && d.Fault == nil {
 			errs = append(errs, s.Unmount(d.Name, filepath.Join(dir, d.Name)))
 		}
 	}

@@ -4,168 +4,58 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
-	"path/filepath"
+	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
-	"layervault/crypt"
-	"layervault/crypt/ext4"
-	"layervault/persist"
 	"layervault/volume"
 )
+
+// Pantavisor's own parser (parser/parser_system1.c, disk/disk.c) passes over what it does
+// not know, and finds out at the mount whether a disk makes sense. This one has the same
+// outcome, and says so: what Pantavisor refuses is refused with the whole file; what it
+// passes over is a warning; what we alone cannot use keeps one disk from being used.
+// Stricter are three rules on purpose: a duplicate key or name, and a persistence that
+// does not exist (Pantavisor takes it for boot, which deletes).
 
 // maxFile bounds device.json in bytes: a hundred disks are some 30 KiB.
 const maxFile = 1 << 20
 
-// maxMiB bounds a crypt disk's size, in MiB: 16 TiB, as for volumes.
-const maxMiB = volume.MaxSize >> 20
-
-// ErrBadFile: device.json makes no sense. Every fault is an [EntryError] in it.
-var ErrBadFile = errors.New("bad device.json")
-
-// EntryError is one fault of device.json, with the entry it is in.
-type EntryError struct {
-	Entry string // such as disks[1] "secrets"
-	Err   error
-}
-
-func (e *EntryError) Error() string { return e.Entry + ": " + e.Err.Error() }
-func (e *EntryError) Unwrap() error { return e.Err }
-
-// faults are told in one line.
-type faults []error
-
-func (f faults) Error() string {
-	words := make([]string, len(f))
-	for i, err := range f {
-		words[i] = err.Error()
-	}
-	return strings.Join(words, "; ")
-}
-
-func (f faults) Unwrap() []error { return f }
-
-// Type is the type of a disk.
-type Type string
-
-// The types that can be opened.
-const (
-	Directory Type = "directory"
-	Versatile Type = "dm-crypt-versatile"
-	CAAM      Type = "dm-crypt-caam"
-	DCP       Type = "dm-crypt-dcp"
-	LUKS      Type = "luks" // ours
-)
-
-// otherTypes are Pantavisor's own: a file that has such disks is read, and they are
-// listed, but not opened.
-var otherTypes = []Type{"swap-disk", "volume-disk", "dual"}
-
-// Mode is which kernel a crypt disk's hardware key belongs to.
-type Mode string
-
-// Mainline keys are the kernel's trusted keys. NXP keys are of the vendor's kernel; a
-// disk without a mode is one, as all were before modes.
-const (
-	Mainline Mode = "mainline"
-	NXP      Mode = "nxp"
-)
-
-// Disk is one disk of device.json.
-type Disk struct {
-	Name    string
-	Aliases []string
-	Type    Type
-	Mode    Mode // of caam and dcp
-	Default bool // for volumes that name no disk
-
-	Dir     string // the directory; of a crypt disk, the folder of image and key
-	Image   string // file name
-	Size    int64  // bytes of the image
-	Key     string // name; the tier of a luks disk
-	Format  string // "ext4" or "ext3"
-	Options string // of mount -o
-	// MigrateKey turns a dcp disk's vendor key into a trusted key.
-	MigrateKey bool
-}
-
-// IsCrypt says whether the disk is an image.
-func (d Disk) IsCrypt() bool { return d.Image != "" }
-
-// Known says whether disks of this type can be opened here.
-func (d Disk) Known() bool { return !slices.Contains(otherTypes, d.Type) }
-
-// ImagePath is where the disk's image lies.
-func (d Disk) ImagePath() string { return filepath.Join(d.Dir, d.Image) }
-
-// Volume is one entry of device.json's volumes.
-type Volume struct {
-	Name        string
-	Persistence volume.Persistence
-	Disk        string // the disk's own name; "" for none
-}
-
-// File is what device.json says.
-type File struct {
-	Disks   []Disk
-	Volumes []Volume
-}
-
-// Rules bound what a file may say.
-type Rules struct {
-	// Root is the folder that every disk lies below.
-	Root   string
-	Layout persist.Layout
-}
-
-// Find finds a disk by name or alias.
-func (f File) Find(name string) (Disk, bool) {
-	for _, d := range f.Disks {
-		if d.Name == name || slices.Contains(d.Aliases, name) {
-			return d, true
-		}
-	}
-	return Disk{}, false
-}
-
-// Default is the disk of volumes that name none: the first that says so.
-func (f File) Default() (Disk, bool) {
-	for _, d := range f.Disks {
-		if d.Default {
-			return d, true
-		}
-	}
-	return Disk{}, false
-}
-
-// parser collects faults.
+// parser collects faults and warnings.
 type parser struct {
-	rules  Rules
-	file   File
-	faults []error
+	rules    Rules
+	file     File
+	faults   []error // of the file as a whole
+	unusable []error // of single disks
 }
 
 func (p *parser) fault(entry string, format string, args ...any) {
 	p.faults = append(p.faults, &EntryError{entry, fmt.Errorf(format, args...)})
 }
 
+func (p *parser) warn(entry string, format string, args ...any) {
+	p.file.Warnings = append(p.file.Warnings, Warning{entry, fmt.Sprintf(format, args...)})
+}
+
 // Parse reads device.json, or an array of disks alone (disks.json). It looks at nothing
-// but the text. The error has every fault.
-func Parse(text []byte, rules Rules) (File, error) {
+// but the text. An error has every fault; without one, File.Warnings has what was passed
+// over and Disk.Fault why a disk cannot be used.
+func Parse(text []byte, rules Rules) (File, error) { return parse(text, rules, "disks") }
+
+// parse is Parse; list is the name of an array of disks alone, which has rules of its own.
+func parse(text []byte, rules Rules, list string) (File, error) {
 	p := parser{rules: rules}
 	if len(text) > maxFile {
 		return File{}, fmt.Errorf("%w: longer than %d bytes", ErrBadFile, maxFile)
 	}
 	if kindOf(text) == "an array" {
-		p.disks("disks", text)
+		p.disks(list, text)
+		p.names()
 	} else {
 		p.device(text)
 	}
-	p.names()
 	if len(p.faults) > 0 {
-		return File{}, fmt.Errorf("%w: %w", ErrBadFile, faults(p.faults))
+		return File{}, fmt.Errorf("%w: %w", ErrBadFile, faults(append(p.faults, p.unusable...)))
 	}
 	return p.file, nil
 }
@@ -187,17 +77,17 @@ func (p *parser) device(text []byte) {
 			}
 		case "network":
 			if _, err := object(m.value); err != nil {
-				p.fault(m.key, "%w", err)
+				p.warn(m.key, "%v", err)
 			}
 		case "volumes": // after the disks they name
+		case "remount", "#spec": // of other versions of Pantavisor; nothing here
 		default:
-			p.fault(fmt.Sprintf("key %q", m.key), "unknown; known are groups, disks, disks_v2, disks_v3, volumes, network")
+			p.warn(fmt.Sprintf("key %q", m.key), "unknown, passed over; known are groups, disks, disks_v2, disks_v3, volumes, network, remount")
 		}
 	}
-	for _, m := range members {
-		if m.key == "volumes" {
-			p.volumes(m.value)
-		}
+	p.names()
+	if volumes := lookup(members, "volumes"); volumes != nil {
+		p.volumes(volumes)
 	}
 }
 
@@ -208,232 +98,181 @@ func (p *parser) disks(key string, text []byte) {
 		return
 	}
 	if len(entries) == 0 {
-		p.fault(key, "it is empty: leave it out, or describe a disk")
+		p.fault(key, "empty: leave it out, or describe a disk")
 	}
 	for i, e := range entries {
-		p.disk(fmt.Sprintf("%s[%d]", key, i), e)
+		p.disk(fmt.Sprintf("%s[%d]", key, i), e, key == lenientList)
 	}
 }
 
-// diskKeys are the keys of a disk, and which types have each; nil for all.
-var diskKeys = map[string][]Type{
-	"name": nil, "path": nil, "type": nil, "default": nil, "aliases": nil,
-	"options": nil, "mount_options": {Directory, Versatile, CAAM, DCP, LUKS},
-	"mode": {CAAM, DCP}, "format": {Versatile, CAAM, DCP, LUKS}, "migrate_keyblob": {DCP},
-	"format_options": {}, "provision": {}, "provision_options": {}, "mount_target": {}, "uuid": {}, "disks": {}, "init_order": {},
-}
+// lenientList is the list, in device.json or a file of its own, whose disks may have types of
+// a newer Pantavisor.
+const lenientList = "disks_v3"
 
-func (p *parser) disk(entry string, text []byte) {
+// commonKeys are the keys that a disk of each type may have.
+var commonKeys = []string{"name", "path", "type", "default", "aliases", "options", "mount_options"}
+
+// diskKeys are all the keys of a disk, those that only Pantavisor's own types have too.
+var diskKeys = append([]string{
+	"mode", "format", "migrate_keyblob", "format_options", "provision", "provision_options", "mount_target", "uuid", "disks", "init_order",
+}, commonKeys...)
+
+// disk reads one disk. lenient is for the list that newer files use: a type that is not
+// known is passed over with its disk.
+func (p *parser) disk(entry string, text []byte, lenient bool) {
 	members, err := object(text)
 	if err != nil {
 		p.fault(entry, "%w", err)
 		return
 	}
-	raw := map[string]json.RawMessage{}
-	for _, m := range members {
-		raw[m.key] = m.value
-	}
-	// The name first: every other fault is told with it.
 	var d Disk
-	if value, ok := raw["name"]; !ok {
+	// The name first: every other fault is told with it.
+	if value := lookup(members, "name"); value == nil {
 		p.fault(entry, "key name is missing")
-	} else if d.Name, err = str(value); err == nil {
-		err = volume.ValidateName("disk", d.Name)
-	}
-	if err != nil {
+	} else if d.Name, err = str(value); err != nil {
 		p.fault(entry, "key name: %w", err)
+	} else if d.Name == "" {
+		p.fault(entry, "key name: empty")
 	}
 	if d.Name != "" {
 		entry = fmt.Sprintf("%s %q", entry, d.Name)
 	}
-	before := len(p.faults)
-	value, ok := raw["type"]
-	if !ok {
-		p.fault(entry, "key type is missing")
+	if d.Type, err = diskType(members); err != nil {
+		if lenient {
+			p.warn(entry, "%v; the disk is skipped", err)
+		} else {
+			p.fault(entry, "%w", err)
+		}
 		return
 	}
-	kind, err := str(value)
-	d.Type = Type(kind)
-	known := []Type{Directory, Versatile, CAAM, DCP, LUKS}
-	switch {
-	case err != nil:
-		p.fault(entry, "key type: %w", err)
-		return
-	case !d.Known():
-		p.file.Disks = append(p.file.Disks, d) // its keys are Pantavisor's to judge
-		return
-	case !slices.Contains(known, d.Type):
-		p.fault(entry, "key type: unknown type %q; known are %v, and Pantavisor's own %v", kind, known, otherTypes)
+	if d.Name == "" {
 		return
 	}
-	for _, m := range members {
-		types, known := diskKeys[m.key]
-		switch {
-		case !known:
-			p.fault(entry, "key %q: unknown; known are %s", m.key, strings.Join(sortedKeys(diskKeys), ", "))
-		case types != nil && !slices.Contains(types, d.Type):
-			p.fault(entry, "key %q: a disk of type %s has none", m.key, d.Type)
+	p.shared(entry, &d, members)
+	if d.Known() {
+		err := volume.ValidateDiskName(d.Name)
+		if err == nil {
+			err = p.own(entry, &d, members)
+		}
+		if err != nil {
+			p.refuse(entry, &d, err)
 		}
 	}
-	for _, key := range []string{"aliases", "default", "mode", "format", "migrate_keyblob", "options", "mount_options"} {
-		value, ok := raw[key]
-		if !ok {
-			continue
-		}
-		if err := d.set(key, value); err != nil {
-			p.fault(entry, "key %s: %w", key, err)
-		}
-	}
-	if d.Type == CAAM || d.Type == DCP {
-		if d.Mode == "" {
-			d.Mode = NXP
-		}
-		if d.MigrateKey && d.Mode != Mainline {
-			p.fault(entry, "key migrate_keyblob: it wants mode %s", Mainline)
-		}
-	}
-	if value, ok := raw["path"]; !ok {
-		p.fault(entry, "key path is missing")
-	} else if err := d.setPath(value, p.rules); err != nil {
-		p.fault(entry, "key path: %w", err)
-	}
-	if len(p.faults) == before {
-		p.file.Disks = append(p.file.Disks, d)
-	}
+	p.file.Disks = append(p.file.Disks, d)
 }
 
-// set reads one of the keys that may be left out.
-func (d *Disk) set(key string, value []byte) error {
-	if key == "aliases" {
-		list, err := array(value)
-		if err != nil {
-			return err
+// refuse keeps one disk from being used.
+func (p *parser) refuse(entry string, d *Disk, err error) {
+	fault := &EntryError{entry, err}
+	p.unusable = append(p.unusable, fault)
+	p.warn(entry, "the disk cannot be used: %v", err)
+	d.Fault = fmt.Errorf("%w: %w", ErrBadFile, fault)
+}
+
+func diskType(members []member) (Type, error) {
+	value := lookup(members, "type")
+	if value == nil {
+		return "", errors.New("key type is missing")
+	}
+	text, err := str(value)
+	if err != nil {
+		return "", fmt.Errorf("key type: %w", err)
+	}
+	if Type(text).kind() == nil && !slices.Contains(otherTypes, Type(text)) {
+		return "", fmt.Errorf("key type: unknown type %q; known are %v, and Pantavisor's own %v", text, knownTypes(), otherTypes)
+	}
+	return Type(text), nil
+}
+
+// shared reads what is said in the same way of a disk of any type, also of those that
+// only Pantavisor opens: a volume may name them.
+func (p *parser) shared(entry string, d *Disk, members []member) {
+	if value := lookup(members, "default"); value != nil {
+		d.Default = p.yes(entry, "default", value)
+	}
+	value := lookup(members, "aliases")
+	if value == nil {
+		return
+	}
+	list, err := array(value)
+	if err != nil {
+		p.warn(entry, "key aliases: passed over: %v", err)
+	}
+	for _, item := range list {
+		alias, err := str(item)
+		switch {
+		case err == nil && alias == "":
+			p.fault(entry, "key aliases: an empty alias")
+			continue
+		case err == nil:
+			err = volume.ValidateDiskName(alias)
 		}
-		for _, item := range list {
-			alias, err := str(item)
-			if err == nil {
-				err = volume.ValidateName("alias", alias)
-			}
-			if err != nil {
-				return err
-			}
+		if err != nil {
+			p.warn(entry, "key aliases: passed over: %v", err)
+		} else if !d.named(alias) { // the own name, or twice the same, says nothing new
 			d.Aliases = append(d.Aliases, alias)
 		}
-		return nil
 	}
-	text, err := str(value)
-	if err != nil {
-		return err
+}
+
+// own reads what a disk that we open says. The error is why we cannot.
+func (p *parser) own(entry string, d *Disk, members []member) error {
+	typ := d.Type.kind()
+	for _, m := range members {
+		switch {
+		case !slices.Contains(diskKeys, m.key):
+			p.warn(entry, "key %q: unknown, passed over; known are %s", m.key, strings.Join(slices.Sorted(slices.Values(diskKeys)), ", "))
+		case !slices.Contains(commonKeys, m.key) && !slices.Contains(typ.keys(), m.key):
+			p.warn(entry, "key %q: passed over, it means nothing for type %s", m.key, d.Type)
+		}
 	}
-	switch key {
-	case "default":
-		d.Default, err = yes(text)
-	case "migrate_keyblob":
-		d.MigrateKey, err = yes(text)
-	case "mode":
+	has := func(key string) json.RawMessage {
+		if !slices.Contains(commonKeys, key) && !slices.Contains(typ.keys(), key) {
+			return nil
+		}
+		return lookup(members, key)
+	}
+	if value := has("mode"); value != nil {
+		text, err := str(value)
+		if err != nil {
+			return fmt.Errorf("key mode: %w", err)
+		}
 		d.Mode = Mode(text)
-		if d.Mode != Mainline && d.Mode != NXP {
-			err = fmt.Errorf("%q is neither %s nor %s", text, Mainline, NXP)
-		}
-	case "format":
-		d.Format = text
-		if text != "ext4" && text != "ext3" {
-			err = fmt.Errorf("%q is neither ext4 nor ext3", text)
-		}
-	case "options", "mount_options":
-		if d.Options != "" {
-			return errors.New("options and mount_options are the same: give one")
-		}
-		d.Options = strings.TrimPrefix(text, "-o ")
-		_, err = crypt.ParseMountOptions(d.Options)
 	}
-	return err
-}
-
-// yes reads Pantavisor's way to say true.
-func yes(text string) (bool, error) {
-	switch text {
-	case "yes":
-		return true, nil
-	case "no", "":
-		return false, nil
+	if value := has("format"); value != nil {
+		d.Format = p.format(entry, value)
 	}
-	return false, fmt.Errorf("%q is neither yes nor no", text)
-}
-
-func (d *Disk) setPath(value []byte, rules Rules) error {
-	text, err := str(value)
+	if value := has("migrate_keyblob"); value != nil {
+		d.MigrateKey = p.yes(entry, "migrate_keyblob", value)
+		if d.MigrateKey && d.Mode != Mainline {
+			d.MigrateKey = false
+			p.warn(entry, "key migrate_keyblob: passed over, it wants mode %s", Mainline)
+		}
+	}
+	d.Options = p.options(entry, members)
+	value := lookup(members, "path")
+	if value == nil {
+		return errors.New("key path is missing")
+	}
+	path, err := str(value)
 	if err != nil {
-		return err
+		return fmt.Errorf("key path: %w", err)
 	}
-	// Today's caam disks carry this, so that an older Pantavisor keeps off.
-	if rest, ok := strings.CutPrefix(text, "-v2 "); ok && d.Type == CAAM {
-		text = rest
-	}
-	if d.Type == Directory {
-		d.Dir = strings.TrimSuffix(text, "/")
-		return checkDir(d.Dir, rules.Root)
-	}
-	dir, base := path.Split(text)
-	parts := strings.Split(base, ",")
-	if len(parts) != 3 || slices.Contains(parts, "") {
-		return fmt.Errorf("%q is not FOLDER/IMAGE,SIZE,KEY", text)
-	}
-	d.Dir, d.Image, d.Key = strings.TrimSuffix(dir, "/"), parts[0], parts[2]
-	if err := checkDir(d.Dir, rules.Root); err != nil {
-		return err
-	}
-	for what, name := range map[string]string{"image": d.Image, "key": d.Key} {
-		if name == "." || name == ".." || len(name) > 200 || strings.ContainsAny(name, " \"\\") {
-			return fmt.Errorf("%s %q is no usable file name", what, name)
-		}
-	}
-	for _, file := range []string{d.Key, d.Key + ".txt", d.Key + ".bb", d.Key + ".init_done", d.Key + ".new"} {
-		if d.Image == file || d.Image+".new" == file {
-			return fmt.Errorf("image %q and key %q would be one file", d.Image, d.Key)
-		}
-	}
-	mib, err := strconv.ParseInt(parts[1], 10, 64)
-	if err != nil || mib < 1 || mib > maxMiB || strconv.FormatInt(mib, 10) != parts[1] {
-		return fmt.Errorf("size %q: it is a number of MiB, 1 to %d", parts[1], int64(maxMiB))
-	}
-	d.Size = mib << 20
-	if d.Format == "" {
-		d.Format = "ext4"
-	}
-	if d.Type == LUKS {
-		return d.checkLUKS(rules)
-	}
-	return nil
+	return typ.check(d, path, p.rules)
 }
 
-// checkLUKS wants the image where a rotation of the tier's key finds it.
-func (d *Disk) checkLUKS(rules Rules) error {
-	tier := persist.Tier(d.Key)
+// yes reads Pantavisor's way to say true; all else is false.
+func (p *parser) yes(entry, key string, value []byte) bool {
+	text, err := str(value)
 	switch {
-	case tier != persist.Vault && tier != persist.Unsealed:
-		return fmt.Errorf("key %q: a luks disk's key is its tier, %s or %s", d.Key, persist.Vault, persist.Unsealed)
-	case d.Dir != rules.Layout.Disks(tier):
-		return fmt.Errorf("the image of a luks disk of tier %s lies in %s", tier, rules.Layout.Disks(tier))
-	case d.Size < ext4.MinSize:
-		return fmt.Errorf("a luks disk has at least %d MiB", ext4.MinSize>>20)
-	case d.Format != "ext4":
-		return errors.New("a luks disk holds ext4")
+	case err != nil:
+		p.warn(entry, "key %s: taken for no: %v", key, err)
+	case text == "yes":
+		return true
+	case text != "no" && text != "":
+		p.warn(entry, "key %s: %q is neither yes nor no, taken for no", key, text)
 	}
-	return volume.ValidateName("image", d.Image)
-}
-
-// checkDir wants a folder below root, spelled in one way only.
-func checkDir(dir, root string) error {
-	switch {
-	case !path.IsAbs(dir):
-		return fmt.Errorf("%q is not absolute", dir)
-	case path.Clean(dir) != dir:
-		return fmt.Errorf("%q has empty, . or .. parts: write %q", dir, path.Clean(dir))
-	case dir != root && !strings.HasPrefix(dir, strings.TrimSuffix(root, "/")+"/"):
-		return fmt.Errorf("%q lies outside %s, where disks may be (setting diskroot)", dir, root)
-	}
-	return nil
+	return false
 }
 
 // names checks what disks may not share.
@@ -449,22 +288,19 @@ func (p *parser) names() {
 	for _, d := range p.file.Disks { // names before aliases: an alias must be no disk's name
 		claim(d, "name", d.Name)
 	}
-	for _, d := range p.file.Disks {
+	for i, d := range p.file.Disks {
 		for _, a := range d.Aliases {
 			claim(d, "alias", a)
 		}
-		if !d.IsCrypt() {
+		if !d.Known() || d.Fault != nil {
 			continue
 		}
-		shared := []string{"image " + d.ImagePath(), "image " + filepath.Join(d.Dir, d.Key)}
-		if d.Type == LUKS {
-			shared = shared[:1] // a tier is the key of many
+		own := d.Type.kind().files(d)
+		if at := slices.IndexFunc(own, func(file string) bool { return files[file] != "" }); at >= 0 {
+			p.refuse(fmt.Sprintf("disk %q", d.Name), &p.file.Disks[i], fmt.Errorf("it has the image or key file %s in common with disk %q", own[at], files[own[at]]))
+			continue
 		}
-		for _, file := range shared {
-			if other, taken := files[file]; taken && other != d.Name {
-				p.fault(fmt.Sprintf("disk %q", d.Name), "it has an image or key file in common with disk %q", other)
-				break
-			}
+		for _, file := range own {
 			files[file] = d.Name
 		}
 	}
@@ -478,62 +314,80 @@ func (p *parser) volumes(text []byte) {
 	}
 	for _, m := range members {
 		entry := fmt.Sprintf("volumes %q", m.key)
-		v, ok, err := readVolume(m, p.file)
-		if err != nil {
-			p.fault(entry, "%w", err)
-		} else if ok {
+		v, notes, err := readVolume(m, p.file)
+		for _, note := range notes {
+			p.warn(entry, "%s", note)
+		}
+		switch {
+		case err != nil:
+			p.warn(entry, "left out: %v", err)
+		case v.Persistence != "":
 			p.file.Volumes = append(p.file.Volumes, v)
 		}
 	}
 }
 
 // readVolume reads one entry of volumes, or of run.json's storage. One without a
-// persistence is none.
-func readVolume(m member, file File) (v Volume, ok bool, err error) {
+// persistence is none. notes are what was passed over in it.
+func readVolume(m member, file File) (v Volume, notes []string, err error) {
 	v.Name = m.key
-	if err := volume.ValidateName("volume", v.Name); err != nil {
-		return v, false, err
-	}
 	members, err := object(m.value)
 	if err != nil {
-		return v, false, err
+		return v, nil, err
 	}
+	known := map[string]string{"disk": "", "persistence": ""}
 	for _, key := range members {
-		if key.key != "disk" && key.key != "persistence" {
-			return v, false, fmt.Errorf("key %q: unknown; known are disk, persistence", key.key)
+		if _, ok := known[key.key]; !ok {
+			notes = append(notes, fmt.Sprintf("key %q: unknown, passed over; known are disk, persistence", key.key))
+			continue
 		}
 		text, err := str(key.value)
 		if err != nil {
-			return v, false, fmt.Errorf("key %s: %w", key.key, err)
+			return v, notes, fmt.Errorf("key %s: %w", key.key, err)
 		}
-		if key.key == "disk" {
-			d, found := file.Find(text)
-			if !found {
-				return v, false, fmt.Errorf("key disk: there is no disk %q", text)
-			}
-			v.Disk = d.Name
-			continue
-		}
-		kind, disk, err := volume.ParsePersistence(text)
-		if err == nil && disk != "" {
-			err = errors.New("the disk goes into the key disk")
-		}
-		if err != nil {
-			return v, false, fmt.Errorf("key persistence: %w", err)
-		}
-		v.Persistence = kind
+		known[key.key] = text
 	}
-	if d, found := file.Default(); v.Disk == "" && found {
-		v.Disk = d.Name
+	if lookup(members, "persistence") == nil {
+		return v, notes, nil
 	}
-	return v, v.Persistence != "", nil
+	if err := volume.ValidateName("volume", v.Name); err != nil {
+		return v, notes, err
+	}
+	kind, disk, err := volume.ParsePersistence(known["persistence"])
+	if err == nil && disk != "" {
+		err = errors.New("the disk goes into the key disk")
+	}
+	if err != nil {
+		return v, notes, fmt.Errorf("key persistence: %w", err)
+	}
+	if v.Disk, err = file.diskOf(known["disk"], lookup(members, "disk") != nil); err != nil {
+		return v, notes, fmt.Errorf("key disk: %w", err)
+	}
+	v.Persistence = kind
+	return v, notes, nil
 }
 
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
+// diskOf finds the disk of a volume: the one it names, else the default disk, else none.
+func (f File) diskOf(name string, named bool) (string, error) {
+	if named {
+		d, ok := f.Find(name)
+		if !ok {
+			return "", fmt.Errorf("%w: %q, of %v", ErrNotFound, name, f.names())
+		}
+		return d.Name, nil
 	}
-	slices.Sort(keys)
-	return keys
+	d, _ := f.Default()
+	return d.Name, nil
+}
+
+// names are all names of disks, aliases among them.
+func (f File) names() []string {
+	all := map[string]bool{}
+	for _, d := range f.Disks {
+		all[d.Name] = true
+		for _, a := range d.Aliases {
+			all[a] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
 }

@@ -74,12 +74,20 @@ func Load(cfg Config, name string) (*Set, error) {
 	s := New(cfg, File{})
 	text, err := readFile(name)
 	if err == nil {
-		s.file, err = Parse(text, cfg.Rules)
+		s.file, err = parse(text, cfg.Rules, listIn(name))
 	}
 	if err != nil {
 		s.bad = fmt.Errorf("%s: %w", name, err)
 	}
 	return s, s.bad
+}
+
+// listIn is the list that a file of disks alone is.
+func listIn(name string) string {
+	if filepath.Base(name) == lenientList+".json" {
+		return lenientList
+	}
+	return "disks"
 }
 
 func readFile(name string) ([]byte, error) {
@@ -88,13 +96,16 @@ func readFile(name string) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxFile {
-		return nil, fmt.Errorf("%w: no file of at most %d bytes", ErrBadFile, maxFile)
+		return nil, fmt.Errorf("%w: must be a regular file of at most %d bytes", ErrBadFile, maxFile)
 	}
 	return os.ReadFile(name)
 }
 
 // File is what the file says.
 func (s *Set) File() File { return s.file }
+
+// Warnings are what was passed over in the file, in its order.
+func (s *Set) Warnings() []Warning { return s.file.Warnings }
 
 // Find finds a disk by name or alias.
 func (s *Set) Find(name string) (Disk, error) {
@@ -110,48 +121,68 @@ func (s *Set) Find(name string) (Disk, error) {
 	return Disk{}, fmt.Errorf("%w: %s", ErrNotFound, name)
 }
 
+// usable finds a disk that can be opened here.
+func (s *Set) usable(name string) (Disk, error) {
+	d, err := s.Find(name)
+	switch {
+	case err != nil:
+		return Disk{}, err
+	case !d.Known():
+		return Disk{}, fmt.Errorf("disk %s: %w: %s", d.Name, ErrUnsupported, d.Type)
+	case d.Fault != nil:
+		return Disk{}, fmt.Errorf("disk %s: %w", d.Name, d.Fault)
+	}
+	return d, nil
+}
+
 // Resolve implements volume.Disks. The name "default" stands for the default disk, where
 // no disk is called that.
 func (s *Set) Resolve(name string) (string, error) {
 	d, err := s.Find(name)
+	if err == nil {
+		err = d.Fault
+	}
 	return d.Name, err
 }
 
 // MountAt mounts a disk at a directory, once more if it is open already. The first time
 // ever it makes image and key.
 func (s *Set) MountAt(ctx context.Context, name, at string) error {
-	d, err := s.Find(name)
+	d, err := s.usable(name)
 	if err != nil {
 		return err
 	}
-	if !d.Known() {
-		return fmt.Errorf("disk %s: %w: %s", d.Name, ErrUnsupported, d.Type)
+	if err := s.mountAt(ctx, d, at); err != nil {
+		return fmt.Errorf("disk %s: %w", d.Name, err)
 	}
+	return nil
+}
+
+func (s *Set) mountAt(ctx context.Context, d Disk, at string) error {
 	if err := s.within(d); err != nil {
 		return err
 	}
-	if d.Type == Directory {
-		return s.mountDirectory(d, at)
+	opener := d.Type.kind().of(s, d)
+	im, isImage := opener.(image)
+	if !isImage {
+		return opener.mount(ctx, at)
 	}
 	unlock, err := lockFolder(ctx, d.Dir)
 	if err != nil {
-		return fmt.Errorf("disk %s: %w", d.Name, err)
+		return err
 	}
 	defer unlock()
-	if err := s.ready(ctx, d); err != nil {
-		return fmt.Errorf("disk %s: %w", d.Name, err)
+	if err := s.ready(ctx, d, im); err != nil {
+		return err
 	}
-	if d.Type == LUKS {
-		return s.luks(d, at).Get(ctx)
-	}
-	return s.mountPlain(ctx, d, at)
+	return im.mount(ctx, at)
 }
 
 // within makes the folder, and refuses one that a symbolic link leads out of the root.
 func (s *Set) within(d Disk) error {
 	root, err := filepath.EvalSymlinks(s.cfg.Rules.Root)
 	if err != nil {
-		return fmt.Errorf("disk %s: %w", d.Name, err)
+		return err
 	}
 	// The part that is there already decides: what is made below it is no link.
 	have := d.Dir
@@ -163,26 +194,16 @@ func (s *Set) within(d Disk) error {
 	}
 	real, err := filepath.EvalSymlinks(have)
 	if err != nil {
-		return fmt.Errorf("disk %s: %w", d.Name, err)
+		return err
 	}
 	if real != root && !strings.HasPrefix(real, strings.TrimSuffix(root, "/")+"/") {
-		return fmt.Errorf("disk %s: %w: %s is %s, not below %s", d.Name, ErrOutside, d.Dir, real, root)
+		return fmt.Errorf("%w: %s is %s, not below %s", ErrOutside, d.Dir, real, root)
 	}
 	mode := fs.FileMode(0o700)
 	if d.Type == Directory {
 		mode = 0o755
 	}
-	if err := os.MkdirAll(d.Dir, mode); err != nil {
-		return fmt.Errorf("disk %s: %w", d.Name, err)
-	}
-	return nil
-}
-
-func (s *Set) mountDirectory(d Disk, at string) error {
-	if err := unix.Mount(d.Dir, at, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("disk %s: bind %s to %s: %w", d.Name, d.Dir, at, err)
-	}
-	return nil
+	return os.MkdirAll(d.Dir, mode)
 }
 
 // lockFolder keeps another process from making the same disk.
@@ -209,32 +230,24 @@ func (s *Set) step(d Disk, step string) error {
 	return s.cfg.Checkpoint(d.Name, step)
 }
 
-// marker is the file that says that the disk was once made.
-func (d Disk) marker() string {
-	if d.Type == LUKS { // its key is the tier's, of many disks
-		return filepath.Join(d.Dir, "."+d.Image+".init_done")
-	}
-	return filepath.Join(d.Dir, d.Key+".init_done")
-}
-
 // ready makes image and key when there never were any, and otherwise only looks whether
 // they are there. The folder is locked.
-func (s *Set) ready(ctx context.Context, d Disk) error {
-	made, err := isFile(d.marker())
+func (s *Set) ready(ctx context.Context, d Disk, im image) error {
+	made, err := isFile(im.marker())
 	if err != nil {
 		return err
 	}
-	image, err := isFile(d.ImagePath())
+	have, err := isFile(d.ImagePath())
 	if err != nil {
 		return err
 	}
 	switch {
-	case made && !image:
-		return fmt.Errorf("%w: %s was made once (%s says so); restore it, or remove %s to begin with an empty disk", ErrImageMissing, d.ImagePath(), d.marker(), d.marker())
+	case made && !have:
+		return fmt.Errorf("%w: %s was made once (%s says so); restore it, or remove %s to begin with an empty disk", ErrImageMissing, d.ImagePath(), im.marker(), im.marker())
 	case made:
 		return nil
 	}
-	if err := s.firstBoot(ctx, d, image); err != nil {
+	if err := s.firstBoot(ctx, d, im, have); err != nil {
 		return fmt.Errorf("make the disk: %w", err)
 	}
 	return nil
@@ -242,35 +255,26 @@ func (s *Set) ready(ctx context.Context, d Disk) error {
 
 // firstBoot goes through the steps of the package comment, from where an earlier one was
 // cut short.
-func (s *Set) firstBoot(ctx context.Context, d Disk, haveImage bool) error {
-	if d.Type != LUKS {
-		if err := s.ensureKey(ctx, d, haveImage); err != nil {
-			return err
-		}
-		if err := s.step(d, "key"); err != nil {
-			return err
-		}
+func (s *Set) firstBoot(ctx context.Context, d Disk, im image, haveImage bool) error {
+	if err := im.ensureKey(ctx, haveImage); err != nil {
+		return err
+	}
+	if err := s.step(d, "key"); err != nil {
+		return err
 	}
 	if !haveImage {
-		if err := roomFor(d); err != nil {
-			return err
-		}
-		var err error
-		if d.Type == LUKS {
-			err = s.luks(d, "").Create(ctx, d.Size)
-		} else {
-			err = s.plain(d).Create(ctx, d.Size)
-		}
-		if err != nil {
+		if err := im.create(ctx); err != nil {
 			return err
 		}
 		if err := s.step(d, "image"); err != nil {
 			return err
 		}
-	} else if err := s.tryImage(ctx, d); err != nil {
+	} else if err := tryImage(ctx, im); err != nil {
 		return fmt.Errorf("there is an image already, which is never formatted: %w", err)
 	}
-	if err := touch(d.marker()); err != nil {
+	if err := touch(im.marker()); haveImage && errors.Is(err, unix.EROFS) {
+		return nil // it opens; who can write here marks it
+	} else if err != nil {
 		return err
 	}
 	s.cfg.Log.InfoContext(ctx, "made a disk", "disk", d.Name, "type", string(d.Type), "image", d.ImagePath())
@@ -278,18 +282,13 @@ func (s *Set) firstBoot(ctx context.Context, d Disk, haveImage bool) error {
 }
 
 // tryImage sees whether the key opens an image that was there before.
-func (s *Set) tryImage(ctx context.Context, d Disk) (err error) {
+func tryImage(ctx context.Context, im image) (err error) {
 	at, err := os.MkdirTemp("", "layervault-disk-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.Remove(at)) }()
-	if d.Type == LUKS {
-		err = s.luks(d, at).Get(ctx)
-	} else {
-		err = s.plain(d).Get(ctx, at)
-	}
-	if err != nil {
+	if err := im.mount(ctx, at); err != nil {
 		return err
 	}
 	return unix.Unmount(at, unix.MNT_DETACH)
@@ -301,30 +300,10 @@ func roomFor(d Disk) error {
 	if err := unix.Statfs(d.Dir, &st); err != nil {
 		return fmt.Errorf("%s: %w", d.Dir, err)
 	}
-	if free := int64(st.Bavail) * int64(st.Bsize); d.Type != LUKS && d.Size > free { //nolint:unconvert // 32 bit has another type
+	if free := int64(st.Bavail) * int64(st.Bsize); d.Size > free { //nolint:unconvert // 32 bit has another type
 		return fmt.Errorf("%w: the disk wants %d MiB, %s has %d MiB free", crypt.ErrNoSpace, d.Size>>20, d.Dir, free>>20)
 	}
 	return nil
-}
-
-func (s *Set) luks(d Disk, at string) *crypt.VirtualDevice {
-	options, _ := crypt.ParseMountOptions(d.Options) // checked when the file was read
-	return &crypt.VirtualDevice{
-		Image: crypt.RawImage{ImagePath: d.ImagePath()}, Name: d.Name, Type: crypt.TypeWritable, Cryptparams: s.cfg.Params,
-		Deviceparams: crypt.DeviceParams{FsType: "ext4", Mnt: at, Options: options},
-		Owner:        crypt.Owner{Kind: KeyKind, ID: d.Image},
-		Key: func(ctx context.Context, format int, imageUUID string) ([]byte, error) {
-			keys, err := s.cfg.Keys(ctx, persist.Tier(d.Key))
-			if err != nil {
-				return nil, err
-			}
-			if err := crypt.CheckFormat(format, keys.Floor()); err != nil {
-				return nil, err
-			}
-			return keys.Passphrase(format, KeyKind, d.Image, imageUUID)
-		},
-		Log: s.cfg.Log,
-	}
 }
 
 // isFile says whether there is a regular file.
@@ -360,21 +339,4 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(f.Sync(), f.Close())
-}
-
-// Passphrase gives the LUKS2 passphrase of a disk of type luks. The caller wipes it.
-func (s *Set) Passphrase(ctx context.Context, name string) ([]byte, error) {
-	d, err := s.Find(name)
-	if err != nil {
-		return nil, err
-	}
-	if d.Type != LUKS {
-		return nil, fmt.Errorf("key of disk %s: %w: it is no LUKS image", d.Name, volume.ErrNotHere)
-	}
-	dev := s.luks(d, "")
-	format, imageUUID, err := dev.Identify()
-	if err != nil {
-		return nil, err
-	}
-	return dev.Key(ctx, format, imageUUID)
 }

@@ -1,0 +1,110 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt"
+	"layervault/crypt/ext4"
+	"layervault/persist"
+	"layervault/volume"
+)
+
+// LUKS is ours: LUKS2 under a tier's key.
+const LUKS Type = "luks"
+
+// luks is our own type: a LUKS2 image in <tier>/disks. Its passphrase is derived from the
+// tier's key, so there is no key file; path is <folder>/<image>,<MiB>,<tier>.
+type luks struct{}
+
+func (luks) keys() []string { return []string{"format"} }
+
+// check wants the image where a rotation of the tier's key finds it.
+func (luks) check(d *Disk, path string, rules Rules) error {
+	if err := splitImage(d, path, rules); err != nil {
+		return err
+	}
+	tier := persist.Tier(d.Key)
+	switch {
+	case tier != persist.Vault && tier != persist.Unsealed:
+		return fmt.Errorf("key path: key %q: a luks disk's key is its tier, %s or %s", d.Key, persist.Vault, persist.Unsealed)
+	case d.Dir != rules.Layout.Disks(tier):
+		return fmt.Errorf("key path: the image of a luks disk of tier %s lies in %s", tier, rules.Layout.Disks(tier))
+	case d.Size < ext4.MinSize:
+		return fmt.Errorf("key path: a luks disk has at least %d MiB", ext4.MinSize>>20)
+	case d.Format != defaultFormat:
+		return errors.New("key format: a luks disk holds ext4")
+	}
+	return volume.ValidateName("image", d.Image)
+}
+
+// files implements kind: a tier is the key of many.
+func (luks) files(d Disk) []string { return []string{d.ImagePath()} }
+
+func (luks) of(s *Set, d Disk) opener { return luksDisk{d, s} }
+
+type luksDisk struct {
+	Disk
+	set *Set
+}
+
+func (d luksDisk) mount(ctx context.Context, at string) error { return d.device(at).Get(ctx) }
+
+func (d luksDisk) opened() (uint64, error) { return d.device("").Opened() }
+
+func (d luksDisk) inspect(st *Status) { st.inspectImage(d) }
+
+func (d luksDisk) marker() string { return filepath.Join(d.Dir, "."+d.Image+".init_done") }
+
+func (luksDisk) ensureKey(context.Context, bool) error { return nil }
+
+// wants implements image: the file is sparse.
+func (luksDisk) wants() int64 { return 0 }
+
+func (d luksDisk) create(ctx context.Context) error { return d.device("").Create(ctx, d.Size) }
+
+func (d luksDisk) device(at string) *crypt.VirtualDevice {
+	options, _ := crypt.ParseMountOptions(d.Options) // checked when the file was read
+	typ := crypt.TypeWritable
+	if errors.Is(unix.Access(d.Dir, unix.W_OK), unix.EROFS) {
+		typ = crypt.TypeSealed // of a dead machine, mounted read-only: to be read
+	}
+	return &crypt.VirtualDevice{
+		Image: crypt.RawImage{ImagePath: d.ImagePath()}, Name: d.Name, Type: typ, Cryptparams: d.set.cfg.Params,
+		Deviceparams: crypt.DeviceParams{FsType: "ext4", Mnt: at, Options: options},
+		Owner:        crypt.Owner{Kind: KeyKind, ID: d.Image},
+		Key: func(ctx context.Context, format int, imageUUID string) ([]byte, error) {
+			keys, err := d.set.cfg.Keys(ctx, persist.Tier(d.Key))
+			if err != nil {
+				return nil, err
+			}
+			if err := crypt.CheckFormat(format, keys.Floor()); err != nil {
+				return nil, err
+			}
+			return keys.Passphrase(format, KeyKind, d.Image, imageUUID)
+		},
+		Log: d.set.cfg.Log,
+	}
+}
+
+// Passphrase gives the LUKS2 passphrase of a disk of type luks. The caller wipes it.
+func (s *Set) Passphrase(ctx context.Context, name string) ([]byte, error) {
+	d, err := s.usable(name)
+	if err != nil {
+		return nil, err
+	}
+	own, ok := d.Type.kind().of(s, d).(luksDisk)
+	if !ok {
+		return nil, fmt.Errorf("key of disk %s: %w: it is no LUKS image", d.Name, volume.ErrNotHere)
+	}
+	dev := own.device("")
+	format, imageUUID, err := dev.Identify()
+	if err != nil {
+		return nil, err
+	}
+	return dev.Key(ctx, format, imageUUID)
+}

@@ -1,0 +1,291 @@
+package disk
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt"
+)
+
+// plain are the types whose images are plain dm-crypt. They differ in the key.
+type plain struct{ key plainKey }
+
+// plainKey is where the key of one type comes from.
+type plainKey interface {
+	// keys are as kind has them.
+	keys() []string
+	check(d *Disk) error
+	// least is the size of a key file that can be a key, in bytes.
+	least() int64
+	// cipher is in dmsetup's notation.
+	cipher(d Disk) string
+	// keyFile is the file that the key is made as.
+	keyFile(d Disk) string
+	// newKey makes the content of the key file. The caller wipes it.
+	newKey(ctx context.Context, d *plainDisk) ([]byte, error)
+	// loadKey fills in a kernel's key from a key file; as it comes, it is a logon key of
+	// keySize bytes. The caller wipes the payload, also after an error.
+	loadKey(ctx context.Context, d *plainDisk, file string, key *crypt.KernelKey) error
+}
+
+// altered is a plainKey that may come from another file than the one it is made as.
+type altered interface {
+	source(d Disk) string
+	mount(ctx context.Context, d *plainDisk, at string) error
+}
+
+func (t plain) keys() []string { return append([]string{"format"}, t.key.keys()...) }
+
+func (t plain) check(d *Disk, path string, rules Rules) error {
+	if err := t.key.check(d); err != nil {
+		return err
+	}
+	if p, ok := t.key.(interface{ prefix() string }); ok {
+		path = strings.TrimPrefix(path, p.prefix())
+	}
+	return splitImage(d, path, rules)
+}
+
+func (plain) files(d Disk) []string { return []string{d.ImagePath(), d.file("")} }
+
+func (t plain) of(s *Set, d Disk) opener { return &plainDisk{d, s, t.key} }
+
+// plainDisk is one disk of plain dm-crypt.
+type plainDisk struct {
+	Disk
+	set *Set
+	key plainKey
+}
+
+func (d *plainDisk) marker() string { return d.file(".init_done") }
+
+// source is the file that the key comes from now.
+func (d *plainDisk) source() string {
+	if a, ok := d.key.(altered); ok {
+		return a.source(d.Disk)
+	}
+	return d.key.keyFile(d.Disk)
+}
+
+func (d *plainDisk) mount(ctx context.Context, at string) error {
+	if a, ok := d.key.(altered); ok {
+		return a.mount(ctx, d, at)
+	}
+	return d.device(d.source()).Get(ctx, at)
+}
+
+func (d *plainDisk) opened() (uint64, error) { return d.device(d.source()).Opened() }
+
+func (d *plainDisk) wants() int64 { return d.Size }
+
+func (d *plainDisk) create(ctx context.Context) error {
+	if err := roomFor(d.Disk); err != nil {
+		return err
+	}
+	return d.device(d.source()).Create(ctx, d.Size)
+}
+
+func (d *plainDisk) device(keyFile string) *crypt.PlainDevice {
+	options, _ := crypt.ParseMountOptions(d.Options) // checked when the file was read
+	return &crypt.PlainDevice{
+		ImagePath: d.ImagePath(), Name: d.Name, Cipher: d.key.cipher(d.Disk), Options: options, FsType: d.Format, Log: d.set.cfg.Log,
+		Key: func(ctx context.Context) (crypt.KernelKey, error) { return d.loadKey(ctx, keyFile) },
+	}
+}
+
+func (d *plainDisk) inspect(st *Status) {
+	if !st.inspectImage(d) {
+		return
+	}
+	switch info, err := os.Lstat(d.source()); {
+	case err != nil:
+		st.problem("the key is missing: %v", err)
+	case info.Size() < d.key.least():
+		st.problem("%s has %d bytes, a key has %d", d.source(), info.Size(), d.key.least())
+	case info.Mode().Perm()&0o077 != 0:
+		// Pantavisor's own script makes them so; the folder may be closed all the same.
+		st.warn("%s has mode %04o: other users may read the key, run chmod 0600", d.source(), info.Mode().Perm())
+	}
+}
+
+// keySize is that of a key in bytes.
+const keySize = 32
+
+// logonPrefix begins the description of every key, as Pantavisor has it; logon keys must
+// have one.
+const logonPrefix = "logkey:"
+
+// The files that keys come from.
+const (
+	rawSuffix     = ".txt"
+	blobSuffix    = ".bb"
+	pendingSuffix = ".bb.pending"
+	tempSuffix    = ".tmp"
+)
+
+// ensureKey makes the key when there is none. Beside an image it never does.
+func (d *plainDisk) ensureKey(ctx context.Context, haveImage bool) error {
+	made := d.key.keyFile(d.Disk)
+	for _, file := range []string{made, d.source()} { // the second: of the vendor, which is used or turned into a trusted key
+		if have, err := isFile(file); err != nil || have {
+			return err
+		}
+	}
+	if haveImage {
+		return fmt.Errorf("%w: %s; without it the image %s cannot be opened, and it is not formatted anew", ErrKeyMissing, made, d.ImagePath())
+	}
+	content, err := d.key.newKey(ctx, d)
+	defer clear(content)
+	if err != nil {
+		return err
+	}
+	return writeKey(made, content)
+}
+
+// writeKey makes a key file: temporary, synced, renamed.
+func writeKey(name string, content []byte) error {
+	if len(content) == 0 {
+		return fmt.Errorf("%w: %s would be empty", ErrBadKey, name)
+	}
+	tmp := name + tempSuffix
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(tmp, name)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, errors.Join(err, os.Remove(tmp)))
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+// loadKey makes the kernel's key of a key file. The caller wipes it.
+func (d *plainDisk) loadKey(ctx context.Context, file string) (_ crypt.KernelKey, err error) {
+	key := crypt.KernelKey{Type: "logon", Description: logonPrefix + d.Key, Size: keySize}
+	defer func() {
+		if err != nil {
+			clear(key.Payload)
+		}
+	}()
+	have, err := isFile(file)
+	if err == nil && !have {
+		err = fmt.Errorf("%w: %s", ErrKeyMissing, file)
+	}
+	if err != nil {
+		return crypt.KernelKey{}, err
+	}
+	if err := d.key.loadKey(ctx, d, file, &key); err != nil {
+		return crypt.KernelKey{}, err
+	}
+	if key.Type != "logon" {
+		return key, nil // the payload is a command for the kernel
+	}
+	if len(key.Payload) < key.Size {
+		return crypt.KernelKey{}, fmt.Errorf("%w: %s gives %d bytes, %d are needed", ErrBadKey, file, len(key.Payload), key.Size)
+	}
+	// cryptsetup reads as many as it needs.
+	clear(key.Payload[key.Size:])
+	key.Payload = key.Payload[:key.Size]
+	return key, nil
+}
+
+// checkMode is for types whose mode says which kernel their key belongs to.
+func checkMode(d *Disk) error {
+	switch d.Mode {
+	case Mainline, NXP:
+		return nil
+	case "":
+		d.Mode = NXP
+		return nil
+	}
+	return fmt.Errorf("key mode: %q is neither %s nor %s", d.Mode, Mainline, NXP)
+}
+
+// newTrusted has the kernel make a trusted key, and gives its blob.
+func (d *plainDisk) newTrusted() ([]byte, error) {
+	t := d.set.cfg.Tools
+	return crypt.NewKernelKey(crypt.KernelKey{Type: t.TrustedType, Description: logonPrefix + d.Key, Payload: []byte(t.NewTrusted)})
+}
+
+// loadTrusted reads the blob of a trusted key.
+func (d *plainDisk) loadTrusted(file string, key *crypt.KernelKey) error {
+	t := d.set.cfg.Tools
+	blob, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	blob, _, _ = bytes.Cut(bytes.TrimSpace(blob), []byte("\n"))
+	if !isBlob(string(blob), t.TrustedType) {
+		return fmt.Errorf("%w: %s is no blob in hex", ErrBadKey, file)
+	}
+	key.Type, key.Payload = t.TrustedType, append([]byte(t.LoadTrusted), blob...)
+	return nil
+}
+
+// isBlob says whether a line is what the kernel gave for a key: hex for trusted keys; the
+// blobs of encrypted ones begin with words.
+func isBlob(line, keyType string) bool {
+	if line == "" || len(line) > 4096 {
+		return false
+	}
+	if keyType != "trusted" {
+		return !strings.ContainsAny(line, "\x00\r\n")
+	}
+	_, err := hex.DecodeString(line)
+	return err == nil
+}
+
+// Tools are how keys of the kernel and of vendors are reached.
+type Tools struct {
+	// TrustedType is the kernel's key type of trusted keys: "trusted".
+	TrustedType string
+	// NewTrusted is what a new one is made with: "new 32".
+	NewTrusted string
+	// LoadTrusted comes before a blob: "load ".
+	LoadTrusted string
+	// CAAMKeygen and CAAMFolder: NXP's program, and where it leaves what it made.
+	CAAMKeygen, CAAMFolder string
+	// DCPTool is Pantavisor's x--pv-dcp-tool; DCPBlob its dcp-blob-create.
+	DCPTool, DCPBlob string
+}
+
+func (t *Tools) fill() {
+	for _, f := range []struct {
+		to  *string
+		def string
+	}{
+		{&t.TrustedType, "trusted"}, {&t.NewTrusted, "new 32"}, {&t.LoadTrusted, "load "}, {&t.CAAMKeygen, "caam-keygen"},
+		{&t.CAAMFolder, "/data/caam"}, {&t.DCPTool, "x--pv-dcp-tool"}, {&t.DCPBlob, "dcp-blob-create"},
+	} {
+		if *f.to == "" {
+			*f.to = f.def
+		}
+	}
+}
+
+// run runs a key tool in the disk's folder. Keys go by its pipes.
+func (d *plainDisk) run(ctx context.Context, stdin []byte, name string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = d.Dir
+	cmd.Stdin = bytes.NewReader(stdin)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		clear(out)
+		return nil, fmt.Errorf("%w: %s: %w: %s", ErrTool, strings.Join(append([]string{name}, args...), " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return out, nil
+}

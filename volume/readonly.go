@@ -1,0 +1,70 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// A dead machine's disk is mounted read-only by whoever saves what is on it. The store then
+// reads: lists, keys, and mounts of volumes that are read-only too. What writes fails with
+// EROFS, as the kernel has it.
+
+// ErrUnclean: the volume was in use when its machine died, and its journal cannot be
+// replayed on a disk that is read-only.
+var ErrUnclean = errors.New("the file system was not unmounted in order, and a read-only disk keeps its journal from being replayed")
+
+// noState is an empty folder that stands for the store's state where there is none, in the
+// folder for mounts that last for moments.
+const noState = "no-state"
+
+// onReadOnlyDisk says whether a folder lies on a file system, or in a mount of one, that
+// cannot be written. It writes nothing to find out.
+func onReadOnlyDisk(dir string) (bool, error) {
+	for {
+		err := unix.Access(dir, unix.W_OK)
+		switch {
+		case errors.Is(err, unix.EROFS):
+			return true, nil
+		case errors.Is(err, unix.ENOENT) && dir != filepath.Dir(dir):
+			dir = filepath.Dir(dir) // it is made when it is needed
+		case err == nil, errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOENT):
+			return false, nil // what is not allowed fails where it is done
+		default:
+			return false, &os.PathError{Op: "access", Path: dir, Err: err}
+		}
+	}
+}
+
+// openReadOnly opens the store's state as it is. A machine that never had a volume has
+// none; it then reads as empty.
+func (s *Store) openReadOnly(dir string) (err error) {
+	s.state, err = os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		dir = filepath.Join(s.cfg.Scratch, noState)
+		if err = os.MkdirAll(dir, 0o700); err == nil {
+			s.state, err = os.OpenRoot(dir)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("open the volume store: %w", err)
+	}
+	return nil
+}
+
+// prepare makes a place's directory and opens it; on a disk that cannot be written it is
+// opened as it is, also that of an earlier boot.
+func (s *Store) prepare(p place, root *os.Root) (*os.File, error) {
+	if !s.readOnly {
+		return p.prepare(root, s.boot)
+	}
+	content, err := root.Open(p.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("it was never mounted, so nothing is in it: %w", err)
+	}
+	return content, err
+}
