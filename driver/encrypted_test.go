@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 
 	"layervault/driver"
+	"layervault/layer/layertest"
 )
 
 // tierKey stands for the vault's: full entropy is not needed to test.
@@ -24,6 +25,13 @@ func (testKeys) Passphrase(kind, id, imageUUID string) ([]byte, error) {
 	}
 	return hex.AppendEncode(nil, raw), nil
 }
+
+// MAC authenticates records as the key ring does.
+func (testKeys) MAC(what string, data []byte) ([]byte, error) {
+	return layertest.Keys{}.MAC(what, data)
+}
+
+func (testKeys) Floor() int { return layertest.Keys{}.Floor() }
 
 // images makes encrypted images, as in production.
 func images(cfg *driver.Config) {

@@ -11,14 +11,9 @@ import (
 	"layervault/layer/layertest"
 )
 
-// noKeys stands for an open vault: plain images ask for no key.
-type noKeys struct{}
-
-func (noKeys) Passphrase(string, string, string) ([]byte, error) { return nil, nil }
-
 // images makes plain images.
 func images(cfg *driver.Config) {
-	cfg.Unlock = func(context.Context) (driver.KeySource, error) { return noKeys{}, nil }
+	cfg.Unlock = func(context.Context) (driver.KeySource, error) { return layertest.Keys{}, nil }
 	cfg.Devices = func(driver.KeySource) layer.Devices { return layertest.Devices }
 	cfg.SweepDevices = func(context.Context) error { return nil }
 }

@@ -72,6 +72,28 @@ func (k *TierKey) Passphrase(kind, id, imageUUID string) ([]byte, error) {
 	return hex.AppendEncode(make([]byte, 0, 2*KeySize), raw), nil
 }
 
+// MAC authenticates a record: HMAC-SHA256 over data, 32 bytes, under a subkey of 32 bytes
+// (HKDF-SHA256 of the tier key, info "layervault/2/mac/<what>"). what names the kind of
+// record, so that one is never taken for another; it must not be empty.
+func (k *TierKey) MAC(what string, data []byte) ([]byte, error) {
+	if what == "" {
+		return nil, errors.New("authenticate a record: no kind is named")
+	}
+	subkey, err := k.derive("layervault/2/mac/" + what)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(subkey)
+	var out [wipehash.Size]byte
+	err = k.use(func([]byte) error {
+		k.scratch.Lock()
+		defer k.scratch.Unlock()
+		wipehash.In(k.mem.page[scratchAt:]).HMAC(&out, subkey, data)
+		return nil
+	})
+	return out[:], err
+}
+
 // checkValue proves that an unwrapped key is the ring's: 16 bytes of HKDF output,
 // from which the key does not follow. It is another one for each version: a ring that was
 // made as version 2 cannot be rewritten as one of version 1, which has no MAC.

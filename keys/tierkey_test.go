@@ -2,6 +2,9 @@ package keys
 
 import (
 	"bytes"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -77,6 +80,37 @@ func TestPassphrase(t *testing.T) {
 	}
 	if _, err := tierKeyFrom([]byte("short")); !errors.Is(err, ErrDamagedSlot) {
 		t.Errorf("a short key: %v", err)
+	}
+}
+
+// Records are authenticated as the format says: anybody can compute it who has the key.
+func TestMAC(t *testing.T) {
+	raw := bytes.Repeat([]byte{7}, KeySize)
+	key, err := tierKeyFrom(bytes.Clone(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, what := range []string{"layer", "volume"} {
+		subkey, err := hkdf.Key(sha256.New, raw, nil, "layervault/2/mac/"+what, 32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, data := range [][]byte{nil, []byte("{}"), bytes.Repeat([]byte("x"), 1000)} {
+			want := hmac.New(sha256.New, subkey)
+			want.Write(data)
+			if got, err := key.MAC(what, data); err != nil || !hmac.Equal(got, want.Sum(nil)) {
+				t.Errorf("%s, %d bytes: %x, %v", what, len(data), got, err)
+			}
+		}
+	}
+	if _, err := key.MAC("", nil); err == nil {
+		t.Error("a record of no kind was taken")
+	}
+	if err := key.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := key.MAC("layer", nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
 	}
 }
 

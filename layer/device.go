@@ -16,9 +16,14 @@ const keyKind = "layer"
 // ImageName is the name of the image in a layer's directory.
 const ImageName = "image.luks"
 
-// KeySource gives the LUKS2 passphrase of an image. The caller wipes it.
+// KeySource is the open tier.
 type KeySource interface {
+	// Passphrase is the LUKS2 passphrase of an image. The caller wipes it.
 	Passphrase(kind, id, imageUUID string) ([]byte, error)
+	// MAC authenticates a record of a kind (HMAC-SHA256 under a subkey of the tier key).
+	MAC(what string, data []byte) ([]byte, error)
+	// Floor is the lowest format of images and records that the tier still accepts.
+	Floor() int
 }
 
 // Device is an image as the store uses it.

@@ -84,7 +84,9 @@ func (r *Reader) ImagePath(id string) string { return filepath.Join(r.store.cfg.
 
 // Passphrase is what opens a layer's image, in the layer store as with cryptsetup
 // --key-file. The caller wipes it.
-func (r *Reader) Passphrase(id string, keys KeySource) ([]byte, error) {
+func (r *Reader) Passphrase(id string, keys interface {
+	Passphrase(kind, id, imageUUID string) ([]byte, error)
+}) ([]byte, error) {
 	h, err := r.Header(id)
 	if err != nil {
 		return nil, err

@@ -33,9 +33,14 @@ const (
 // allTiers are the tiers that hold volumes.
 var allTiers = []persist.Tier{persist.Vault, persist.Unsealed, persist.Clear}
 
-// KeySource gives the LUKS2 passphrase of an image. The caller wipes it.
+// KeySource is the open tier.
 type KeySource interface {
+	// Passphrase is the LUKS2 passphrase of an image. The caller wipes it.
 	Passphrase(kind, id, imageUUID string) ([]byte, error)
+	// MAC authenticates a record of a kind (HMAC-SHA256 under a subkey of the tier key).
+	MAC(what string, data []byte) ([]byte, error)
+	// Floor is the lowest format of images and records that the tier still accepts.
+	Floor() int
 }
 
 // Disks are the disks of device.json.

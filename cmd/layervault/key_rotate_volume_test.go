@@ -23,7 +23,7 @@ import (
 // addVolumes makes volumes, and the image of a disk, whose LUKS2 headers want key.
 func addVolumes(t *testing.T, dir string, key *keys.TierKey) {
 	t.Helper()
-	open := func(context.Context, persist.Tier) (volume.KeySource, error) { return key, nil }
+	open := func(context.Context, persist.Tier) (volume.KeySource, error) { return newRing{key}, nil }
 	s, err := volume.Open(t.Context(), volume.Config{
 		Layout: persist.Layout{Root: dir}, Mounts: dir + "/m", Scratch: dir + "/s", Keys: open, Devices: volumetest.Devices(open),
 	})
@@ -191,3 +191,8 @@ func TestTiers(t *testing.T) {
 		t.Errorf("after closing: %v", err)
 	}
 }
+
+// newRing is the key of a ring that accepts the newest format only.
+type newRing struct{ *keys.TierKey }
+
+func (newRing) Floor() int { return 2 }

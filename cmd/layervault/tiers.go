@@ -119,6 +119,10 @@ func (v sharedVault) Passphrase(kind, id, imageUUID string) ([]byte, error) {
 	return v.keys.Passphrase(kind, id, imageUUID)
 }
 
+func (v sharedVault) MAC(what string, data []byte) ([]byte, error) { return v.keys.MAC(what, data) }
+
+func (v sharedVault) Floor() int { return v.keys.Floor() }
+
 // SlotSummaries implements driver.SlotLister.
 func (v sharedVault) SlotSummaries() []string { return v.slots }
 

@@ -135,6 +135,13 @@ func (s *State) HKDF(secret, salt []byte, info string) []byte {
 	return append(make([]byte, 0, Size), s.b[:]...)
 }
 
+// HMAC is the code of parts, one after the other, under key. It wipes the state.
+func (s *State) HMAC(out *[Size]byte, key []byte, parts ...[]byte) {
+	defer s.Wipe()
+	s.setKey(key)
+	s.mac(out, parts...)
+}
+
 // PBKDF2 derives a key of n bytes and wipes the state. The caller wipes the result.
 func (s *State) PBKDF2(secret, salt []byte, iterations, n int) []byte {
 	defer s.Wipe()

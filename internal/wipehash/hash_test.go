@@ -3,6 +3,7 @@ package wipehash_test
 import (
 	"bytes"
 	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/pbkdf2"
 	"crypto/sha256"
 	"encoding/hex"
@@ -105,6 +106,35 @@ func BenchmarkPBKDF2OfTheStandardLibrary(b *testing.B) {
 	for b.Loop() {
 		if _, err := pbkdf2.Key(sha256.New, string(make([]byte, 64)), make([]byte, 32), 1000, 64); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// Keys shorter and longer than a block, messages around a block's border, in one part and
+// in two, as the standard library has it; and RFC 4231, test case 2.
+func TestHMAC(t *testing.T) {
+	var out [wipehash.Size]byte
+	var s wipehash.State
+	s.HMAC(&out, []byte("Jefe"), []byte("what do ya want "), []byte("for nothing?"))
+	if got := hex.EncodeToString(out[:]); got != "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843" {
+		t.Errorf("RFC 4231: %s", got)
+	}
+	for _, keySize := range []int{0, 1, 32, 63, 64, 65, 200} {
+		key := bytes.Repeat([]byte{byte(keySize), 0xa5}, keySize)[:keySize]
+		for size := range 200 {
+			data := bytes.Repeat([]byte{byte(size), 0x5a}, size)
+			want := hmac.New(sha256.New, key)
+			want.Write(data)
+			mem := make([]byte, wipehash.StateSize)
+			for _, cut := range []int{0, size / 2, size} {
+				wipehash.In(mem).HMAC(&out, key, data[:cut], data[cut:])
+				if !hmac.Equal(out[:], want.Sum(nil)) {
+					t.Fatalf("key of %d, message of %d bytes cut at %d: %x", keySize, size, cut, out)
+				}
+			}
+			if !bytes.Equal(mem, make([]byte, len(mem))) {
+				t.Fatal("the state is not wiped")
+			}
 		}
 	}
 }

@@ -23,7 +23,13 @@ type Source struct {
 	mu   sync.Mutex
 	key  *keys.TierKey
 	seen fileID
+	// floor is the ring's, once the key proved that ring; it never goes down in a process.
+	floor int
 }
+
+// newest is the floor where no ring could be read since the start: nothing older is to be
+// believed because a file is gone.
+const newest = 2
 
 // reopenTimeout bounds the unlocking after a rotation; see keys' bound of one slot.
 const reopenTimeout = 2 * time.Minute
@@ -59,6 +65,35 @@ func (s *Source) Passphrase(kind, id, imageUUID string) ([]byte, error) {
 	return s.key.Passphrase(kind, id, imageUUID)
 }
 
+// MAC is keys.TierKey.MAC, with Passphrase's errors.
+func (s *Source) MAC(what string, data []byte) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.key == nil {
+		return nil, keys.ErrClosed
+	}
+	if err := s.follow(); err != nil {
+		return nil, err
+	}
+	return s.key.MAC(what, data)
+}
+
+// Floor is the lowest format of images and records that the tier still accepts, as the
+// ring says that the key at hand proves.
+func (s *Source) Floor() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.key != nil {
+		// A ring that cannot be followed raises no doubt about what was proved before; who
+		// needs the key hears of it.
+		_ = s.follow()
+	}
+	if s.floor == 0 {
+		return newest
+	}
+	return s.floor
+}
+
 // follow looks whether the ring was written since, and takes the new key if that is
 // another. A ring that is gone or unreadable changes nothing: the key at hand is good.
 func (s *Source) follow() error {
@@ -75,10 +110,11 @@ func (s *Source) follow() error {
 	switch err := ring.Proves(s.key); {
 	case err == nil:
 	case errors.Is(err, keys.ErrWrongKey):
-		key, _, _, err := Open(ctx, s.cfg)
+		key, opened, _, err := Open(ctx, s.cfg)
 		if err != nil {
 			return fmt.Errorf("the tier key was rotated: %w", err)
 		}
+		ring = opened
 		if s.cfg.Log != nil {
 			s.cfg.Log.Info("the tier key was rotated, using the new one", "ring", ring.Path())
 		}
@@ -91,6 +127,7 @@ func (s *Source) follow() error {
 		return err
 	}
 	s.seen = now
+	s.floor = max(s.floor, ring.Floor())
 	return nil
 }
 

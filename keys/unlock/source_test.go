@@ -97,3 +97,37 @@ func TestSourceRefusesARotatedKey(t *testing.T) {
 		t.Fatal("did not recover")
 	}
 }
+
+// Records are authenticated by the key that the ring holds now, and a floor that was once
+// proved stays.
+func TestSourceAuthenticates(t *testing.T) {
+	cfg, s, ring := source(t)
+	before, err := s.MAC("layer", []byte("record"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Floor(); got != ring.Floor() {
+		t.Errorf("floor %d, the ring has %d", got, ring.Floor())
+	}
+	rotate(t, cfg, ring)
+	after, err := s.MAC("layer", []byte("record"))
+	if err != nil || bytes.Equal(before, after) {
+		t.Errorf("still the old key (%v)", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.MAC("layer", nil); !errors.Is(err, keys.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+	// Without a ring nothing old is believed.
+	_, s, ring = source(t)
+	for _, name := range []string{ring.Path(), ring.Path() + ".bak"} {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := s.Floor(); got != 2 {
+		t.Errorf("floor %d without a ring", got)
+	}
+}

@@ -5,6 +5,8 @@ package volumetest
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,8 +28,29 @@ import (
 	"layervault/volume"
 )
 
-// Keys derives passphrases that anyone could.
-type Keys struct{}
+// Keys are the keys of an open tier that anyone could derive. The floor is the newest
+// format.
+type Keys struct {
+	// Old accepts format 1 too, as a tier does that was not upgraded.
+	Old bool
+	// Other makes it another tier.
+	Other string
+}
+
+// MAC implements volume.KeySource.
+func (k Keys) MAC(what string, data []byte) ([]byte, error) {
+	mac := hmac.New(sha256.New, []byte("volumetest "+k.Other+what))
+	_, _ = mac.Write(data) // never fails
+	return mac.Sum(nil), nil
+}
+
+// Floor implements volume.KeySource.
+func (k Keys) Floor() int {
+	if k.Old {
+		return 1
+	}
+	return 2
+}
 
 // Passphrase implements volume.KeySource.
 func (Keys) Passphrase(kind, id, imageUUID string) ([]byte, error) {
