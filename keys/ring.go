@@ -75,10 +75,6 @@ func (r *Ring) repair(ctx context.Context) error {
 	return nil
 }
 
-// Floor is the lowest format of images and records that is accepted in the ring's tier.
-// A ring of version 1 names none: 1.
-func (r *Ring) Floor() int { return 1 }
-
 // Create makes a ring at path with a new random tier key and p's slot as the first.
 // The folder is made (0700) when it is missing. It refuses with ErrRingExists, and
 // with ErrRingLost when the folder already holds layers or volumes, which a new key
