@@ -98,14 +98,8 @@ func parseNote(data []byte) (n note, ok bool) {
 }
 
 func (n note) encode(key *TierKey) ([]byte, error) {
-	sub, err := key.derive("layervault/2/mac/anchor")
-	if err != nil {
-		return nil, err
-	}
-	defer clear(sub)
-	h := hmac.New(sha256.New, sub)
-	h.Write(n.head())
-	return h.Sum(n.head()), nil
+	mac, err := key.MAC("anchor", n.head())
+	return append(n.head(), mac...), err
 }
 
 // anchorAuth is the auth value of a ring's places: 32 printable bytes (192 bits), without
