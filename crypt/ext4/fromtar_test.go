@@ -420,7 +420,7 @@ func TestFromTarOverlayAttributes(t *testing.T) {
 		file("d/.wh..wh..opq", ""), directory("d", 0o755).xattr("user.late", "1"),
 		file(".wh.w", ""), file("w/inside", "1"),
 		directory("x", 0o755), file("x/kept", "1"), file(".wh.x", ""),
-		file("y", "kept"), file(".wh.y", ""), symlink("sym", "t").xattr("trusted.s", "sym"),
+		file("y", "kept"), file(".wh.y", ""), symlink("sym", "t").xattr("trusted.s", "sym").xattr("user.none", "left out"),
 		file(".wh..wh.plnk/1", "aufs"), file(".wh..wh.aufs", "aufs"), file("s/.wh..wh.orph", "aufs"),
 	)), TarOptions{})
 	got := tree(t, dir)
