@@ -32,8 +32,10 @@ type image struct {
 	id   string // in the key derivation: of the layer, volume or disk
 	path string
 	// leftover: beside a record that says "fresh", so of an import that was never
-	// answered for. It is erased when its layer is next needed, and may be broken.
+	// answered for. It is erased when its layer is next needed, and may be broken. Whether
+	// the record is to be believed says vouched.
 	leftover bool
+	vouched  func(key *keys.TierKey) error
 	// wrap, when set, comes between the image's file and what writes to it: tests
 	// break off there.
 	wrap func(luks2.File) luks2.File
@@ -51,7 +53,7 @@ func (im *image) Opens(_ context.Context, key *keys.TierKey) (err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 	h, err := luks2.Read(f)
 	if err != nil {
-		return im.unlessLeftover(err)
+		return im.unlessLeftover(err, key)
 	}
 	pass, err := key.Passphrase(im.kind, im.id, h.UUID())
 	if err != nil {
@@ -60,7 +62,7 @@ func (im *image) Opens(_ context.Context, key *keys.TierKey) (err error) {
 	defer clear(pass)
 	volumeKey, _, err := h.Unlock(f, pass)
 	clear(volumeKey)
-	return im.unlessLeftover(err)
+	return im.unlessLeftover(err, key)
 }
 
 // Exchange implements keys.Image.
@@ -76,7 +78,7 @@ func (im *image) Exchange(_ context.Context, old, next *keys.TierKey) (err error
 	}
 	h, err := luks2.Read(file)
 	if err != nil {
-		return im.unlessLeftover(err)
+		return im.unlessLeftover(err, old, next)
 	}
 	oldPass, err := old.Passphrase(im.kind, im.id, h.UUID())
 	if err != nil {
@@ -95,12 +97,14 @@ func (im *image) Exchange(_ context.Context, old, next *keys.TierKey) (err error
 			return err
 		}
 	}
-	return im.unlessLeftover(luks2.Exchange(file, oldPass, nextPass, luks2.RandomKeyKDF()))
+	return im.unlessLeftover(luks2.Exchange(file, oldPass, nextPass, luks2.RandomKeyKDF()), old, next)
 }
 
-// unlessLeftover passes over what is wrong with an image that nobody relies on.
-func (im *image) unlessLeftover(err error) error {
-	if im.leftover && (errors.Is(err, luks2.ErrNoKey) || errors.Is(err, luks2.ErrDamaged) || errors.Is(err, luks2.ErrNotLUKS2)) {
+// unlessLeftover passes over what is wrong with an image that nobody relies on, as its
+// record says with one of the keys: a rotation would take the key from an image for ever.
+func (im *image) unlessLeftover(err error, by ...*keys.TierKey) error {
+	believed := im.vouched == nil || slices.ContainsFunc(by, func(key *keys.TierKey) bool { return im.vouched(key) == nil })
+	if im.leftover && believed && (errors.Is(err, luks2.ErrNoKey) || errors.Is(err, luks2.ErrDamaged) || errors.Is(err, luks2.ErrNotLUKS2)) {
 		return nil
 	}
 	return err
@@ -152,6 +156,7 @@ func (a *app) layerImages(t persist.Tier) (_ []*image, err error) {
 		// A record that cannot be read may be mended one day: its image counts.
 		rec, err := r.Get(im.id)
 		im.leftover = err == nil && rec.Kind == layer.Fresh
+		im.vouched = func(key *keys.TierKey) error { return layer.CheckRecord(root, im.id, key) }
 		images = append(images, im)
 	}
 	return images, nil
