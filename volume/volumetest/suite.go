@@ -75,7 +75,7 @@ func newEnv(t *testing.T, b Backend) *env {
 	if b.Devices != nil {
 		e.cfg.Devices = b.Devices(keys)
 	}
-	t.Cleanup(func() { unmountBelow(t, dir) })
+	t.Cleanup(func() { UnmountBelow(t, dir) })
 	// There is a vault; its ring is the keys' business.
 	ring := e.cfg.Layout.KeyRing(persist.Vault)
 	e.must(os.MkdirAll(filepath.Dir(ring), 0o700))
@@ -318,7 +318,7 @@ func testRestart(e *env) {
 // reboot unmounts everything and begins another boot.
 func (e *env) reboot(boot string) {
 	e.Helper()
-	unmountBelow(e, filepath.Dir(e.cfg.Mounts))
+	UnmountBelow(e, filepath.Dir(e.cfg.Mounts))
 	e.cfg.BootID = boot
 	e.open()
 }
