@@ -167,7 +167,10 @@ func (p *plain) Get(ctx context.Context) error {
 		return err
 	}
 	clear(key)
-	return run(ctx, "mount", "-t", "ext4", "-o", "discard,loop,offset="+strconv.Itoa(luks2.DefaultDataOffset), p.im.Path, p.im.Mnt)
+	if err := run(ctx, "mount", "-t", "ext4", "-o", "discard,loop,offset="+strconv.Itoa(luks2.DefaultDataOffset), p.im.Path, p.im.Mnt); err != nil {
+		return err
+	}
+	return unix.Mount("", p.im.Mnt, "", unix.MS_REMOUNT|unix.MS_BIND|p.im.Options.Flags, "")
 }
 
 func (p *plain) Put(context.Context) error {
@@ -207,7 +210,11 @@ func (p *plain) Remove(context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(luks2.Erase(f), f.Close(), os.Remove(p.im.Path))
+	err = luks2.Erase(f)
+	if errors.Is(err, luks2.ErrNotLUKS2) {
+		err = nil // nothing is left to destroy
+	}
+	return errors.Join(err, f.Close(), os.Remove(p.im.Path))
 }
 
 func (p *plain) Size() (int64, error) {
