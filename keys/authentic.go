@@ -2,7 +2,6 @@ package keys
 
 import (
 	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -55,21 +54,16 @@ func (r ringBody) head() any {
 
 // makeMACs computes the MACs of r as it stands.
 func (r ringBody) makeMACs(key *TierKey) (*ringMACs, error) {
-	sub, err := key.derive("layervault/2/mac/ring")
-	if err != nil {
-		return nil, err
-	}
-	defer clear(sub)
 	sum := func(name string, what any) (string, error) {
 		text, err := r.part(name, what)
 		if err != nil {
 			return "", err
 		}
-		h := hmac.New(sha256.New, sub)
-		h.Write(text)
-		return hex.EncodeToString(h.Sum(nil)), nil
+		mac, err := key.MAC("ring", text)
+		return hex.EncodeToString(mac), err
 	}
 	m := &ringMACs{Slots: map[string]string{}}
+	var err error
 	if m.Ring, err = sum("ring", r); err != nil {
 		return nil, err
 	}

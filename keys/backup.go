@@ -35,7 +35,7 @@ func ReadBackup(data []byte, path string, log *slog.Logger) (*Ring, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Ring{store: store{path: path, log: orDiscard(log)}, body: body}, nil
+	return &Ring{store: store{path: path, log: orDiscard(log)}, body: body, copied: true}, nil
 }
 
 // Restore writes a ring that ReadBackup gave to its path. Damaged copies there are kept
@@ -51,8 +51,12 @@ func (r *Ring) Restore(ctx context.Context, key *TierKey, force bool) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("restore key ring: %w", err)
 	}
-	if err := r.restore(ctx, key, force); err != nil || key == nil {
+	if err := r.restore(ctx, key, force); err != nil {
 		return err
+	}
+	r.copied = false
+	if key == nil {
+		return nil
 	}
 	return r.Reanchor(ctx, key)
 }

@@ -20,6 +20,7 @@ import (
 type Ring struct {
 	store  store
 	anchor Anchor // nil for none
+	copied bool   // a backup, that is not in place: the anchor has no say yet
 
 	mu   sync.Mutex
 	body ringBody

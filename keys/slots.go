@@ -139,7 +139,7 @@ func (r *Ring) unlock(ctx context.Context, providers []Provider) (*TierKey, Slot
 				continue
 			}
 			key, err := body.open(ctx, slot, p)
-			if err == nil && slot.Provider != RecoveryProvider {
+			if err == nil && slot.Provider != RecoveryProvider && !r.copied {
 				if err = r.checkAnchor(ctx, key, body); err != nil {
 					err = errors.Join(err, key.Close())
 				}

@@ -113,31 +113,3 @@ func TestMAC(t *testing.T) {
 		t.Errorf("after Close: %v", err)
 	}
 }
-
-// Any file is a ring, damage or a newer version; a ring survives being written again.
-func FuzzRing(f *testing.F) {
-	data, err := os.ReadFile("testdata/format1/keyring.json")
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(data)
-	f.Add(data[:len(data)/2])
-	f.Add([]byte("null"))
-	f.Add([]byte(`{"version":1,"checksum":"","ring":{}}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		body, err := decodeRing(data)
-		if err != nil {
-			if !errors.Is(err, errDamagedCopy) && !errors.Is(err, ErrNewerRing) {
-				t.Fatalf("untyped error: %v", err)
-			}
-			return
-		}
-		again, err := encodeRing(body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := decodeRing(again); err != nil {
-			t.Fatalf("does not read what it wrote: %v", err)
-		}
-	})
-}

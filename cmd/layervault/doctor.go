@@ -118,6 +118,7 @@ func (a *app) checks(s settings) []check {
 		{"docker tmp", one(checkDockerTmp)},
 		{"persist", func(context.Context) []finding { return checkPersist(a.persist) }},
 		{"swap", one(checkSwap)},
+		{"key slots", func(ctx context.Context) []finding { return checkSlots(ctx, a.keyConfig(s, nil)) }},
 		{"recovery", func(ctx context.Context) []finding { return []finding{checkRecovery(ctx, a.keyConfig(s, nil))} }},
 	}
 }

@@ -27,8 +27,12 @@ func checkTPM(key, path string) []finding {
 		verdict = lack
 	}
 	const other = "docker plugin set layervault key=versatile (a key file: protects nothing on a stolen disk)"
-	if !exists(path) {
-		return []finding{verdict("switch the TPM on in the firmware, modprobe tpm_tis tpm_crb; or "+other, "no %s", path)}
+	found, err := tpm.Locate(path)
+	if err != nil {
+		return []finding{verdict("switch the TPM on in the firmware, modprobe tpm_tis tpm_crb; or "+other, "%v", err)}
+	}
+	if found != path {
+		return []finding{warn("docker plugin set layervault tpm="+found, "%s is not there, %s is taken for it", path, found)}
 	}
 	if path != tpm.DefaultPath {
 		return []finding{ok("%s", path)} // an emulator, or one of several: sysfs speaks of the first

@@ -105,6 +105,9 @@ func (a *app) enroll(ctx context.Context, kind string, e enrollFlags) (err error
 		if p, err = cfg.ForNewSlot(kind); err != nil {
 			return err
 		}
+		if err := a.warnOfUnsteady(kind, e); err != nil {
+			return err
+		}
 	}
 	key, ring, slot, err := a.addSlot(ctx, cfg, e, p)
 	if err != nil {
@@ -126,6 +129,23 @@ func (a *app) enroll(ctx context.Context, kind string, e enrollFlags) (err error
 	}
 	_, err = fmt.Fprintf(a.err, "enrolled slot %s\n", slotLine(view))
 	return err
+}
+
+// warnOfUnsteady tells of PCRs that would keep a new slot from opening at the next boot.
+func (a *app) warnOfUnsteady(kind string, e enrollFlags) error {
+	if kind != tpm.Name || e.signedBy != "" {
+		return nil
+	}
+	sel, err := tpm.ParsePCRs(e.pcrs)
+	if err != nil {
+		return &usageError{err}
+	}
+	for _, why := range tpm.Unsteady(sel) {
+		if _, err := fmt.Fprintf(a.err, "warning: the slot may not open early in the next boot: %s; leave that PCR out with --pcrs, or sign policies (--signed-by)\n", why); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // addSlot enrolls p in the ring, or makes a ring with it. The caller closes the key.

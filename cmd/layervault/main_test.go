@@ -18,7 +18,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(leakless{m}, map[string]func(){"layervault": main, "workload-agent": workloadAgent})
+	testscript.Main(leakless{m}, map[string]func(){"layervault": main, "workload-agent": workloadAgent, "layervault-forge": forgeRing})
 }
 
 // leakless checks for leftover goroutines after the tests of this process. The

@@ -71,7 +71,7 @@ func TestKeysUnlockService(t *testing.T) {
 	root := "/persist/e2e-service"
 	t.Cleanup(func() { _ = os.RemoveAll(root) })
 	paper := filepath.Join(t.TempDir(), "paper")
-	sh(t, `mkdir -m 0700 "$1"; layervault --persist "$1" key enroll versatile; layervault --persist "$1" key enroll recovery --recovery-key-out "$2"
+	sh(t, `mkdir -m 0700 "$1"; layervault --persist "$1" key enroll versatile; layervault --persist "$1" key enroll --key versatile recovery --recovery-key-out "$2"
 		mv "$1/versatile.key" "$1/away.key"; mkdir -p /run/docker/plugins`, root, paper)
 	s := serveAt(t, root, "versatile", "/run/docker/plugins/"+name+".sock")
 	stopped := false

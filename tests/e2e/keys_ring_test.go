@@ -67,7 +67,7 @@ func keepSlots(t *testing.T, labels ...string) {
 	keep := " e2e-way-back " + strings.Join(labels, " ") + " "
 	for _, s := range keySlots(t) {
 		if s.Label == "" || !strings.Contains(keep, " "+s.Label+" ") {
-			sh(t, `layervault key remove --force "$1"`, s.ID)
+			sh(t, `layervault key remove --force --recovery-key-file "$2" "$1"`, s.ID, filepath.Join("/run", "e2e-"+t.Name()))
 		}
 	}
 }

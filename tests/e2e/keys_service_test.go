@@ -141,7 +141,7 @@ func TestKeysServiceKilled(t *testing.T) {
 	// plugin is told to forget the service.
 	t.Cleanup(func() {
 		if out, err := run(context.Background(), "bash", "-euo", "pipefail", "-c", `rm -f "$1"; stop-docker
-			start-docker overlay2; docker plugin disable -f layervault; docker plugin set layervault agent=; docker plugin enable --timeout 0 layervault; stop-docker
+			start-docker overlay2; docker plugin disable -f layervault; docker plugin set layervault agent= key=tpm; docker plugin enable --timeout 0 layervault; stop-docker
 			start-docker layervault`, "bash", serviceSocket); err != nil {
 			t.Errorf("take the setting back: %v\n%s", err, out)
 		}
@@ -152,7 +152,7 @@ func TestKeysServiceKilled(t *testing.T) {
 	keepSlots(t, "kms")
 	stop(t)
 	// ten minutes: what ends the wait is the end of the service
-	setPlugin(t, "agent=unix://"+serviceSocket+"?timeout=10m")
+	setPlugin(t, "key=agent", "agent=unix://"+serviceSocket+"?timeout=10m")
 	start(t)
 	works(t)
 	stop(t)

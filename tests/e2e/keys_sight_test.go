@@ -140,7 +140,7 @@ func (k *knownKeys) searchFile(path string) (string, error) {
 func vaultKeys(t *testing.T, image string) *knownKeys {
 	t.Helper()
 	known := &knownKeys{}
-	key, _, _, err := unlock.Open(t.Context(), unlock.Config{Tier: vault})
+	key, _, _, err := unlock.Open(t.Context(), unlock.Config{Tier: vault, Looking: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,14 @@ func TestKeysTrusted(t *testing.T) {
 	if !encrypted() {
 		return
 	}
+	// A key under a user key is of software alone: it opens the vault where the setting says so.
+	t.Cleanup(func() {
+		if out, err := run(context.Background(), "bash", "-euo", "pipefail", "-c", `stop-docker
+			start-docker overlay2; docker plugin disable -f layervault; docker plugin set layervault key=tpm; docker plugin enable --timeout 0 layervault; stop-docker
+			start-docker layervault`); err != nil {
+			t.Errorf("take the setting back: %v\n%s", err, out)
+		}
+	})
 	testRing(t)
 	const master = `head -c 32 /run/e2e-master | keyctl padd user e2e-master @u >/dev/null`
 	sh(t, `head -c 32 /dev/urandom > /run/e2e-master; `+master)
@@ -22,7 +30,7 @@ func TestKeysTrusted(t *testing.T) {
 	})
 	sh(t, `layervault key enroll trusted --source encrypted:user:e2e-master --label kernel`)
 	keepSlots(t, "kernel")
-	restart(t)
+	refused(t, func() {}, func() { setPlugin(t, "key=trusted") }, "weaker than the settings ask for", "key=trusted")
 	works(t)
 	memoryLocked(t, vaultKeys(t, imageFile(t, "busybox"))) // as in TestKeysOutOfSight, whose vault a TPM opens
 	contains(t, "docker info", docker(t, "info", "--format", "{{.DriverStatus}}"), "trusted")
