@@ -1,10 +1,11 @@
 // Package luks2 reads and writes the LUKS2 on-disk format (LUKS2 On-Disk Format
 // Specification 1.1), so that images are made and opened without running cryptsetup,
 // without cgo and without device-mapper. What it writes, cryptsetup 2.x reads, repairs
+// and re-encrypts; what cryptsetup writes, it reads.
+//
 // Read and Unlock believe a header: they are for tools and tests. Whoever maps an image calls
 // CheckOwn, Authentic and UnlockOwn; see ImageToken.
 //
-// # Layout
 // # Layout
 //
 // Format with the default Params makes, in bytes from the begin of the file:
