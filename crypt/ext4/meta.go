@@ -20,6 +20,10 @@ func (l *layer) meta(h *tar.Header) (image.Meta, error) {
 	if access.Before(h.ModTime) {
 		access = h.ModTime
 	}
+	attrs, err := xattrs(h)
+	if err != nil {
+		return image.Meta{}, err
+	}
 	return image.Meta{
 		Mode:   uint16(h.Mode & 0o7777),
 		UID:    uid,
@@ -27,7 +31,7 @@ func (l *layer) meta(h *tar.Header) (image.Meta, error) {
 		Atime:  bound(access),
 		Mtime:  bound(h.ModTime),
 		Ctime:  l.now,
-		Xattrs: xattrs(h),
+		Xattrs: attrs,
 	}, nil
 }
 
@@ -46,9 +50,12 @@ func (l *layer) owner(uid, gid int) (uint32, uint32, error) {
 	return uint32(hostUID), uint32(hostGID), nil
 }
 
-// bound does what docker does: times before 1970 become 1970.
+// lastTime is where docker's time ends: what nanoseconds of 63 bits reach, in 2262.
+var lastTime = time.Unix(0, math.MaxInt64)
+
+// bound does what docker does: times before 1970 and after 2262 become 1970.
 func bound(t time.Time) time.Time {
-	if t.Unix() < 0 {
+	if t.Unix() < 0 || t.After(lastTime) {
 		return time.Unix(0, 0)
 	}
 	return t
@@ -56,7 +63,7 @@ func bound(t time.Time) time.Time {
 
 // xattrs are those of the entry that an image may bring. Names that ext4 has no
 // namespace for are left out, as by tar without its --xattrs-include.
-func xattrs(h *tar.Header) map[string][]byte {
+func xattrs(h *tar.Header) (map[string][]byte, error) {
 	var found map[string][]byte
 	for key, value := range h.PAXRecords {
 		name, ok := strings.CutPrefix(key, paxXattr)
@@ -66,7 +73,10 @@ func xattrs(h *tar.Header) map[string][]byte {
 		if found == nil {
 			found = map[string][]byte{}
 		}
+		if len(found) == image.MaxXattrs {
+			return nil, &LimitError{What: "extended attributes of one file", Limit: image.MaxXattrs}
+		}
 		found[name] = []byte(value)
 	}
-	return found
+	return found, nil
 }
