@@ -64,7 +64,7 @@ unit: ## Vet, and run the unit tests here with the race detector; FLAGS are go t
 	@go test -race $(FLAGS) ./...
 
 .PHONY: lint
-lint: ## gofmt, vet, staticcheck, golangci-lint (with the rule of the layers), shellcheck
+lint: setup ## gofmt, vet, staticcheck, golangci-lint (with the rule of the layers), shellcheck
 	@tests/guest/lint
 
 .PHONY: vuln
