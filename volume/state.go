@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"time"
 
-	"layervault/crypt/dm"
+	"layervault/crypt/luks2"
 	"layervault/persist"
 )
 
@@ -71,9 +72,10 @@ func (s *Store) status(ctx context.Context, v Volume, tiers map[persist.Tier]tri
 		return st
 	}
 	if err := s.fill(&st); err != nil {
-		st.State, st.Reason = StateDamaged, err.Error()
-		if errors.Is(err, dm.ErrUnavailable) { // of the kernel: nothing is wrong with the volume
-			st.State = StateLocked
+		// A kernel without device-mapper says nothing of the volume.
+		st.State, st.Reason = StateLocked, err.Error()
+		if errors.Is(err, ErrDamaged) || errors.Is(err, luks2.ErrDamaged) || errors.Is(err, luks2.ErrNotLUKS2) || errors.Is(err, fs.ErrNotExist) {
+			st.State = StateDamaged
 		}
 		return st
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -80,6 +81,10 @@ func newRescuer(t *testing.T) (*rescuer, string) {
 	}
 	r.do(0, "volume", "umount", "plain")
 	if err := os.Remove(filepath.Join(dir, "versatile.key")); err != nil {
+		t.Fatal(err)
+	}
+	// One copy of the ring is torn, which is mended where that can be written.
+	if err := os.Truncate(filepath.Join(dir, "vault", "keyring.json.bak"), 10); err != nil {
 		t.Fatal(err)
 	}
 	r.at = bindReadOnly(t, dir)
@@ -196,6 +201,29 @@ func (r *rescuer) refuses(with func(...string) []string) {
 		if text := r.do(1, args...); !strings.Contains(text, "read-only") {
 			r.Errorf("%v: %s", args, text)
 		}
+	}
+}
+
+// A rotation that was cut short cannot be finished there; what is done opens.
+func TestRescueWithinARotation(t *testing.T) {
+	dir := memoryDir(t)
+	newVault(t, dir, 2)
+	key, _ := openKey(t, dir)
+	addVolumes(t, dir, key)
+	b := &breaking{left: 12, stop: func() error { return errors.New("cut short") }}
+	if err := rotateBreaking(t.Context(), dir, b); err == nil {
+		t.Fatal("it was not cut short")
+	}
+	r := &rescuer{T: t, disk: dir, at: bindReadOnly(t, dir)}
+	before := tree(t, dir)
+	if text := r.do(0, "volume", "key", "one", "--key-file-out", filepath.Join(t.TempDir(), "key")); !strings.Contains(text, "cannot be finished on a disk that is read-only") {
+		t.Errorf("it says %s", text)
+	}
+	if text := r.do(0, "key", "list"); !strings.Contains(text, "was cut short") {
+		t.Errorf("key list: %s", text)
+	}
+	if after := tree(t, dir); after != before {
+		t.Errorf("the disk was changed:\n%s", after)
 	}
 }
 
