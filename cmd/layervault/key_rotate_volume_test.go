@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,11 +52,11 @@ func addVolumes(t *testing.T, dir string, key *keys.TierKey) {
 	}
 	defer f.Close()
 	image := uuid.NewString()
-	pass, err := key.Passphrase(1, disk.KeyKind, "secrets.img", image)
+	pass, err := key.Passphrase(luks2.Format2, disk.KeyKind, "secrets.img", image)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, volumeKey, err := luks2.Format(f, luks2.Params{UUID: image, KeySize: 32}, luks2.RandomKeyKDF(), pass)
+	_, volumeKey, err := luks2.Format(f, luks2.Params{UUID: image, KeySize: 32, Owner: &luks2.Owner{Kind: disk.KeyKind, ID: "secrets.img"}}, luks2.RandomKeyKDF(), pass)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,8 +126,8 @@ func TestRotateVolumes(t *testing.T) {
 		env := func(name string) string {
 			return map[string]string{"persist": dir, "disks": device, "tpm": "/nonexistent", "key": "versatile"}[name]
 		}
-		if status := run(t.Context(), strings.Fields(verb), streams{strings.NewReader(""), &out, io.Discard}, env); status != 0 {
-			t.Fatalf("%s: status %d", verb, status)
+		if status := run(t.Context(), strings.Fields(verb), streams{strings.NewReader(""), &out, &out}, env); status != 0 {
+			t.Fatalf("%s: status %d: %s", verb, status, out.String())
 		}
 		f, err := os.Open(file)
 		if err != nil {

@@ -32,7 +32,7 @@ func (r *rescuer) do(want int, args ...string) string {
 	var stdout, stderr bytes.Buffer
 	s := streams{strings.NewReader(""), &stdout, &stderr}
 	if got := run(r.Context(), append(args, "--persist", r.at), s, func(name string) string {
-		return map[string]string{"tpm": "/nonexistent"}[name]
+		return map[string]string{"tpm": "/nonexistent", "key": "versatile"}[name]
 	}); got != want {
 		r.Fatalf("%v: status %d, want %d: %s%s", args, got, want, stdout.String(), stderr.String())
 	}
@@ -120,15 +120,15 @@ func TestRescueFromReadOnly(t *testing.T) {
 	out := t.TempDir()
 	with := func(args ...string) []string { return append(args, "--recovery-key-file", recovery) }
 
-	if text := r.do(3, "status"); !strings.Contains(text, "2 encrypted, 1 clear") {
+	if text := r.do(3, "status"); !strings.Contains(text, "2 encrypted, 2 clear") {
 		t.Errorf("status: %s", text)
 	}
 	r.do(0, "key", "list")
 	r.do(0, "key", "backup", filepath.Join(out, "ring"))
 	r.do(0, "image", "list")
-	r.do(3, "image", "key", "layer0", "--key-file-out", filepath.Join(out, "none"))
-	r.do(0, with("image", "key", "layer0", "--key-file-out", filepath.Join(out, "layer"))...)
-	if err := opens(t, filepath.Join(r.at, "vault/layers/layer0", layer.ImageName), filepath.Join(out, "layer")); err != nil {
+	r.do(3, "image", "key", "layer1", "--key-file-out", filepath.Join(out, "none"))
+	r.do(0, with("image", "key", "layer1", "--key-file-out", filepath.Join(out, "layer"))...)
+	if err := opens(t, filepath.Join(r.at, "vault/layers/layer1", layer.ImageName), filepath.Join(out, "layer")); err != nil {
 		t.Errorf("the layer's key: %v", err)
 	}
 	if text := r.do(0, "volume", "list"); strings.Count(text, "vault") < 2 || !strings.Contains(text, "plain") {
@@ -195,8 +195,8 @@ func (r *rescuer) disks(out, recovery string) {
 func (r *rescuer) refuses(with func(...string) []string) {
 	r.Helper()
 	for _, args := range [][]string{
-		with("key", "rotate"), with("key", "enroll", "versatile"), {"volume", "create", "-o", "clear=true", "more"}, {"volume", "remove", "plain"},
-		{"revision", "set", "r1"},
+		with("key", "rotate"), with("key", "enroll", "versatile"), with("volume", "create", "-o", "clear=true", "more"), with("volume", "remove", "plain"),
+		with("revision", "set", "r1"),
 	} {
 		if text := r.do(1, args...); !strings.Contains(text, "read-only") {
 			r.Errorf("%v: %s", args, text)
@@ -230,7 +230,7 @@ func TestRescueWithinARotation(t *testing.T) {
 // A machine that never had a volume has no folder for their state, and none can be made.
 func TestRescueWithoutVolumes(t *testing.T) {
 	dir := memoryDir(t)
-	newVault(t, dir, 1)
+	newVault(t, dir, 2)
 	if _, err := os.Lstat(filepath.Join(dir, "volumes")); !os.IsNotExist(err) {
 		t.Fatalf("there is a folder already: %v", err)
 	}
@@ -238,7 +238,7 @@ func TestRescueWithoutVolumes(t *testing.T) {
 	before := tree(t, dir)
 	r.do(0, "status")
 	r.do(0, "volume", "list")
-	r.do(0, "image", "key", "layer0", "--key-file-out", filepath.Join(t.TempDir(), "key"))
+	r.do(0, "image", "key", "layer1", "--key-file-out", filepath.Join(t.TempDir(), "key"))
 	if after := tree(t, dir); after != before {
 		t.Errorf("the disk was changed:\n%s", after)
 	}

@@ -75,6 +75,9 @@ func (p *plain) passphrase(ctx context.Context, format int, uuid string) ([]byte
 	if err != nil {
 		return nil, err
 	}
+	if err := crypt.CheckFormat(format, keys.Floor()); err != nil {
+		return nil, err
+	}
 	return keys.Passphrase(format, volume.KeyKind, p.im.ID.String(), uuid)
 }
 
@@ -92,11 +95,20 @@ func (p *plain) Create(ctx context.Context, size int64) (err error) {
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	id := uuid.NewString()
-	pass, err := p.passphrase(ctx, luks2.Format2, id)
+	keys, err := p.keys(ctx, p.im.Tier)
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	_, key, err := luks2.Format(f, luks2.Params{UUID: id, Owner: p.owner(), Tokens: []json.RawMessage{p.im.Token}}, luks2.RandomKeyKDF(), pass)
+	// As the program of its time made it, in a tier that was not upgraded.
+	format, owner := luks2.Format2, p.owner()
+	if keys.Floor() == luks2.Format1 {
+		format, owner = luks2.Format1, nil
+	}
+	pass, err := p.passphrase(ctx, format, id)
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	_, key, err := luks2.Format(f, luks2.Params{UUID: id, Owner: owner, Tokens: []json.RawMessage{p.im.Token}}, luks2.RandomKeyKDF(), pass)
 	if err != nil {
 		return err
 	}
@@ -159,8 +171,10 @@ func (p *plain) Get(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := h.Authentic(*p.owner(), pass); err != nil {
-		return err
+	if h.Format() != luks2.Format1 {
+		if err := h.Authentic(*p.owner(), pass); err != nil {
+			return err
+		}
 	}
 	key, _, err := h.UnlockOwn(ctx, f, pass)
 	if err != nil {
