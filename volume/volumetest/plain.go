@@ -133,15 +133,19 @@ func (p *plain) Create(ctx context.Context, size int64) (err error) {
 
 // attached finds the loop device over the image.
 func (p *plain) attached() (name string, number int, err error) {
-	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	entries, err := os.ReadDir("/sys/block")
 	if err != nil {
 		return "", 0, err
 	}
-	for _, f := range files {
-		if text, err := os.ReadFile(f); err == nil && strings.TrimSpace(string(text)) == p.im.Path {
-			name := filepath.Base(filepath.Dir(filepath.Dir(f)))
-			n, err := strconv.Atoi(strings.TrimPrefix(name, "loop"))
-			return name, n, err
+	for _, e := range entries {
+		number, ok := strings.CutPrefix(e.Name(), "loop")
+		if !ok {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join("/sys/block", e.Name(), "loop/backing_file"))
+		if err == nil && strings.TrimSpace(string(text)) == p.im.Path {
+			n, err := strconv.Atoi(number)
+			return e.Name(), n, err
 		}
 	}
 	return "", 0, nil

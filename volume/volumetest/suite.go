@@ -25,6 +25,8 @@ type Backend struct {
 	// store's own.
 	Devices func(keys func(context.Context, persist.Tier) (volume.KeySource, error)) volume.Devices
 	Many    int // volumes to mount at once
+	// Sequences is how many random sequences of operations the model test does.
+	Sequences int
 	// Grows: this machine lets file systems grow (CAP_SYS_RESOURCE).
 	Grows bool
 }
@@ -47,7 +49,7 @@ func Run(t *testing.T, b Backend) {
 		"Revision": testRevision, "Clear": testClear, "Bound": testBound, "Trim": testTrim, "Purge": testPurge, "InUse": testInUse,
 		"Copying": testCopying, "Counters": testCounters, "Superseded": testSuperseded, "Immutable": testImmutable, "Closed": testClosed, "Crashes": testCrashes,
 		"Locked": testLocked, "Damaged": testDamaged, "Host": testHost, "Beside": testBeside, "Remade": testRemade, "Copy": testCopy, "Race": testRace, "Sweep": testSweep,
-		"Many": func(e *env) { testMany(e, b.Many) },
+		"Many": func(e *env) { testMany(e, b.Many) }, "Model": func(e *env) { testModel(e, b.Sequences) },
 	}
 	if b.Grows {
 		tests["Grow"] = testGrow
