@@ -59,6 +59,10 @@ type anchorPlace struct {
 // Use lets the ring be anchored in a: from now on Unlock asks it, and changes tell it.
 func (r *Ring) Use(a Anchor) { r.anchor = a }
 
+// UseNone takes the ring as it is, whatever place it names: for who set it so. Reanchor
+// then has it name none.
+func (r *Ring) UseNone() { r.anchor, r.unasked = nil, true }
+
 // Anchored says whether the ring names a place that remembers its writes. It is to be
 // believed after unlocking only.
 func (r *Ring) Anchored() bool { return r.snapshot().Anchor != nil }
@@ -74,7 +78,7 @@ type finding struct {
 // lookUp asks the anchor about body, whose key is proved. It changes nothing.
 func (r *Ring) lookUp(ctx context.Context, key *TierKey, body ringBody) (f finding) {
 	if r.anchor == nil {
-		if body.Anchor != nil {
+		if body.Anchor != nil && !r.unasked {
 			f.err = fmt.Errorf("%w: it is kept in %s, which is not here", ErrAnchorLost, body.Anchor)
 		}
 		return f
