@@ -62,9 +62,12 @@ func (d *VirtualDevice) Changes(ctx context.Context) ([]luks2.Change, error) {
 	if changed != nil {
 		return changed.Fields, nil
 	}
-	// It may be authentic and yet not open: its slot was made costly, or destroyed.
+	// It may be authentic and yet not open: an Adopt was cut short, or the slot destroyed.
 	key, _, err := h.UnlockOwn(ctx, f, passphrase)
 	clear(key)
+	if errors.Is(err, luks2.ErrTooCostly) {
+		return []luks2.Change{{Field: "keyslots", What: "has none that is cheap to try"}}, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", d.path(), err)
 	}

@@ -6,7 +6,7 @@ import (
 )
 
 // Errors a caller can ask for with errors.Is. The ones of the packages below
-// (luks2.ErrDamaged, luks2.ErrNoKey, ext4.ErrEmptyTar, ...) are wrapped, not
+// (luks2.ErrDamaged, luks2.ErrNoKey, ext4.ErrBreakout, ...) are wrapped, not
 // renamed.
 var (
 	// ErrExists: the image file is already there.

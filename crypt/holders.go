@@ -106,11 +106,7 @@ func refuseHolders(file *os.File, own string, readOnly bool) error {
 	if err != nil {
 		return err
 	}
-	attached, err := loop.Over(id.dev, id.ino)
-	if err != nil {
-		return err
-	}
-	for _, a := range attached {
+	return loop.Over(id.dev, id.ino, func(a loop.Attached) error {
 		devices := devicesOver(a.Number)
 		if len(devices) == 0 && a.Autoclear {
 			return fmt.Errorf("%w: /dev/loop%d over %s is going", dm.ErrExists, a.Number, file.Name())
@@ -127,8 +123,7 @@ func refuseHolders(file *os.File, own string, readOnly bool) error {
 			return errors.Join(h, err)
 		}
 		return h
-	}
-	return nil
+	})
 }
 
 // hasWriters tells whether any process, or loop device, has a file open for writing: the
@@ -230,19 +225,17 @@ func openedOn(file *os.File, own string) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	attached, err := loop.Over(id.dev, id.ino)
-	if err != nil {
-		return 0, err
-	}
-	for _, a := range attached {
+	number := uint64(0)
+	err = loop.Over(id.dev, id.ino, func(a loop.Attached) error {
 		for _, d := range devicesOver(a.Number) {
 			if d.uuid != own && !d.going {
-				return d.dev, nil
+				number = d.dev
 			}
 		}
-		if !a.Autoclear {
-			return unix.Mkdev(loop.Major, uint32(a.Number)), nil
+		if number == 0 && !a.Autoclear {
+			number = unix.Mkdev(loop.Major, uint32(a.Number))
 		}
-	}
-	return 0, nil
+		return nil
+	})
+	return number, err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/go-archive"
 	"golang.org/x/sys/unix"
 
+	"layervault/crypt/ext4"
 	"layervault/layer"
 )
 
@@ -66,7 +67,9 @@ func (d *Driver) unpack(ctx context.Context, s *session, r layer.Record, diff io
 		defer func() { err = errors.Join(err, unmount(at)) }()
 	}
 	in := layer.NewTarStream(diff)
-	_, err = archive.UnpackLayer(at, in, &archive.TarOptions{IDMap: s.idmap})
+	vetted := ext4.Vet(ctx, in)
+	_, err = archive.UnpackLayer(at, vetted, &archive.TarOptions{IDMap: s.idmap})
+	_ = vetted.Close() // documented to return nil
 	if endErr := in.Finish(); endErr != nil {
 		return fail(errors.Join(endErr, err))
 	}

@@ -353,3 +353,29 @@ func TestOldCopyOfACrashIsOverwritten(t *testing.T) {
 	}
 	mustOpen(t, ring.Path(), p, key)
 }
+
+// What goes to a terminal before the ring is authenticated is no command for it.
+func TestNothingForTheTerminal(t *testing.T) {
+	ring, _, p := two(t)
+	forge(t, ring.Path(), func(r ringJSON) {
+		r.slot(0)["label"] = "\x1b]0;owned\x07"
+		r.slot(0)["blob"].(map[string]any)["file"] = "/k\x1b[2J"
+	})
+	again, err := keys.Load(t.Context(), ring.Path(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = again.Unlock(t.Context(), p)
+	for _, text := range []string{err.Error(), again.Summary(p)[0].Label, again.Summary(p)[0].Detail, again.Probe(t.Context(), p)[0].Reason} {
+		if text == "" || strings.ContainsAny(text, "\x1b\x07") {
+			t.Errorf("printed: %q", text)
+		}
+	}
+	for _, name := range []string{"id", "provider"} {
+		ring, _, _ := two(t)
+		forge(t, ring.Path(), func(r ringJSON) { r.slot(0)[name] = "a\x1bb" })
+		if _, err := keys.Load(t.Context(), ring.Path(), nil); !errors.Is(err, keys.ErrDamagedRing) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -78,6 +78,20 @@ type Slot struct {
 	Blob     json.RawMessage `json:"blob"`    // the provider's own JSON
 }
 
+// maxName bounds the length of ids and providers in bytes; ours have 8 or 9.
+const maxName = 64
+
+// isName says whether text is fit for an id or a provider: it goes into messages, and on
+// terminals, before the ring is authenticated.
+func isName(text string) bool {
+	for _, c := range []byte(text) {
+		if c <= ' ' || c > '~' {
+			return false
+		}
+	}
+	return text != "" && len(text) <= maxName
+}
+
 // Title names the slot in messages.
 func (s Slot) Title() string {
 	if s.Label == "" {
@@ -184,7 +198,7 @@ func (r ringBody) validate() error {
 	}
 	seen := map[string]bool{}
 	for _, s := range r.Slots {
-		if s.ID == "" || s.Provider == "" || len(s.Blob) == 0 {
+		if len(s.Blob) == 0 || !isName(s.ID) || !isName(s.Provider) {
 			return errors.New("a slot lacks its id, provider or blob")
 		}
 		if seen[s.ID] {

@@ -20,7 +20,9 @@ import (
 type Ring struct {
 	store  store
 	anchor Anchor // nil for none
-	copied bool   // a backup, that is not in place: the anchor has no say yet
+	// unasked: the settings say that there is no anchor, whatever the ring names.
+	unasked bool
+	copied  bool // a backup, that is not in place: the anchor has no say yet
 
 	mu   sync.Mutex
 	body ringBody

@@ -119,7 +119,7 @@ func (r *Ring) Proves(key *TierKey) error { return r.snapshot().prove(key) }
 // ring's; the caller still closes it, and it is the old one afterwards. Errors:
 // *UnfinishedError, *SlotError for a slot that cannot be carried over, ErrLastSlot.
 func (r *Ring) Rotate(ctx context.Context, key *TierKey, plan Rotation) (_ Rotated, err error) {
-	own := &Ring{store: r.store, anchor: r.anchor, body: r.snapshot()}
+	own := &Ring{store: r.store, anchor: r.anchor, unasked: r.unasked, body: r.snapshot()}
 	own.store.checkpoint = plan.Checkpoint
 	defer func() {
 		r.mu.Lock()

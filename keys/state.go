@@ -3,7 +3,9 @@ package keys
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // slotTimeout bounds one try of one slot. A TPM answers in about a second; the
@@ -95,18 +97,29 @@ func (r *Ring) Try(ctx context.Context, id string, p Provider) error {
 }
 
 func describe(s Slot, providers []Provider) SlotState {
-	st := SlotState{ID: s.ID, Provider: s.Provider, Label: s.Label, Created: s.Created, State: StateUnknown}
+	st := SlotState{ID: s.ID, Provider: s.Provider, Label: printable(s.Label), Created: s.Created, State: StateUnknown}
 	p := providerFor(s, providers)
 	if p == nil {
 		st.State, st.Reason = StateFails, "this layervault does not know the provider"
 		return st
 	}
 	d := p.Describe(s.Blob)
-	st.PCRs, st.Software, st.Detail = d.PCRs, d.Software, d.Detail
+	st.PCRs, st.Software, st.Detail = d.PCRs, d.Software, printable(d.Detail)
 	if d.Person {
 		st.State = StatePerson
 	}
 	return st
+}
+
+// printable replaces what a terminal would take for a command: the text is from the disk,
+// and shown before the ring is authenticated.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
 }
 
 func providerFor(s Slot, providers []Provider) Provider {

@@ -38,6 +38,9 @@ func (s *Store) Import(ctx context.Context, id string, tar io.Reader, idmap user
 	switch {
 	case r.Kind == Sealed:
 		if err := finish(ctx, NewTarStream(tar)); err != nil {
+			if ctx.Err() != nil {
+				return 0, fmt.Errorf("import into layer %s: %w", id, err)
+			}
 			s.log.DebugContext(ctx, "rest of a repeated import", "layer", id, "error", err)
 		}
 		return r.Size, nil

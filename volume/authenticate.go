@@ -53,7 +53,7 @@ func (s *Store) keysFor(ctx context.Context, o Options) (KeySource, error) {
 // made it does not expect the vault to be asked. It cannot be changed or removed.
 func (s *Store) authenticate(ctx context.Context, v Volume, why purpose) error {
 	if v.Damage != nil {
-		return v.Damage
+		return v.refusal()
 	}
 	keys, err := s.keysFor(ctx, v.Options)
 	if err != nil && why == toUse && !v.IsImage() && ctx.Err() == nil {

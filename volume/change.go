@@ -149,7 +149,7 @@ func (s *Store) authenticDamage(ctx context.Context, v Volume) error {
 		return s.authenticate(ctx, v, toChange)
 	}
 	if !v.Listed {
-		return v.Damage
+		return v.refusal()
 	}
 	keys, err := s.keysFor(ctx, v.Options)
 	if err != nil {

@@ -21,7 +21,7 @@ func find(vs []Volume, name string) (Volume, error) {
 	for _, v := range vs {
 		switch {
 		case v.ID().String() == name && !(v.Damage != nil && otherPlace(vs, v)):
-			return v, v.Damage
+			return v, v.refusal()
 		case v.Name != name || v.Superseded:
 		case v.Damage != nil:
 			if damaged == nil || v.claim() > damaged.claim() {
@@ -37,9 +37,17 @@ func find(vs []Volume, name string) (Volume, error) {
 	case found != nil:
 		return *found, nil
 	case damaged != nil:
-		return *damaged, damaged.Damage
+		return *damaged, damaged.refusal()
 	}
 	return Volume{}, fmt.Errorf("%w: %s", ErrNotFound, name)
+}
+
+// refusal is why a volume cannot be used, with its name; nil where it can.
+func (v Volume) refusal() error {
+	if v.Damage == nil || v.Name == "" {
+		return v.Damage
+	}
+	return fmt.Errorf("%s: %w", v.Name, v.Damage)
 }
 
 // otherPlace says whether a sound volume has the ID of a damaged one.
@@ -52,7 +60,7 @@ func (s *Store) lockVolume(ctx context.Context, name string) (v Volume, unlock f
 	v, unlock, err = s.lockAny(ctx, name)
 	if err == nil && v.Damage != nil {
 		unlock()
-		return Volume{}, nil, v.Damage
+		return Volume{}, nil, v.refusal()
 	}
 	return v, unlock, err
 }

@@ -26,7 +26,7 @@ import (
 
 // TestEncryptedVolumes is the suite on dm-crypt.
 func TestEncryptedVolumes(t *testing.T) {
-	volumetest.Run(t, volumetest.Backend{Many: 100, Grows: true})
+	volumetest.Run(t, volumetest.Backend{Many: 100, Sequences: 20, Grows: true})
 }
 
 func config(dir string) volume.Config {

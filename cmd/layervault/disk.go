@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -296,113 +294,4 @@ func (v *volumeVerb) diskKey() *cobra.Command {
 	}
 	keyFileOut(cmd, &out)
 	return cmd
-}
-
-// mountView is one volume in disk compose --json.
-type mountView struct {
-	Volume  string            `json:"volume"`
-	Target  string            `json:"target"`
-	Guessed bool              `json:"guessed,omitempty"`
-	Overlay bool              `json:"overlay,omitempty"`
-	Options map[string]string `json:"options"`
-}
-
-func (v *volumeVerb) composeDisk() *cobra.Command {
-	var yaml bool
-	var name string
-	driver := "layervault"
-	cmd := &cobra.Command{
-		Use:   "compose RUN.JSON",
-		Short: "Print the docker volumes and run options that match a container's run.json or src.json",
-		Long: `Print the docker volumes and run options that match a container's run.json or src.json.
-
-A src.json beside a run.json is read too: it knows the mount points, of which run.json
-keeps only a key. A mount point that had to be guessed is marked. What cannot be told to
-docker is left out, named, and makes the exit status 1.`,
-		Args: cobra.ExactArgs(1),
-	}
-	cmd.RunE = func(_ *cobra.Command, args []string) error {
-		return v.withDisks(func(s *disk.Set) error {
-			in, err := composeSource(args[0])
-			if err != nil {
-				return err
-			}
-			in.Name = name
-			c, err := s.Compose(in)
-			if err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
-			}
-			v.app.warn(args[0], c.Warnings)
-			if err := v.printCompose(c, driver, yaml); err != nil {
-				return err
-			}
-			var left []error
-			for _, w := range c.LeftOut {
-				left = append(left, fmt.Errorf("%w of %s: %s", errLeftOut, args[0], w))
-			}
-			return errors.Join(left...)
-		})
-	}
-	cmd.Flags().BoolVar(&yaml, "yaml", false, "print a part of a compose file")
-	cmd.Flags().StringVar(&driver, "driver", driver, "name of the volume plugin in docker")
-	cmd.Flags().StringVar(&name, "name", "", "name of the container; empty for that in the file, or of its folder")
-	return cmd
-}
-
-// errLeftOut: disk compose could not tell docker of everything.
-var errLeftOut = errors.New("left out")
-
-// composeSource reads a container's file, and the src.json beside a run.json.
-func composeSource(file string) (in disk.Source, err error) {
-	if in.Text, err = readJSON(file); err != nil {
-		return in, err
-	}
-	whole, err := filepath.Abs(file)
-	if err != nil {
-		return in, err
-	}
-	in.Folder = filepath.Base(filepath.Dir(whole))
-	if filepath.Base(file) == "src.json" {
-		return in, nil
-	}
-	in.Src, err = readJSON(filepath.Join(filepath.Dir(file), "src.json"))
-	if errors.Is(err, fs.ErrNotExist) {
-		in.Src, err = nil, nil
-	}
-	return in, err
-}
-
-func (v *volumeVerb) printCompose(c disk.Container, driver string, yaml bool) error {
-	if v.app.json {
-		mounts := make([]mountView, 0, len(c.Mounts))
-		for _, m := range c.Mounts {
-			mounts = append(mounts, mountView{m.Volume, m.Target, m.Guessed, m.Overlay, m.Options})
-		}
-		return v.app.printJSON(map[string]any{"container": c.Name, "mounts": mounts})
-	}
-	if yaml {
-		return v.app.printf("%s", c.YAML(driver))
-	}
-	var b strings.Builder
-	run := []string{"docker run --name " + c.Name}
-	for _, m := range c.Mounts {
-		fmt.Fprintf(&b, "docker volume create -d %s %s %s\n", driver, strings.Join(m.Flags(), " "), m.Volume)
-		run = append(run, fmt.Sprintf("--mount 'type=volume,volume-driver=%s,source=%s,target=%s'", driver, m.Volume, m.Target))
-		if note := m.Note(); note != "" {
-			fmt.Fprintf(&b, "# %s\n", note)
-		}
-	}
-	return v.app.printf("%s%s IMAGE\n", b.String(), strings.Join(run, " \\\n  "))
-}
-
-// mostJSON bounds run.json and src.json, in bytes, as device.json is.
-const mostJSON = 1 << 20
-
-func readJSON(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	return readAtMost(f, name, mostJSON)
 }

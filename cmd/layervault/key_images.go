@@ -32,8 +32,10 @@ type image struct {
 	id   string // in the key derivation: of the layer, volume or disk
 	path string
 	// leftover: beside a record that says "fresh", so of an import that was never
-	// answered for. It is erased when its layer is next needed, and may be broken.
+	// answered for. It is erased when its layer is next needed, and may be broken. Whether
+	// the record is to be believed says vouched.
 	leftover bool
+	vouched  func(key *keys.TierKey) error
 	// wrap, when set, comes between the image's file and what writes to it: tests
 	// break off there.
 	wrap func(luks2.File) luks2.File
@@ -51,7 +53,7 @@ func (im *image) Opens(ctx context.Context, key *keys.TierKey) (err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 	h, err := luks2.Read(f)
 	if err != nil {
-		return im.unlessLeftover(err)
+		return im.unlessLeftover(err, key)
 	}
 	pass, err := key.Passphrase(h.Format(), im.kind, im.id, h.UUID())
 	if err != nil {
@@ -59,14 +61,14 @@ func (im *image) Opens(ctx context.Context, key *keys.TierKey) (err error) {
 	}
 	defer clear(pass)
 	if err := h.CheckOwn(); err != nil {
-		return im.unlessLeftover(err)
+		return im.unlessLeftover(err, key)
 	}
 	volumeKey, _, err := h.UnlockOwn(ctx, f, pass)
 	clear(volumeKey)
 	if err == nil && h.Format() == luks2.Format2 {
 		err = h.Authentic(im.owner(), pass)
 	}
-	return im.unlessLeftover(err)
+	return im.unlessLeftover(err, key)
 }
 
 // owner is what the image is, for its header.
@@ -74,7 +76,7 @@ func (im *image) owner() luks2.Owner { return luks2.Owner{Kind: im.kind, ID: im.
 
 // Exchange implements keys.Image. The image keeps its format.
 func (im *image) Exchange(ctx context.Context, old, next *keys.TierKey) error {
-	return im.change(func(file luks2.File, h *luks2.Header) error {
+	return im.change([]*keys.TierKey{old, next}, func(file luks2.File, h *luks2.Header) error {
 		if err := h.CheckOwn(); err != nil {
 			return err
 		}
@@ -88,7 +90,7 @@ func (im *image) Exchange(ctx context.Context, old, next *keys.TierKey) error {
 // it was cut short at any point, and leaves an image that opens at all times. One that is of
 // format 2 is not written to.
 func (im *image) Upgrade(ctx context.Context, key *keys.TierKey) error {
-	return im.change(func(file luks2.File, h *luks2.Header) error {
+	return im.change([]*keys.TierKey{key}, func(file luks2.File, h *luks2.Header) error {
 		return im.withPassphrases(h, passphraseOf{key, luks2.Format1}, passphraseOf{key, luks2.Format2}, func(from, to []byte) error {
 			return luks2.Upgrade(ctx, file, im.owner(), from, to, luks2.RandomKeyKDF())
 		})
@@ -114,8 +116,8 @@ func (im *image) withPassphrases(h *luks2.Header, from, to passphraseOf, f func(
 	return f(pass[0], pass[1])
 }
 
-// change opens the image's file for a change.
-func (im *image) change(f func(file luks2.File, h *luks2.Header) error) (err error) {
+// change opens the image's file for a change. Its record may be of any of the keys.
+func (im *image) change(by []*keys.TierKey, f func(file luks2.File, h *luks2.Header) error) (err error) {
 	opened, err := os.OpenFile(im.path, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -129,13 +131,18 @@ func (im *image) change(f func(file luks2.File, h *luks2.Header) error) (err err
 	if err == nil {
 		err = f(file, h)
 	}
-	return im.unlessLeftover(err)
+	return im.unlessLeftover(err, by...)
 }
 
-// unlessLeftover passes over what is wrong with an image that nobody relies on.
-func (im *image) unlessLeftover(err error) error {
+// unlessLeftover passes over what is wrong with an image that nobody relies on, as its
+// record says with one of the keys: a rotation would take the key from an image for ever.
+func (im *image) unlessLeftover(err error, by ...*keys.TierKey) error {
+	believed := im.vouched == nil || slices.ContainsFunc(by, func(key *keys.TierKey) bool { return im.vouched(key) == nil })
+	if !im.leftover || !believed {
+		return err
+	}
 	for _, broken := range []error{luks2.ErrNoKey, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly} {
-		if im.leftover && errors.Is(err, broken) {
+		if errors.Is(err, broken) {
 			return nil
 		}
 	}
@@ -188,6 +195,7 @@ func (a *app) layerImages(t persist.Tier) (_ []*image, err error) {
 		// A record that cannot be read may be mended one day: its image counts.
 		rec, err := r.Get(im.id)
 		im.leftover = err == nil && rec.Kind == layer.Fresh
+		im.vouched = func(key *keys.TierKey) error { return layer.CheckRecord(root, im.id, key) }
 		images = append(images, im)
 	}
 	return images, nil

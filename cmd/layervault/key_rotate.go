@@ -78,11 +78,11 @@ func (a *app) rotate(ctx context.Context, r rotateFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, key.Close()) }()
-	images, err := a.tierImages(tier)
+	all, records, err := a.toRotate(ctx, tier)
 	if err != nil {
 		return err
 	}
-	plan := keys.Rotation{Images: asKeyImages(images), Force: r.force, Progress: a.progress("exchanged")}
+	plan := keys.Rotation{Images: all, Force: r.force, Progress: a.progress("exchanged")}
 	if !ring.Rotating() {
 		wipe, err := a.carrySlots(ctx, cfg, ring, r, &plan)
 		defer wipe()
@@ -94,6 +94,7 @@ func (a *app) rotate(ctx context.Context, r rotateFlags) (err error) {
 	if err != nil {
 		return err
 	}
+	done.Images = max(done.Images-records, 0) // people count images
 	return a.printRotated(ring, cfg, done, plan.Drop)
 }
 
@@ -218,11 +219,11 @@ func (a *app) finishRotation(ctx context.Context, tier persist.Tier, ring *keys.
 		return fmt.Errorf("finish the rotation of the tier key: %w", err)
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	images, err := a.tierImages(tier)
+	all, records, err := a.toRotate(ctx, tier)
 	if err != nil {
 		return fmt.Errorf("finish the rotation of the tier key: %w", err)
 	}
-	done, err := ring.Rotate(ctx, key, keys.Rotation{Images: asKeyImages(images)})
+	done, err := ring.Rotate(ctx, key, keys.Rotation{Images: all})
 	if errors.Is(err, keys.ErrUnfinished) {
 		log.ErrorContext(ctx, "the rotation of the tier key cannot be finished", "error", err, "hint", nextStep(err))
 		return nil
@@ -230,6 +231,6 @@ func (a *app) finishRotation(ctx context.Context, tier persist.Tier, ring *keys.
 	if err != nil {
 		return fmt.Errorf("finish the rotation of the tier key: %w", err)
 	}
-	log.InfoContext(ctx, "finished a rotation of the tier key that was cut short", "images", done.Images)
+	log.InfoContext(ctx, "finished a rotation of the tier key that was cut short", "images", max(done.Images-records, 0))
 	return nil
 }

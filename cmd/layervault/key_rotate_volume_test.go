@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,8 +30,11 @@ func addVolumes(t *testing.T, dir string, key *keys.TierKey) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	for _, name := range []string{"one", "two"} {
-		r, err := volume.ParseOptions(map[string]string{"size": "16M"})
+	if err := s.SetRevision(t.Context(), "r1"); err != nil {
+		t.Fatal(err)
+	}
+	for name, opts := range map[string]map[string]string{"one": {"size": "16M"}, "two": {"size": "16M"}, "zclear": {"clear": "true"}} {
+		r, err := volume.ParseOptions(opts)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,11 +52,11 @@ func addVolumes(t *testing.T, dir string, key *keys.TierKey) {
 	}
 	defer f.Close()
 	image := uuid.NewString()
-	pass, err := key.Passphrase(1, disk.KeyKind, "secrets.img", image)
+	pass, err := key.Passphrase(luks2.Format2, disk.KeyKind, "secrets.img", image)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, volumeKey, err := luks2.Format(f, luks2.Params{UUID: image, KeySize: 32}, luks2.RandomKeyKDF(), pass)
+	_, volumeKey, err := luks2.Format(f, luks2.Params{UUID: image, KeySize: 32, Owner: &luks2.Owner{Kind: disk.KeyKind, ID: "secrets.img"}}, luks2.RandomKeyKDF(), pass)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,6 +81,34 @@ func TestRotateVolumes(t *testing.T) {
 	finish(t, dir)
 	key, _ := openKey(t, dir)
 	checkImages(t, "after the rotation", dir, key, old, 4)
+	// So do the records: a list, a volume of the clear tier and the revision, and layers.
+	records, err := quietApp(dir).tierRecords(t.Context(), persist.Vault)
+	if err != nil || len(records) != 5 {
+		t.Fatalf("%d records, %v", len(records), err)
+	}
+	for _, r := range records {
+		if err := r.Opens(t.Context(), key); err != nil {
+			t.Errorf("%s: %v", r.Title(), err)
+		}
+		if err := r.Opens(t.Context(), old); strings.HasPrefix(r.Title(), "record of volume") && !errors.Is(err, volume.ErrForged) {
+			t.Errorf("%s with the old key: %v", r.Title(), err)
+		}
+	}
+	open := func(context.Context, persist.Tier) (volume.KeySource, error) { return newRing{key}, nil }
+	used, err := volume.Open(t.Context(), volume.Config{Layout: persist.Layout{Root: dir}, Mounts: dir + "/m", Scratch: dir + "/s", Keys: open, Devices: volumetest.Devices(open)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer used.Close()
+	states, err := used.InspectAll(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, st := range states {
+		if st.State != volume.StateReady {
+			t.Errorf("%s is %s: %s", st.Name, st.State, st.Reason)
+		}
+	}
 	s, err := volume.Open(t.Context(), volume.Config{Layout: persist.Layout{Root: dir}, Mounts: dir + "/m", Scratch: dir + "/s"})
 	if err != nil {
 		t.Fatal(err)
@@ -96,8 +126,8 @@ func TestRotateVolumes(t *testing.T) {
 		env := func(name string) string {
 			return map[string]string{"persist": dir, "disks": device, "tpm": "/nonexistent", "key": "versatile"}[name]
 		}
-		if status := run(t.Context(), strings.Fields(verb), streams{strings.NewReader(""), &out, io.Discard}, env); status != 0 {
-			t.Fatalf("%s: status %d", verb, status)
+		if status := run(t.Context(), strings.Fields(verb), streams{strings.NewReader(""), &out, &out}, env); status != 0 {
+			t.Fatalf("%s: status %d: %s", verb, status, out.String())
 		}
 		f, err := os.Open(file)
 		if err != nil {
@@ -113,7 +143,7 @@ func TestRotateVolumes(t *testing.T) {
 			t.Errorf("%s: %v", verb, err)
 		}
 	}
-	if err != nil || len(all) != 2 || all[0].Name != "one" || all[1].Name != "two" {
+	if err != nil || len(all) != 3 || all[0].Name != "one" || all[1].Name != "two" {
 		t.Errorf("volumes are %+v, %v", all, err)
 	}
 }

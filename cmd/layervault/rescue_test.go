@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,7 +32,7 @@ func (r *rescuer) do(want int, args ...string) string {
 	var stdout, stderr bytes.Buffer
 	s := streams{strings.NewReader(""), &stdout, &stderr}
 	if got := run(r.Context(), append(args, "--persist", r.at), s, func(name string) string {
-		return map[string]string{"tpm": "/nonexistent"}[name]
+		return map[string]string{"tpm": "/nonexistent", "key": "versatile"}[name]
 	}); got != want {
 		r.Fatalf("%v: status %d, want %d: %s%s", args, got, want, stdout.String(), stderr.String())
 	}
@@ -82,6 +83,10 @@ func newRescuer(t *testing.T) (*rescuer, string) {
 	if err := os.Remove(filepath.Join(dir, "versatile.key")); err != nil {
 		t.Fatal(err)
 	}
+	// One copy of the ring is torn, which is mended where that can be written.
+	if err := os.Truncate(filepath.Join(dir, "vault", "keyring.json.bak"), 10); err != nil {
+		t.Fatal(err)
+	}
 	r.at = bindReadOnly(t, dir)
 	return r, recovery
 }
@@ -115,15 +120,15 @@ func TestRescueFromReadOnly(t *testing.T) {
 	out := t.TempDir()
 	with := func(args ...string) []string { return append(args, "--recovery-key-file", recovery) }
 
-	if text := r.do(3, "status"); !strings.Contains(text, "2 encrypted, 1 clear") {
+	if text := r.do(3, "status"); !strings.Contains(text, "2 encrypted, 2 clear") {
 		t.Errorf("status: %s", text)
 	}
 	r.do(0, "key", "list")
 	r.do(0, "key", "backup", filepath.Join(out, "ring"))
 	r.do(0, "image", "list")
-	r.do(3, "image", "key", "layer0", "--key-file-out", filepath.Join(out, "none"))
-	r.do(0, with("image", "key", "layer0", "--key-file-out", filepath.Join(out, "layer"))...)
-	if err := opens(t, filepath.Join(r.at, "vault/layers/layer0", layer.ImageName), filepath.Join(out, "layer")); err != nil {
+	r.do(3, "image", "key", "layer1", "--key-file-out", filepath.Join(out, "none"))
+	r.do(0, with("image", "key", "layer1", "--key-file-out", filepath.Join(out, "layer"))...)
+	if err := opens(t, filepath.Join(r.at, "vault/layers/layer1", layer.ImageName), filepath.Join(out, "layer")); err != nil {
 		t.Errorf("the layer's key: %v", err)
 	}
 	if text := r.do(0, "volume", "list"); strings.Count(text, "vault") < 2 || !strings.Contains(text, "plain") {
@@ -190,8 +195,8 @@ func (r *rescuer) disks(out, recovery string) {
 func (r *rescuer) refuses(with func(...string) []string) {
 	r.Helper()
 	for _, args := range [][]string{
-		with("key", "rotate"), with("key", "enroll", "versatile"), {"volume", "create", "-o", "clear=true", "more"}, {"volume", "remove", "plain"},
-		{"revision", "set", "r1"},
+		with("key", "rotate"), with("key", "enroll", "versatile"), with("volume", "create", "-o", "clear=true", "more"), with("volume", "remove", "plain"),
+		with("revision", "set", "r1"),
 	} {
 		if text := r.do(1, args...); !strings.Contains(text, "read-only") {
 			r.Errorf("%v: %s", args, text)
@@ -199,10 +204,33 @@ func (r *rescuer) refuses(with func(...string) []string) {
 	}
 }
 
+// A rotation that was cut short cannot be finished there; what is done opens.
+func TestRescueWithinARotation(t *testing.T) {
+	dir := memoryDir(t)
+	newVault(t, dir, 2)
+	key, _ := openKey(t, dir)
+	addVolumes(t, dir, key)
+	b := &breaking{left: 12, stop: func() error { return errors.New("cut short") }}
+	if err := rotateBreaking(t.Context(), dir, b); err == nil {
+		t.Fatal("it was not cut short")
+	}
+	r := &rescuer{T: t, disk: dir, at: bindReadOnly(t, dir)}
+	before := tree(t, dir)
+	if text := r.do(0, "volume", "key", "one", "--key-file-out", filepath.Join(t.TempDir(), "key")); !strings.Contains(text, "cannot be finished on a disk that is read-only") {
+		t.Errorf("it says %s", text)
+	}
+	if text := r.do(0, "key", "list"); !strings.Contains(text, "was cut short") {
+		t.Errorf("key list: %s", text)
+	}
+	if after := tree(t, dir); after != before {
+		t.Errorf("the disk was changed:\n%s", after)
+	}
+}
+
 // A machine that never had a volume has no folder for their state, and none can be made.
 func TestRescueWithoutVolumes(t *testing.T) {
 	dir := memoryDir(t)
-	newVault(t, dir, 1)
+	newVault(t, dir, 2)
 	if _, err := os.Lstat(filepath.Join(dir, "volumes")); !os.IsNotExist(err) {
 		t.Fatalf("there is a folder already: %v", err)
 	}
@@ -210,7 +238,7 @@ func TestRescueWithoutVolumes(t *testing.T) {
 	before := tree(t, dir)
 	r.do(0, "status")
 	r.do(0, "volume", "list")
-	r.do(0, "image", "key", "layer0", "--key-file-out", filepath.Join(t.TempDir(), "key"))
+	r.do(0, "image", "key", "layer1", "--key-file-out", filepath.Join(t.TempDir(), "key"))
 	if after := tree(t, dir); after != before {
 		t.Errorf("the disk was changed:\n%s", after)
 	}

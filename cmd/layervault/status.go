@@ -226,7 +226,7 @@ func (a *app) printStatus(st status) error {
 		}
 		line("  key slot", "%s", text)
 	}
-	if st.Vault.State != vaultAbsent && st.Vault.State != vaultDamaged {
+	if st.Vault.State == vaultOpens { // only then is it to be believed
 		line("  key ring", "%s", anchorLine(st.Vault.Anchored))
 	}
 	for _, t := range st.Tiers {

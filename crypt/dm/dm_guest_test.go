@@ -132,3 +132,43 @@ func TestListGrows(t *testing.T) {
 		t.Errorf("%d devices, want %d", found, devices)
 	}
 }
+
+// The words that a header could put into a table are refused before the kernel sees them.
+// The control: the kernel takes the line, with another device than the one that was meant.
+func TestInjectedWords(t *testing.T) {
+	c := open(t)
+	const name = "layervault-test-injected"
+	// Two devices of our own stand for two disks.
+	var disks [2]uint64
+	for i := range disks {
+		disk := fmt.Sprintf("layervault-test-disk%d", i)
+		info, err := c.Create(disk, "")
+		must(t, err)
+		defer func() { must(t, c.Remove(disk, false)) }()
+		must(t, c.Load(disk, false, dm.Target{Length: 4096, Type: "zero"}))
+		must(t, c.Resume(disk))
+		disks[i] = info.Dev
+	}
+	_, err := c.Create(name, "")
+	must(t, err)
+	defer func() { must(t, c.Remove(name, false)) }()
+	number := func(dev uint64) string { return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)) }
+	evil := "cipher_null-ecb - 0 " + number(disks[1]) + " 8 0"
+	must(t, c.Load(name, false, dm.Target{Length: 8, Type: "crypt", Params: evil + " :0:logon:a:b 0 " + number(disks[0]) + " 0"}))
+	must(t, c.Resume(name))
+	if deps, err := c.Deps(name); err != nil || len(deps) != 1 || deps[0] != disks[1] {
+		t.Errorf("control: the device lies on %v, %v", deps, err)
+	}
+	err = c.LoadCrypt(name, dm.CryptTable{Cipher: evil, KeySize: 32, Dev: disks[0], Length: 8, SectorSize: 512}, "a:b", make([]byte, 32))
+	if !errors.Is(err, dm.ErrBadName) {
+		t.Errorf("%v, want %v", err, dm.ErrBadName)
+	}
+	// A table that was loaded and is not wanted any more is dropped.
+	must(t, c.Load(name, false, dm.Target{Length: 8, Type: "error"}))
+	must(t, c.Clear(name))
+	must(t, c.Clear(name))
+	must(t, c.Resume(name))
+	if table, err := c.Table(name); err != nil || table[0].Type != "crypt" {
+		t.Errorf("%+v, %v", table, err)
+	}
+}

@@ -482,6 +482,26 @@ func TestFromTarErrors(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("cancelled while the peer sends nothing", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		in, out := io.Pipe()
+		go func() {
+			_, _ = out.Write(body[:1<<20]) // all of it is read when this returns, and more is wanted
+			cancel()
+		}()
+		if _, err := FromTar(ctx, in, discard{}, TarOptions{Dir: "diff"}); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		_ = out.Close()
+	})
+	t.Run("cancelled in the middle", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		// A file that never ends, of zeros: no block is written, no read ever waits.
+		r := io.MultiReader(bytes.NewReader(rawHeader('0', "f", 1<<43)), zeroReader{cancel})
+		if _, err := FromTar(ctx, r, discard{}, TarOptions{Dir: "diff"}); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
 	t.Run("device full", func(t *testing.T) {
 		if _, err := FromTar(t.Context(), bytes.NewReader(body), full{}, TarOptions{Dir: "diff"}); !errors.Is(err, unix.ENOSPC) {
 			t.Error(err)
@@ -499,6 +519,15 @@ func TestFromTarErrors(t *testing.T) {
 type full struct{}
 
 func (full) WriteAt([]byte, int64) (int, error) { return 0, unix.ENOSPC }
+
+// zeroReader reads zeros, and cancels when it is asked for some.
+type zeroReader struct{ cancel func() }
+
+func (z zeroReader) Read(p []byte) (int, error) {
+	z.cancel()
+	clear(p)
+	return len(p), nil
+}
 
 type errReader struct{ err error }
 

@@ -33,6 +33,10 @@ func Status(number int) (Attached, error) {
 		return Attached{}, err
 	}
 	defer func() { _ = node.Close() }()
+	return statusOf(node, number)
+}
+
+func statusOf(node *os.File, number int) (Attached, error) {
 	s, err := unix.IoctlLoopGetStatus64(int(node.Fd()))
 	if errors.Is(err, unix.ENXIO) {
 		return Attached{}, fmt.Errorf("%w: /dev/loop%d", ErrNotAttached, number)
@@ -53,19 +57,20 @@ func decodeDev(d uint64) uint64 {
 // blockDir is where the kernel lists block devices.
 const blockDir = "/sys/block"
 
-// Over lists the loop devices that are attached to a file, whoever attached them: dev and
-// ino are the file's, as stat(2) gives them. A device that comes or goes meanwhile may be
-// among them or not.
-func Over(dev, ino uint64) ([]Attached, error) {
+// Over calls found for each loop device that is attached to a file, whoever attached it,
+// until found returns an error, which it returns: dev and ino are the file's, as stat(2)
+// gives them. While found runs the device stays attached to that file: it is held open, and
+// what the kernel clears it clears when the last user closes it. A device that comes or goes
+// meanwhile may be among them or not.
+func Over(dev, ino uint64, found func(Attached) error) error {
 	dir, err := os.Open(blockDir)
 	if err != nil {
-		return nil, fmt.Errorf("list loop devices: %w", err)
+		return fmt.Errorf("list loop devices: %w", err)
 	}
 	names, err := dir.Readdirnames(-1)
 	if err = errors.Join(err, dir.Close()); err != nil {
-		return nil, fmt.Errorf("list loop devices: %w", err)
+		return fmt.Errorf("list loop devices: %w", err)
 	}
-	var found []Attached
 	for _, name := range names {
 		number, err := strconv.Atoi(strings.TrimPrefix(name, "loop"))
 		if err != nil || !strings.HasPrefix(name, "loop") {
@@ -75,18 +80,30 @@ func Over(dev, ino uint64) ([]Attached, error) {
 		if _, err := os.Lstat(blockDir + "/" + name + "/loop"); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		a, err := Status(number)
-		if errors.Is(err, ErrNotAttached) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if a.Dev == dev && a.Ino == ino {
-			found = append(found, a)
+		if err := overOne(number, dev, ino, found); err != nil {
+			return err
 		}
 	}
-	return found, nil
+	return nil
+}
+
+func overOne(number int, dev, ino uint64, found func(Attached) error) error {
+	node, err := openNode(number, true)
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
+		return nil // it went
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = node.Close() }()
+	a, err := statusOf(node, number)
+	if errors.Is(err, ErrNotAttached) {
+		return nil
+	}
+	if err != nil || a.Dev != dev || a.Ino != ino {
+		return err
+	}
+	return found(a)
 }
 
 // Path is the path of a loop device's file as the kernel knows it, for people; "" where the

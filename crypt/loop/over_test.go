@@ -18,8 +18,8 @@ func TestOver(t *testing.T) {
 	}
 	over := func() []Attached {
 		t.Helper()
-		found, err := Over(st.Dev, st.Ino)
-		if err != nil {
+		var found []Attached
+		if err := Over(st.Dev, st.Ino, func(a Attached) error { found = append(found, a); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		return found
@@ -49,6 +49,29 @@ func TestOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stranger.Close()
+	stop := errors.New("enough")
+	if err := Over(st.Dev, st.Ino, func(Attached) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("%v, want %v", err, stop)
+	}
+	// While it is looked at, it does not become another file's.
+	if err := Over(st.Dev, st.Ino, func(a Attached) error {
+		if a.Number != first.Number {
+			return nil
+		}
+		if err := first.Close(); err != nil {
+			return err
+		}
+		again, err := Status(a.Number)
+		if err == nil && again != a {
+			err = errors.New("another file's")
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	if first, err = Attach(t.Context(), f, Options{ReadOnly: true}); err != nil {
+		t.Fatal(err)
+	}
 	numbers := map[int]bool{}
 	for _, a := range over() {
 		numbers[a.Number] = true

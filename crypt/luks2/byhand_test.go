@@ -3,8 +3,10 @@ package luks2_test
 import (
 	"bytes"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -115,6 +117,72 @@ func wantChanged(t *testing.T, err error, field string) {
 	var e *luks2.HeaderError
 	if !errors.As(err, &e) || !errors.Is(err, luks2.ErrNotAuthentic) || !slices.ContainsFunc(e.Fields, func(c luks2.Change) bool { return c.Field == field }) {
 		t.Errorf("%v does not name %s", err, field)
+	}
+}
+
+// Adopt is cut short after each write and sync, in an image whose only slot cryptsetup made
+// costly: it goes on opening with cryptsetup, and the second try finishes.
+func TestAdoptCrash(t *testing.T) {
+	f := newImage(t)
+	_, key := mustFormat(t, f, luks2.Params{Owner: &owner, KeySize: 32})
+	mustCryptsetup(t, append([]string{"luksConvertKey", "--key-slot", "0", f.Name()}, argonQuick...)...)
+	image, err := os.ReadFile(f.Name())
+	must(t, err)
+	image = image[:1<<20]
+	adopt := func(f luks2.File) error {
+		return luks2.Adopt(t.Context(), f, owner, secret, secret, luks2.RandomKeyKDF())
+	}
+	whole := newCrashFile(image, 1<<30)
+	must(t, adopt(whole))
+	for after := range whole.ops {
+		f := newCrashFile(image, after)
+		if err := adopt(f); !errors.Is(err, errCrash) {
+			t.Fatalf("after %d: %v", after, err)
+		}
+		rng := rand.New(rand.NewPCG(9, uint64(after)))
+		for _, left := range [][]byte{f.killed(rng), f.powerCut(rng)} {
+			g := newCrashFile(left, 1<<30)
+			if got, _, err := mustRead(t, g).Unlock(g, secret); err != nil || !bytes.Equal(got, key) {
+				t.Fatalf("after %d: %v", after, err)
+			}
+			must(t, adopt(g))
+			must(t, luks2.Repair(g))
+			h := mustRead(t, g)
+			must(t, h.Authentic(owner, secret))
+			if _, _, err := h.UnlockOwn(t.Context(), g, secret); err != nil || len(h.Slots()) != 1 {
+				t.Errorf("after %d: %d slots, %v", after, len(h.Slots()), err)
+			}
+			if tokens, err := h.Tokens(); err != nil || len(tokens) != 1 {
+				t.Errorf("after %d: tokens %v, %v", after, tokens, err)
+			}
+		}
+	}
+}
+
+// A slot of others that wants more memory than there is keeps nobody from adopting, opening or
+// exchanging. Here it wants 256 MiB; one try would be seen in the memory of this process.
+func TestCostlySlotOfOthersIsNotTried(t *testing.T) {
+	second := filepath.Join(t.TempDir(), "second")
+	must(t, os.WriteFile(second, []byte("second"), 0o600))
+	f := newImage(t)
+	mustFormat(t, f, luks2.Params{Owner: &owner})
+	mustCryptsetup(t, "luksAddKey", "--pbkdf", "argon2id", "--pbkdf-force-iterations", "4", "--pbkdf-memory", "262144", "--pbkdf-parallel", "1", f.Name(), second)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	must(t, luks2.Adopt(t.Context(), f, owner, secret, secret, luks2.RandomKeyKDF()))
+	must(t, luks2.Exchange(t.Context(), f, owner, secret, next, luks2.RandomKeyKDF()))
+	h := mustRead(t, f)
+	_, _, err := h.UnlockOwn(t.Context(), f, next)
+	must(t, err)
+	if _, _, err := h.UnlockOwn(t.Context(), f, secret); !errors.Is(err, luks2.ErrNoKey) {
+		t.Errorf("the old passphrase: %v", err)
+	}
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20 {
+		t.Errorf("%d MiB", used>>20)
+	}
+	if len(h.Slots()) != 2 {
+		t.Errorf("%d slots", len(h.Slots()))
 	}
 }
 

@@ -3,6 +3,9 @@
 // without cgo and without device-mapper. What it writes, cryptsetup 2.x reads, repairs
 // and re-encrypts; what cryptsetup writes, it reads.
 //
+// Read and Unlock believe a header: they are for tools and tests. Whoever maps an image calls
+// CheckOwn, Authentic and UnlockOwn; see ImageToken.
+//
 // # Layout
 //
 // Format with the default Params makes, in bytes from the begin of the file:
@@ -18,6 +21,8 @@
 //	 548864  258048  area of the third
 //	 806912  241664  too small for a fourth; cryptsetup reencrypt keeps its log in what is free
 //	1048576       -  the data: aes-xts-plain64 in sectors of 4096, IVs count from 0
+//
+// The JSON of an image of format 2 is 2 to 3 KiB, most of it the token's fields.
 //
 // So a new image takes 284 KiB on disk. A 256 bit key takes areas of 128 KiB, and seven
 // fit. Key slots are always written with aes-xts-plain64 and a key of 512 bits,
@@ -37,6 +42,8 @@
 //   - RemoveSlot: area overwritten, Sync, header. The old passphrase is useless from the
 //     first Sync on; until the header follows, it lists a slot that nothing opens.
 //   - Erase: everything, one Sync. To be repeated after a crash.
+//   - Exchange, Upgrade, Adopt: slots and token; see exchange.run. The image opens, and is
+//     authentic, with the old or the new passphrase.
 //   - Format: key slot and header, one Sync. The file is undefined until it returns.
 //
 // A change works on the header that is on the disk at that moment and fails with ErrStale

@@ -105,18 +105,20 @@ type exchange struct {
 	kdf       KDF
 	// both and one seal a header of format 2: as long as old opens it, and from then on.
 	both, one *sealing
-	// thorough tries costly slots of others too: a person waits for it.
+	// thorough tries costly slots too, where no other opens: a person waits for it.
 	thorough bool
 }
 
 // run does it, in this order. After each step the image opens, and is authentic, with:
 //
+//  0. a costly slot of old's marked    old; only Adopt, where no other opens
 //  1. slot for next in the header      old or next; the token has both MACs
 //  2. old's slots marked               old or next
 //  3. each of them destroyed           next
 //  4. the mark removed                 next; the token has one MAC
 func (e *exchange) run(h *Header) error {
 	defer func() { h.seal = nil }()
+	from := -1
 	key, kept, err := h.UnlockOwn(e.ctx, e.file, e.next)
 	if errors.Is(err, ErrNoKey) || errors.Is(err, ErrTooCostly) {
 		unlock := h.UnlockOwn
@@ -124,7 +126,7 @@ func (e *exchange) run(h *Header) error {
 			unlock = h.UnlockAny
 		}
 		kept = -1
-		key, _, err = unlock(e.ctx, e.file, e.old)
+		key, from, err = unlock(e.ctx, e.file, e.old)
 	}
 	if err != nil {
 		return err
@@ -143,6 +145,13 @@ func (e *exchange) run(h *Header) error {
 		*h = *mended
 	}
 	if kept < 0 {
+		if k, _ := h.meta.slot(from); h.meta.own(k) != nil {
+			// Nobody tries this one again without need, so it is marked first.
+			h.seal = e.both
+			if err := h.mark(e.file, e.next, []int{from}); err != nil {
+				return err
+			}
+		}
 		if kept, err = e.addProven(h, key); err != nil {
 			return err
 		}
@@ -182,15 +191,11 @@ func (e *exchange) addProven(h *Header, key []byte) (int, error) {
 // retire marks the slots that old opens.
 func (e *exchange) retire(h *Header, kept int) error {
 	var slots []int
-	var spent budget
 	for _, k := range h.meta.slots {
 		if err := e.ctx.Err(); err != nil {
 			return context.Cause(e.ctx)
 		}
-		if _, bound := h.meta.digestOf(k.id); k.id == kept || !bound || k.typ != "luks2" {
-			continue
-		}
-		if !k.kdf.cheap() && (!e.thorough || spent.take(k) != nil) {
+		if _, bound := h.meta.digestOf(k.id); k.id == kept || !bound || k.typ != "luks2" || !k.kdf.cheap() {
 			continue
 		}
 		key, err := h.UnlockSlot(e.file, k.id, e.old)

@@ -112,7 +112,7 @@ func (a *Anchor) with(ctx context.Context, place uint32, fn func(*device, *nvInd
 		return err
 	}
 	if ix == nil {
-		return fmt.Errorf("%w: there is no index at %#x any more; the TPM was cleared, or its owner deleted it", keys.ErrAnchorLost, place)
+		return fmt.Errorf("%w: there is no index at %#x any more; the TPM was cleared, its owner deleted the index, or the ring is of before a rotation", keys.ErrAnchorLost, place)
 	}
 	switch err := fn(d, ix); {
 	case errors.Is(err, tpm2.TPMRCAuthFail), errors.Is(err, tpm2.TPMRCBadAuth), errors.Is(err, tpm2.TPMRCNVAuthorization):

@@ -5,6 +5,8 @@ package tpm
 import (
 	"context"
 	"errors"
+	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 
@@ -61,5 +63,49 @@ func TestDeviceGivesUpWithItsContext(t *testing.T) {
 	cancel()
 	if _, err := New(Config{}).Wrap(ctx, binding, tierKey); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
+	}
+}
+
+// The commands that are told where the owner has a password make the very key that slots
+// were sealed under before it was set.
+func TestDeviceAdviceHelps(t *testing.T) {
+	d, err := open(t.Context(), DefaultPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := d.chooseRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.releaseRoot(before)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	command := func(text string) {
+		t.Helper()
+		cmd := exec.Command("sh", "-ec", text)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", text, err, out)
+		}
+	}
+	command("tpm2_changeauth -c owner PASSWORD")
+	t.Cleanup(func() { command("tpm2_changeauth -c owner -p PASSWORD; tpm2_evictcontrol -C o -c 0x81000001") })
+	find := func() (*root, error) {
+		d, err := open(t.Context(), DefaultPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		return d.findRoot(before.name.Buffer, 0, false)
+	}
+	if _, err := find(); !errors.Is(err, keys.ErrOwnerPassword) {
+		t.Fatalf("got %v", err)
+	}
+	_, advice, _ := strings.Cut(persistAdvice, "with tpm2-tools: ")
+	command(advice)
+	if r, err := find(); err != nil || r.transient {
+		t.Fatalf("the advice does not help: %v", err)
 	}
 }

@@ -31,7 +31,12 @@ func Locate(path string) (string, error) {
 	var others []string
 	if numbered.MatchString(filepath.Base(path)) {
 		// The pattern makes sense, and there is no other error.
-		others, _ = filepath.Glob(filepath.Join(filepath.Dir(path), "tpmrm*"))
+		found, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "tpmrm*"))
+		for _, other := range found {
+			if numbered.MatchString(filepath.Base(other)) {
+				others = append(others, other)
+			}
+		}
 	}
 	switch len(others) {
 	case 0:

@@ -68,6 +68,7 @@ func TestLocate(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	touch("tpm1") // without a resource manager
+	touch("tpmrm0.hidden")
 	if _, err := Locate(path("tpmrm0")); !errors.Is(err, keys.ErrNoTPM) {
 		t.Fatalf("got %v", err)
 	}

@@ -115,6 +115,9 @@ func (c Config) measured(blob json.RawMessage, least tpm.Selection) error {
 // Anchor lets ring be anchored in the TPM where there is one and the ring has to do with
 // it: by the setting, a slot, or its own word.
 func (c Config) Anchor(ring *keys.Ring) {
+	if c.NoAnchor {
+		ring.UseNone()
+	}
 	if c.wantsAnchor(ring) {
 		ring.Use(tpm.NewAnchor(c.TPM, c.Unmeasured))
 	}

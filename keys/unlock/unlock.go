@@ -37,7 +37,8 @@ type Config struct {
 	// Looking: the slots are only tried, nothing is done with the key. Without a Provider
 	// slots of software alone then open too.
 	Looking bool
-	// NoAnchor leaves the TPM's memory of the ring alone; see keys.Anchor.
+	// NoAnchor takes the ring without asking the TPM's memory of it; see keys.Anchor. It is
+	// the way back where that is lost and there is no recovery key.
 	NoAnchor bool
 	// WaitUntil is how long the device of a TPM may take to appear; zero for not waiting.
 	WaitUntil time.Time

@@ -71,8 +71,11 @@ func applyDiff(d Driver, x *exchange) (response, error) {
 	size, err := d.ApplyDiff(x.Context(), id, parent, in)
 	if err != nil {
 		// Take the rest, or the client may find the connection closed under its
-		// write and retry in place of reading the error.
-		_, _ = io.Copy(io.Discard, in)
+		// write and retry in place of reading the error. One that has gone does neither, and
+		// a read of its body may still be under way.
+		if x.Context().Err() == nil {
+			_, _ = io.Copy(io.Discard, in)
+		}
 		return response{}, err
 	}
 	// A tar may be padded after its end marker.

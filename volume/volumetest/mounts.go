@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unmountBelow unmounts everything below a folder, as a reboot does.
-func unmountBelow(t testing.TB, dir string) {
+// UnmountBelow unmounts everything below a folder, as a reboot does.
+func UnmountBelow(t testing.TB, dir string) {
 	t.Helper()
 	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {

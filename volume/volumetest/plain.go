@@ -75,6 +75,9 @@ func (p *plain) passphrase(ctx context.Context, format int, uuid string) ([]byte
 	if err != nil {
 		return nil, err
 	}
+	if err := crypt.CheckFormat(format, keys.Floor()); err != nil {
+		return nil, err
+	}
 	return keys.Passphrase(format, volume.KeyKind, p.im.ID.String(), uuid)
 }
 
@@ -92,11 +95,20 @@ func (p *plain) Create(ctx context.Context, size int64) (err error) {
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	id := uuid.NewString()
-	pass, err := p.passphrase(ctx, luks2.Format2, id)
+	keys, err := p.keys(ctx, p.im.Tier)
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	_, key, err := luks2.Format(f, luks2.Params{UUID: id, Owner: p.owner(), Tokens: []json.RawMessage{p.im.Token}}, luks2.RandomKeyKDF(), pass)
+	// As the program of its time made it, in a tier that was not upgraded.
+	format, owner := luks2.Format2, p.owner()
+	if keys.Floor() == luks2.Format1 {
+		format, owner = luks2.Format1, nil
+	}
+	pass, err := p.passphrase(ctx, format, id)
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	_, key, err := luks2.Format(f, luks2.Params{UUID: id, Owner: owner, Tokens: []json.RawMessage{p.im.Token}}, luks2.RandomKeyKDF(), pass)
 	if err != nil {
 		return err
 	}
@@ -121,15 +133,19 @@ func (p *plain) Create(ctx context.Context, size int64) (err error) {
 
 // attached finds the loop device over the image.
 func (p *plain) attached() (name string, number int, err error) {
-	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	entries, err := os.ReadDir("/sys/block")
 	if err != nil {
 		return "", 0, err
 	}
-	for _, f := range files {
-		if text, err := os.ReadFile(f); err == nil && strings.TrimSpace(string(text)) == p.im.Path {
-			name := filepath.Base(filepath.Dir(filepath.Dir(f)))
-			n, err := strconv.Atoi(strings.TrimPrefix(name, "loop"))
-			return name, n, err
+	for _, e := range entries {
+		number, ok := strings.CutPrefix(e.Name(), "loop")
+		if !ok {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join("/sys/block", e.Name(), "loop/backing_file"))
+		if err == nil && strings.TrimSpace(string(text)) == p.im.Path {
+			n, err := strconv.Atoi(number)
+			return e.Name(), n, err
 		}
 	}
 	return "", 0, nil
@@ -159,15 +175,20 @@ func (p *plain) Get(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := h.Authentic(*p.owner(), pass); err != nil {
-		return err
+	if h.Format() != luks2.Format1 {
+		if err := h.Authentic(*p.owner(), pass); err != nil {
+			return err
+		}
 	}
 	key, _, err := h.UnlockOwn(ctx, f, pass)
 	if err != nil {
 		return err
 	}
 	clear(key)
-	return run(ctx, "mount", "-t", "ext4", "-o", "discard,loop,offset="+strconv.Itoa(luks2.DefaultDataOffset), p.im.Path, p.im.Mnt)
+	if err := run(ctx, "mount", "-t", "ext4", "-o", "discard,loop,offset="+strconv.Itoa(luks2.DefaultDataOffset), p.im.Path, p.im.Mnt); err != nil {
+		return err
+	}
+	return unix.Mount("", p.im.Mnt, "", unix.MS_REMOUNT|unix.MS_BIND|p.im.Options.Flags, "")
 }
 
 func (p *plain) Put(context.Context) error {
@@ -207,7 +228,11 @@ func (p *plain) Remove(context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(luks2.Erase(f), f.Close(), os.Remove(p.im.Path))
+	err = luks2.Erase(f)
+	if errors.Is(err, luks2.ErrNotLUKS2) {
+		err = nil // nothing is left to destroy
+	}
+	return errors.Join(err, f.Close(), os.Remove(p.im.Path))
 }
 
 func (p *plain) Size() (int64, error) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,6 +25,8 @@ type Backend struct {
 	// store's own.
 	Devices func(keys func(context.Context, persist.Tier) (volume.KeySource, error)) volume.Devices
 	Many    int // volumes to mount at once
+	// Sequences is how many random sequences of operations the model test does.
+	Sequences int
 	// Grows: this machine lets file systems grow (CAP_SYS_RESOURCE).
 	Grows bool
 }
@@ -44,8 +47,9 @@ func Run(t *testing.T, b Backend) {
 	tests := map[string]func(e *env){
 		"Lifecycle": testLifecycle, "Recreate": testRecreate, "Counts": testCounts, "Restart": testRestart, "Reboot": testReboot,
 		"Revision": testRevision, "Clear": testClear, "Bound": testBound, "Trim": testTrim, "Purge": testPurge, "InUse": testInUse,
+		"Copying": testCopying, "Counters": testCounters, "Superseded": testSuperseded, "Immutable": testImmutable, "Closed": testClosed, "Crashes": testCrashes,
 		"Locked": testLocked, "Damaged": testDamaged, "Host": testHost, "Beside": testBeside, "Remade": testRemade, "Copy": testCopy, "Race": testRace, "Sweep": testSweep,
-		"Many": func(e *env) { testMany(e, b.Many) },
+		"Many": func(e *env) { testMany(e, b.Many) }, "Model": func(e *env) { testModel(e, b.Sequences) },
 	}
 	if b.Grows {
 		tests["Grow"] = testGrow
@@ -75,7 +79,7 @@ func newEnv(t *testing.T, b Backend) *env {
 	if b.Devices != nil {
 		e.cfg.Devices = b.Devices(keys)
 	}
-	t.Cleanup(func() { unmountBelow(t, dir) })
+	t.Cleanup(func() { UnmountBelow(t, dir) })
 	// There is a vault; its ring is the keys' business.
 	ring := e.cfg.Layout.KeyRing(persist.Vault)
 	e.must(os.MkdirAll(filepath.Dir(ring), 0o700))
@@ -318,7 +322,7 @@ func testRestart(e *env) {
 // reboot unmounts everything and begins another boot.
 func (e *env) reboot(boot string) {
 	e.Helper()
-	unmountBelow(e, filepath.Dir(e.cfg.Mounts))
+	UnmountBelow(e, filepath.Dir(e.cfg.Mounts))
 	e.cfg.BootID = boot
 	e.open()
 }
@@ -670,13 +674,19 @@ func testLocked(e *env) {
 	e.unlocks("vol")
 }
 
-// states wants each volume in a state.
-func (e *env) states(want map[string]string) {
+// states wants each volume in a state; what was superseded is none.
+func (e *env) states(want map[string]string, superseded ...volume.ID) {
 	e.Helper()
 	all, err := e.store.InspectAll(e.Context())
 	e.must(err)
 	got := map[string]string{}
 	for _, st := range all {
+		if slices.Contains(superseded, st.ID()) {
+			if st.State != volume.StateSuperseded {
+				e.Errorf("%s is %s", st.ID(), st.State)
+			}
+			continue
+		}
 		got[st.Name] = st.State
 	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {

@@ -1,5 +1,5 @@
 // Package image writes a read-only ext4 file system in one pass over a stream of
-// files, without mounting anything and without reading back what it wrote.
+// files, without mounting anything.
 //
 // File content goes out in the order in which it comes, each file in one piece, after
 // the superblock and room for the group descriptors. What is only known at the end
@@ -11,6 +11,10 @@
 //	from block 65 on    file content, xattr blocks, extent blocks, in order of arrival
 //	                    directories
 //	                    inode table of all groups, then the bitmaps of all groups
+//
+// While it is written, names and inodes that memory has no room for lie behind MaxSize; the
+// image is cut off before. The stream may be hostile: whatever grows with it is bounded, see
+// LimitError and the constants beside it, and memory is too.
 //
 // There is no journal and there are no backups. Blocks that the file system does not
 // use are never written, nor read by the kernel: they may hold anything.

@@ -50,11 +50,12 @@ machine_start() {
   # A login owns the terminal; otherwise what qemu itself says is kept for the report of a failure.
   exec 6<&0
   if [ -n "$shell" ]; then exec 4>&1; else exec 4>"$work/machine.log"; fi
+  # No lock on the system: nobody writes to it, and User-Mode Linux, which locks all of it to read, would keep qemu out.
   # pdeathsig: if the script is killed outright, qemu goes too (and swtpm after it).
   setpriv --pdeathsig KILL "${pin[@]}" qemu-system-x86_64 "${accel[@]}" -smp "$cpus" -m "$memory" -display none -monitor none -no-reboot -nodefaults \
     -kernel "$system/vmlinuz" -initrd "$system/initrd.img" \
     -append "guest.disks=vd console=ttyS0 maxcpus=1 quiet loglevel=4 panic=-1 no_timer_check mitigations=off random.trust_cpu=on ${GUEST_APPEND:-}" \
-    -drive "file=$system/root.img,if=virtio,format=raw,snapshot=on,cache=unsafe" \
+    -drive "file=$system/root.img,if=virtio,format=raw,snapshot=on,cache=unsafe,file.locking=off" \
     -drive "file=$work/host.img,if=virtio,format=raw,readonly=on" \
     -drive "file=$disk,if=virtio,$disk_options" \
     -device virtio-rng-pci \
