@@ -248,14 +248,17 @@ func closeNamed(ctx context.Context, node *os.File, name string) error {
 		return err
 	}
 	defer func() { _ = control.Close() }()
-	return retry(ctx, func() error {
-		err := control.Remove(name, false)
-		switch {
-		case errors.Is(err, dm.ErrNotExist):
-			return nil
-		case errors.Is(err, dm.ErrBusy):
-			return fmt.Errorf("%w: %w", dm.ErrExists, err)
-		}
-		return err
-	})
+	return retry(ctx, func() error { return removeIdle(control, name) })
+}
+
+// removeIdle removes a device that has no user. One that has is an error for retry to wait on.
+func removeIdle(control *dm.Control, name string) error {
+	err := control.Remove(name, false)
+	switch {
+	case errors.Is(err, dm.ErrNotExist):
+		return nil
+	case errors.Is(err, dm.ErrBusy):
+		return fmt.Errorf("%w: %w", dm.ErrExists, err)
+	}
+	return err
 }

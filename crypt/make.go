@@ -136,10 +136,16 @@ func (d *VirtualDevice) make(ctx context.Context, size int64, fill func(f *os.Fi
 	}
 	temp.Image.ImagePath = file.Name()
 	defer func() {
-		_ = file.Close()
 		if err != nil {
-			err = errors.Join(d.explain(err), ignoreMissing(os.Remove(temp.path())))
+			err = d.explain(err)
+			// Missing: it got its name, and stays.
+			if removeErr := os.Remove(temp.path()); removeErr != nil {
+				err = errors.Join(err, ignoreMissing(removeErr))
+			} else {
+				err = errors.Join(err, giveBack(file))
+			}
 		}
+		_ = file.Close()
 	}()
 	unlock, err := temp.lock(ctx) // SweepDir leaves locked files alone
 	if err != nil {

@@ -237,8 +237,8 @@ func (d *PlainDevice) Get(ctx context.Context, at string) error {
 				return fmt.Errorf("open disk %s: %w", d.Name, err)
 			}
 			if err := d.fresh(ctx, node); err != nil {
-				_ = node.Close()
-				return err
+				// Gone before the next try: a device with a wrong key would be taken for the disk.
+				return errors.Join(err, closeNamed(context.WithoutCancel(ctx), node, d.dmName()))
 			}
 		}
 		defer func() { _ = node.Close() }() // the mount holds it from then on

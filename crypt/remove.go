@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -23,7 +24,7 @@ import (
 //
 //	renamed to a temporary name, synced    the image as it was, or a file for SweepDir
 //	keys erased, synced                    that file
-//	unlinked                               that file, or nothing
+//	unlinked, blocks given back            that file, or nothing
 //
 // So there never is an image under its own name that cannot be opened.
 func (d *VirtualDevice) Remove(ctx context.Context) error {
@@ -38,21 +39,69 @@ func (d *VirtualDevice) Remove(ctx context.Context) error {
 	if err := syncDir(filepath.Dir(path)); err != nil {
 		return err
 	}
-	return destroy(gone)
+	return destroy(ctx, gone)
 }
 
-// destroy erases the keys of a file with a temporary name, and unlinks it.
-func destroy(path string) error {
+// destroy erases the keys of a file with a temporary name, unlinks the file and gives its
+// blocks back.
+func destroy(ctx context.Context, path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return ignoreMissing(err)
 	}
 	defer func() { _ = f.Close() }()
+	h, headerErr := luks2.Read(f)
 	// What never was an image, or not yet, has no keys to destroy.
 	if err := luks2.Erase(f); err != nil && !errors.Is(err, luks2.ErrNotLUKS2) {
 		return fmt.Errorf("erase the keys of %s: %w", path, err)
 	}
-	return ignoreMissing(os.Remove(path))
+	if err := ignoreMissing(os.Remove(path)); err != nil {
+		return err
+	}
+	// The kernel gives the blocks of an image in use back with its last mount, and those of
+	// another within moments, see giveBack: a removal waits for that only on a full disk.
+	if !isScarce(f) || headerErr == nil && !closed(ctx, h.UUID()) {
+		return nil
+	}
+	return giveBack(f)
+}
+
+// scarce is the free space, in bytes, below which blocks that come back late are missed:
+// more than is written in the moments that the kernel takes.
+const scarce = 1 << 30
+
+// isScarce says whether the file system of a file is nearly full. One that cannot tell is.
+func isScarce(f *os.File) bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(int(f.Fd()), &st) != nil || int64(st.Bavail)*int64(st.Bsize) < scarce
+}
+
+// giveBack frees the blocks of a file without a name and without users now. Unlinking alone
+// does not: a loop device lets go of its file from a worker of the kernel, some time after
+// the device is gone, and a removal that was to make room would leave the disk full.
+func giveBack(f *os.File) error {
+	if err := f.Truncate(0); err != nil {
+		return fmt.Errorf("free the blocks of %s: %w", f.Name(), err)
+	}
+	return nil
+}
+
+// closedWithin is how long a removal waits for an image's last user. The mounts of a
+// container that ended go with its mount namespace, which a worker of the kernel takes
+// down within milliseconds; an image that is in use for good costs a removal this much.
+const closedWithin = 100 * time.Millisecond
+
+// closed makes sure that no device of the image exists. It says false for one in use.
+func closed(ctx context.Context, uuid string) bool {
+	control, err := dm.Open()
+	if err != nil {
+		// No device-mapper, no device. (An image can be removed on a host that cannot open it.)
+		return errors.Is(err, dm.ErrUnavailable)
+	}
+	defer func() { _ = control.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, closedWithin)
+	defer cancel()
+	return retry(ctx, func() error { return removeIdle(control, DeviceName(uuid)) }) == nil
 }
 
 func tempPrefix(path string) string { return "." + filepath.Base(path) + ".tmp-" }
@@ -73,12 +122,12 @@ func SweepDir(ctx context.Context, dir string) error {
 		if !e.Type().IsRegular() || !strings.HasPrefix(e.Name(), ".") || !strings.Contains(e.Name(), ".tmp-") {
 			continue
 		}
-		errs = append(errs, sweepFile(filepath.Join(dir, e.Name())))
+		errs = append(errs, sweepFile(ctx, filepath.Join(dir, e.Name())))
 	}
 	return errors.Join(errs...)
 }
 
-func sweepFile(path string) error {
+func sweepFile(ctx context.Context, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return ignoreMissing(err)
@@ -87,7 +136,7 @@ func sweepFile(path string) error {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
 		return nil
 	}
-	return destroy(path)
+	return destroy(ctx, path)
 }
 
 // Sweep removes the devices that a process left behind when it was killed between

@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// Each takes half a minute, and `make test` has forty: it runs with -short.
-	kills      = 20
+	// Each takes some seconds, and half a minute in an emulated guest, where all of
+	// `make test` has forty: that runs with -short.
+	kills      = 100
 	killsShort = 8
 	// longestLife is how long the plugin lives at most between two kills: long
 	// enough for a container to start or a layer to be written, so that kills hit

@@ -140,7 +140,7 @@ func TestVolumeKilledUnderLoad(t *testing.T) {
 			}
 		}
 	}()
-	for i := range 4 {
+	for i := range 20 {
 		if err := killPlugin(t.Context()); err != nil {
 			t.Errorf("kill %d: %v", i, err)
 			break

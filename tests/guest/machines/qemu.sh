@@ -14,7 +14,7 @@ machine_brings() { :; }
 # machine_tpm : a software TPM beside the machine. It ends by itself when qemu goes away.
 machine_tpm() {
   swtpm socket --tpm2 --tpmstate "dir=$tpm_dir" --ctrl "type=unixio,path=$work/tpm.sock" --flags startup-clear --terminate \
-    >"$work/tpm.log" 2>&1 7>&- 8>&- 9>&- &
+    >"$work/tpm.log" 2>&1 7>&- 8>&- &
   tpm=$!
   local i
   for ((i = 0; i < 100; i++)); do
@@ -50,16 +50,17 @@ machine_start() {
   # A login owns the terminal; otherwise what qemu itself says is kept for the report of a failure.
   exec 6<&0
   if [ -n "$shell" ]; then exec 4>&1; else exec 4>"$work/machine.log"; fi
+  # No lock on the system: nobody writes to it, and User-Mode Linux, which locks all of it to read, would keep qemu out.
   # pdeathsig: if the script is killed outright, qemu goes too (and swtpm after it).
   setpriv --pdeathsig KILL "${pin[@]}" qemu-system-x86_64 "${accel[@]}" -smp "$cpus" -m "$memory" -display none -monitor none -no-reboot -nodefaults \
     -kernel "$system/vmlinuz" -initrd "$system/initrd.img" \
-    -append "disks=vd console=ttyS0 maxcpus=1 quiet loglevel=4 panic=-1 no_timer_check mitigations=off random.trust_cpu=on ${GUEST_APPEND:-}" \
-    -drive "file=$system/root.img,if=virtio,format=raw,snapshot=on,cache=unsafe" \
+    -append "guest.disks=vd console=ttyS0 maxcpus=1 quiet loglevel=4 panic=-1 no_timer_check mitigations=off random.trust_cpu=on ${GUEST_APPEND:-}" \
+    -drive "file=$system/root.img,if=virtio,format=raw,snapshot=on,cache=unsafe,file.locking=off" \
     -drive "file=$work/host.img,if=virtio,format=raw,readonly=on" \
     -drive "file=$disk,if=virtio,$disk_options" \
     -device virtio-rng-pci \
     -chardev "socket,id=tpm,path=$work/tpm.sock" -tpmdev emulator,id=tpm0,chardev=tpm -device tpm-crb,tpmdev=tpm0 \
-    "${ports[@]}" "${console[@]}" <&6 >&4 2>&1 7>&- 8>&- 9>&- &
+    "${ports[@]}" "${console[@]}" <&6 >&4 2>&1 7>&- 8>&- &
   machine=$!
   exec 4>&- 6<&-
 }

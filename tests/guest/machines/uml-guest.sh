@@ -14,7 +14,7 @@ machine_up() {
   done
   # The TPM runs in the guest; its state is a folder of the host's, so it outlives the guest as a TPM does.
   for word in $(</proc/cmdline); do
-    case $word in tpmstate=*) state=${word#tpmstate=} ;; esac
+    case $word in guest.tpmstate=*) state=${word#guest.tpmstate=} ;; esac
   done
   mkdir -p /run/tpm
   mount -t hostfs -o "hostfs=$state" tpmstate /run/tpm

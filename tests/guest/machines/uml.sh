@@ -36,8 +36,8 @@ machine_start() {
     "$kernel/linux" "mem=$memory" "ncpus=$cpus" seccomp=on "umid=guest" "uml_dir=$work" "initrd=$system/initrd-plain.img" \
     "ubd0=$work/root.cow,$system/root.img" "ubd1r=$work/host.img" "ubd2=$disk" "${out[@]}" \
     con=null "$console" ssl=null ssl1=null,fd:3 ssl2=null,fd:4 ssl3=null,fd:5 console=tty0 quiet loglevel=4 panic=-1 random.trust_cpu=on \
-    disks=ubd "tpmstate=$tpm_dir" ${GUEST_APPEND:-} \
-    <&6 >&4 2>&1 6>"$work/alive" 3>"$work/control" 4>"$work/stdout" 5>"$work/stderr" 7>&- 8>&- 9>&- &
+    guest.disks=ubd "guest.tpmstate=$tpm_dir" ${GUEST_APPEND:-} \
+    <&6 >&4 2>&1 6>"$work/alive" 3>"$work/control" 4>"$work/stdout" 5>"$work/stderr" 7>&- 8>&- &
   machine=$!
   exec 4>&- 6<&-
 }
