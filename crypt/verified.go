@@ -78,7 +78,7 @@ func (d *VirtualDevice) believe(ctx context.Context, v *verified) error {
 			return fmt.Errorf("%w: %w", noKey, err)
 		}
 	}
-	return fmt.Errorf("image %s: %w", d.path(), err)
+	return fmt.Errorf("image %s: %w; if you made these changes yourself: layervault image adopt", d.path(), err)
 }
 
 // unlock gets the volume key, once.

@@ -39,6 +39,13 @@ func TestKeyMemory(t *testing.T) {
 	}
 }
 
+// The passphrases of layer "a" with LUKS UUID "u" under a tier key of 32 bytes of 7, by image
+// format; HKDF-SHA256 of another program (Python's hashlib and hmac).
+const (
+	frozenPassphrase1 = "c1b243d60b6ad959926995731928545afd92d642d4367c8aaed92b4715f212b7"
+	frozenPassphrase2 = "c28403c2c7e0c1338bda013c6e9bcd2acab8febf0fdb4d6cd470490716c8002e"
+)
+
 func TestPassphrase(t *testing.T) {
 	raw := bytes.Repeat([]byte{7}, KeySize)
 	key, err := tierKeyFrom(raw)
@@ -50,17 +57,30 @@ func TestPassphrase(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for _, in := range [][3]string{{"layer", "a", "u"}, {"volume", "a", "u"}, {"layer", "b", "u"}, {"layer", "a", "v"}} {
-		p, err := key.Passphrase(1, in[0], in[1], in[2])
-		if err != nil {
-			t.Fatal(err)
+		for _, format := range []int{1, 2} {
+			p, err := key.Passphrase(format, in[0], in[1], in[2])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n, err := hex.Decode(make([]byte, KeySize), p); err != nil || n != KeySize {
+				t.Errorf("%v: %q is not 32 bytes of hex", in, p)
+			}
+			if seen[string(p)] {
+				t.Errorf("%v, format %d: the same as another", in, format)
+			}
+			seen[string(p)] = true
 		}
-		if n, err := hex.Decode(make([]byte, KeySize), p); err != nil || n != KeySize {
-			t.Errorf("%v: %q is not 32 bytes of hex", in, p)
+	}
+	// Frozen: the derivation is a part of the format of images.
+	for format, want := range map[int]string{1: frozenPassphrase1, 2: frozenPassphrase2} {
+		if p, err := key.Passphrase(format, "layer", "a", "u"); err != nil || string(p) != want {
+			t.Errorf("format %d: %s, %v, want %s", format, p, err, want)
 		}
-		if seen[string(p)] {
-			t.Errorf("%v: the same as another", in)
+	}
+	for _, format := range []int{0, 3, -1} {
+		if _, err := key.Passphrase(format, "layer", "a", "u"); err == nil {
+			t.Errorf("format %d was taken", format)
 		}
-		seen[string(p)] = true
 	}
 	for _, in := range [][3]string{{"", "a", "u"}, {"layer", "", "u"}, {"layer", "a", ""}, {"layer/a", "b", "u"}, {"layer", "a/b", "u"}} {
 		if _, err := key.Passphrase(1, in[0], in[1], in[2]); err == nil {

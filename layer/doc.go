@@ -24,6 +24,15 @@
 //	Remove          .tmp-remove-<id>-*/                           the layer is gone; the
 //	                                                              sweep erases the image
 //
+// # What is believed
+//
+// Whoever can write to the switched-off disk can write records. So each is authenticated by
+// the vault's key, when it is read from the disk, and names the UUID of its image and, where
+// that image is never replaced, of its parent's: records cannot be exchanged, changed, or put
+// together anew out of older ones. Records of version 1 have none of that, and are read only
+// while the vault's floor is 1. A store that as a whole is put back to what it was is not
+// noticed.
+//
 // Nothing else is stored: children are counted from the records, what is
 // mounted is asked of the kernel.
 package layer

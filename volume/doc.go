@@ -6,6 +6,7 @@
 //
 //	<tier>/volumes/<uuid>#<generation>        a LUKS2 image; in the clear tier a folder
 //	<tier>/volumes/.<uuid>#<generation>.tmp-* being made, or being removed; swept
+//	<tier>/volumes.json                       which volumes there are, authenticated by the tier's key
 //	volumes/lock                              one byte is locked for each volume in use, see locks
 //	volumes/mounts/<uuid>#<generation>.json   what docker mounted in this boot
 //	volumes/on-disks/<uuid>#<generation>.json the record of a volume on a disk
@@ -15,6 +16,26 @@
 // to begin anew. A volume's [Record] is a token of its image's LUKS2 header (in the clear
 // tier, the file volume.json in its folder), so that an image that was copied elsewhere
 // still says what it is. It is written with the image and never again.
+//
+// # What is believed
+//
+// Whoever can write to the switched-off disk can write records. So a volume is used, changed
+// or removed only if the list of its tier, which is written with the tier's key, has it and
+// says the same; the vault's list has the volumes of the clear tier, and on disks, too, as
+// they have no key of their own, and their records in files, and the host's revision, are
+// authenticated by the vault besides. The list says what superseded what: a generation, or a
+// folder of the clear tier, that it does not know takes nobody's place, what it has and the
+// disk has not is said to be missing, and nothing is collected that it does not vouch for.
+// In a tier that was not upgraded (floor 1) a volume that is not listed is believed as it
+// was before there were lists, within its own place.
+//
+// While the vault is locked nothing vouches for volumes without a key of their own. They can
+// be used where nothing contradicts them: no image and no list, authentic or not, has their
+// name or UUID. They cannot be made, changed or removed then. Where there never was a vault
+// there is nobody to vouch for them, and they work as they are.
+//
+// Nothing here knows that everything on the disk is of the same age: lists, records and
+// images that are all put back together to what they were are as good as they were then.
 //
 // In the file system of an image, or in the folder of the clear tier:
 //
@@ -33,7 +54,8 @@
 // keeps file system, dm-crypt and loop device alive: a killed process leaks nothing, and
 // when the last mount goes the kernel takes the rest down.
 //
-// Docker names each of its mounts by an id. The ids are written down with the boot's id,
+// Docker names each of its mounts by an id, and mounts some more than once under it (docker
+// cp does): ids are counted, and keep their place. They are written down with the boot's id,
 // so that they survive this process and not a reboot; the kernel is the judge of whether
 // a volume is in use: an id without its mount is forgotten, and a mount that nobody but
 // ourselves uses is taken down when the process starts, or when docker removes the volume.

@@ -103,7 +103,7 @@ func (s *Store) release(ctx context.Context, v Volume) (used string, err error) 
 // usedByPeople finds mounts that are none of this store's: they need not be disturbed to
 // know.
 func (s *Store) usedByPeople(v Volume) (used string, err error) {
-	if v.Damage != nil && !v.IsImage() {
+	if v.Damage != nil {
 		return "", nil // what it would be mounted as cannot be told
 	}
 	at, err := s.HostMounts(v)
@@ -127,6 +127,9 @@ func (s *Store) usedByPeople(v Volume) (used string, err error) {
 
 // usedStill asks the kernel who uses a volume of which this store has nothing mounted.
 func (s *Store) usedStill(v Volume) (used string, err error) {
+	if v.IsImage() && v.Damage != nil {
+		return usedFile(v.Path) // its header may not tell which device is its own
+	}
 	if v.IsImage() {
 		dev, err := s.device(v, "")
 		if err != nil {

@@ -11,5 +11,5 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestVolumes(t *testing.T) {
-	volumetest.Run(t, volumetest.Backend{Devices: volumetest.Devices, Many: 20, Sequences: 200})
+	volumetest.Run(t, volumetest.Backend{Devices: volumetest.Devices, Many: 20, Sequences: sequences})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,12 +21,15 @@ type volumeSettings struct {
 	size     string
 	disks    string // device.json
 	diskRoot string
+	group    string // number of the group that may pass through mounts
 
 	sizeBytes int64 // filled by check
+	gid       int
 }
 
 func (v *volumeSettings) register(f *pflag.FlagSet, env func(string) string) {
 	f.StringVar(&v.mounts, "mounts", envOr(env, "mounts", volume.DefaultMounts), "folder where volumes are mounted for docker (env mounts)")
+	f.StringVar(&v.group, "mountsgroup", envOr(env, "mountsgroup", "0"), "number of the group that may pass through the folder of mounts: with userns-remap, that of the remapped root (env mountsgroup)")
 	f.StringVar(&v.size, "volumesize", envOr(env, "volumesize", defaultSize), "size of a volume unless its option size= says another (env volumesize)")
 	f.StringVar(&v.disks, "disks", env("disks"), "device.json or disks.json with disks for volumes (env disks)")
 	f.StringVar(&v.diskRoot, "diskroot", env("diskroot"), "folder that all disks must lie below; empty for --persist (env diskroot)")
@@ -35,13 +39,18 @@ func (v *volumeSettings) check() (err error) {
 	if v.sizeBytes, err = volume.ParseSize(v.size); err != nil {
 		return usagef("setting volumesize=%q: %w", v.size, err)
 	}
+	gid, err := strconv.ParseUint(v.group, 10, 31)
+	if err != nil {
+		return usagef("setting mountsgroup=%q: give the number of a group: %w", v.group, err)
+	}
+	v.gid = int(gid)
 	return nil
 }
 
 // openVolumes opens the store of volumes.
 func (a *app) openVolumes(ctx context.Context, s settings, v volumeSettings, keys volumeKeys, log *slog.Logger) (*volume.Store, error) {
 	return volume.Open(ctx, volume.Config{
-		Layout: a.layout(), Mounts: v.mounts, Keys: keys, Disks: a.disks(s, v, keys, log), DefaultSize: v.sizeBytes, CryptParams: s.crypt(), Log: log,
+		Layout: a.layout(), Mounts: v.mounts, MountsGID: v.gid, Keys: keys, Disks: a.disks(s, v, keys, log), DefaultSize: v.sizeBytes, CryptParams: s.crypt(), Log: log,
 	})
 }
 

@@ -160,13 +160,13 @@ func TestAdoptCrash(t *testing.T) {
 }
 
 // A slot of others that wants more memory than there is keeps nobody from adopting, opening or
-// exchanging. Here it wants 256 MiB; one try would be seen in the memory of this process.
+// exchanging. Here it wants 128 MiB; one try would be seen in the memory of this process.
 func TestCostlySlotOfOthersIsNotTried(t *testing.T) {
 	second := filepath.Join(t.TempDir(), "second")
 	must(t, os.WriteFile(second, []byte("second"), 0o600))
 	f := newImage(t)
 	mustFormat(t, f, luks2.Params{Owner: &owner})
-	mustCryptsetup(t, "luksAddKey", "--pbkdf", "argon2id", "--pbkdf-force-iterations", "4", "--pbkdf-memory", "262144", "--pbkdf-parallel", "1", f.Name(), second)
+	mustCryptsetup(t, "luksAddKey", "--pbkdf", "argon2id", "--pbkdf-force-iterations", "4", "--pbkdf-memory", "131072", "--pbkdf-parallel", "1", f.Name(), second)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	must(t, luks2.Adopt(t.Context(), f, owner, secret, secret, luks2.RandomKeyKDF()))

@@ -99,8 +99,10 @@ func statusOf(st volumes.Status) map[string]any {
 	return out
 }
 
-// list leaves out what docker cannot use: damaged volumes, whose names are unknown, and
-// superseded generations. layervault volume list shows them.
+// list leaves out what docker cannot speak of: superseded generations, damaged volumes of
+// unknown names, and what was refused a name that is another's. A damaged volume that its
+// tier's list knows is shown: it is there, and docker may remove it. layervault volume list
+// shows all.
 func list(ctx context.Context, s Store, _ request) (any, error) {
 	vs, err := s.List(ctx)
 	if err != nil {
@@ -108,12 +110,14 @@ func list(ctx context.Context, s Store, _ request) (any, error) {
 	}
 	res := volume.ListResponse{Volumes: []*volume.Volume{}}
 	for _, v := range vs {
-		if v.Damage != nil || v.Superseded {
+		if v.Superseded || v.Damage != nil && (!v.Listed || v.Name == "") {
 			continue
 		}
-		dir, err := s.Mountpoint(v)
-		if err != nil {
-			return nil, err
+		dir := ""
+		if v.Damage == nil {
+			if dir, err = s.Mountpoint(v); err != nil {
+				return nil, err
+			}
 		}
 		res.Volumes = append(res.Volumes, &volume.Volume{Name: v.Name, Mountpoint: dir, CreatedAt: v.Created.Format(time.RFC3339)})
 	}

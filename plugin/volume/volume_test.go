@@ -86,10 +86,11 @@ func (e endpoint) says(method, body string, status int, part string) string {
 func TestProtocol(t *testing.T) {
 	e := serve(t)
 	dir := t.TempDir()
-	store, err := volume.Open(t.Context(), volume.Config{
+	config := volume.Config{
 		Layout: persist.Layout{Root: dir + "/persist"}, Mounts: dir + "/mounts", Scratch: dir + "/scratch",
 		Keys: volumetest.OpenKeys, Devices: volumetest.Devices(volumetest.OpenKeys),
-	})
+	}
+	store, err := volume.Open(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,8 +127,34 @@ func TestProtocol(t *testing.T) {
 	if _, err := os.Stat(mounted.Mountpoint); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("mount point: %v", err)
 	}
-	e.says("VolumeDriver.Remove", `{"Name":"vol"}`, 200, `{}`)
-	e.says("VolumeDriver.Remove", `{"Name":"vol"}`, 500, `no such volume`)
+	// docker cp mounts once more under the same id: the container keeps its mount.
+	for range 2 {
+		e.says("VolumeDriver.Mount", `{"Name":"vol","ID":"a"}`, 200, mounted.Mountpoint)
+	}
+	e.says("VolumeDriver.Unmount", `{"Name":"vol","ID":"a"}`, 200, `{}`)
+	e.says("VolumeDriver.Path", `{"Name":"vol"}`, 200, mounted.Mountpoint)
+	e.says("VolumeDriver.Unmount", `{"Name":"vol","ID":"a"}`, 200, `{}`)
+	e.says("VolumeDriver.Path", `{"Name":"vol"}`, 200, `{"Mountpoint":""}`)
+	// A damaged volume is still there: docker lists it, and may remove it.
+	v, err := store.Get(t.Context(), "vol")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(v.Path, []byte("not a header"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, err := volume.Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	other := serve(t)
+	other.server.Open(again)
+	other.says("VolumeDriver.List", "", 200, `"Name":"vol"`)
+	other.says("VolumeDriver.Mount", `{"Name":"vol","ID":"a"}`, 500, `damaged`)
+	other.says("VolumeDriver.Create", `{"Name":"vol"}`, 500, `damaged`)
+	other.says("VolumeDriver.Remove", `{"Name":"vol"}`, 200, `{}`)
+	other.says("VolumeDriver.Remove", `{"Name":"vol"}`, 500, `no such volume`)
 }
 
 func TestBadRequests(t *testing.T) {

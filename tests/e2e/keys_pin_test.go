@@ -34,10 +34,10 @@ func TestKeysPIN(t *testing.T) {
 			t.Errorf("a slot was made without unlocking: %d slots", got)
 		}
 		// the recovery key helps meanwhile; and a person who owns the TPM ends the lockout
-		sh(t, `layervault key enroll versatile --label meanwhile --recovery-key-file "$1"; layervault key remove "$(layervault key list --json | jq -r '.slots[] | select(.label == "meanwhile") | .id')"
+		sh(t, `layervault key enroll versatile --label meanwhile --recovery-key-file "$1"; layervault key remove --recovery-key-file "$1" "$(layervault key list --json | jq -r '.slots[] | select(.label == "meanwhile") | .id')"
 			tpm2_dictionarylockout --clear-lockout`, recovery)
 		contains(t, "the right PIN", status(right), "enrolled", "status 0")
-		sh(t, `layervault key remove "$(layervault key list --json | jq -r '.slots[] | select(.provider == "versatile") | .id')"`)
+		sh(t, `layervault key remove --recovery-key-file "$1" "$(layervault key list --json | jq -r '.slots[] | select(.provider == "versatile") | .id')"`, recovery)
 
 		// the setting: a file that something puts there before each start
 		sh(t, `install -m 0600 "$1" /persist/e2e-pin`, right)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -276,10 +277,29 @@ func (m *model) end() {
 	for _, tier := range []persist.Tier{persist.Vault, persist.Clear} {
 		m.empty(m.cfg.Layout.Volumes(tier))
 	}
-	for _, name := range loopsBelow(m.env, m.cfg.Layout.Root) {
-		m.Errorf("left: %s", name)
+	m.noLoops()
+}
+
+// noLoops waits until the kernel has taken down, after the last user went, the loop devices
+// below the store's folder.
+func (m *model) noLoops() {
+	m.Helper()
+	for end := time.Now().Add(loopPatience); ; time.Sleep(loopPause) {
+		left := loopsBelow(m.env, m.cfg.Layout.Root)
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			m.Errorf("left: %v", left)
+			return
+		}
 	}
 }
+
+const (
+	loopPatience = 30 * time.Second
+	loopPause    = 10 * time.Millisecond
+)
 
 // loopsBelow lists the loop devices of files below a folder, also of those that were removed.
 func loopsBelow(e *env, dir string) (left []string) {
