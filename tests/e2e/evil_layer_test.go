@@ -298,13 +298,15 @@ const importMemory = 128 << 20
 // 128 MiB without swap, which goes on and takes the next layer. The largest memory that it
 // had is logged.
 func TestImportMemory(t *testing.T) {
-	cgroup, err := os.MkdirTemp("/sys/fs/cgroup", "evil-")
-	must(t, err)
-	for name, value := range map[string]string{"memory.max": strconv.Itoa(importMemory), "memory.swap.max": "0"} {
-		if err := os.WriteFile(filepath.Join(cgroup, name), []byte(value), 0); err != nil && !(name == "memory.swap.max" && errors.Is(err, os.ErrNotExist)) {
-			t.Fatal(err)
-		}
+	// The control: what takes more is killed.
+	control := memoryGroup(t)
+	if out, err := trySh(t, `echo $$ >"$1/cgroup.procs"; head -c 200M /dev/zero | tail -c 199M | wc -c`, control); err == nil {
+		t.Errorf("the control group bounds nothing: %s", out)
 	}
+	if oomKills(t, control) == 0 {
+		t.Error("the control was not killed for its memory")
+	}
+	cgroup := memoryGroup(t)
 	m := newMaid(t, "key=versatile", "size=1G")
 	p := m.serve(cgroup)
 	p.init()
@@ -395,15 +397,40 @@ func TestImportMemory(t *testing.T) {
 	p.t = t
 	p.seal("after", "", "after all that")
 	p.reads("after", "file", "after all that")
+	if n := oomKills(t, cgroup); n != 0 {
+		t.Errorf("the kernel killed %d processes of that group", n)
+	}
+	p.stop()
+}
+
+// memoryGroup makes a control group of importMemory without swap.
+func memoryGroup(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/sys/fs/cgroup", "evil-")
+	must(t, err)
+	t.Cleanup(func() { must(t, os.Remove(dir)) })
+	must(t, os.WriteFile(filepath.Join(dir, "memory.max"), []byte(strconv.Itoa(importMemory)), 0))
+	// A kernel without swap has no such file.
+	if err := os.WriteFile(filepath.Join(dir, "memory.swap.max"), []byte("0"), 0); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// oomKills counts the processes of a group that the kernel killed.
+func oomKills(t *testing.T, cgroup string) int {
+	t.Helper()
 	events, err := os.ReadFile(filepath.Join(cgroup, "memory.events"))
 	must(t, err)
 	for line := range strings.Lines(string(events)) {
-		if kills, ok := strings.CutPrefix(line, "oom_kill "); ok && strings.TrimSpace(kills) != "0" {
-			t.Errorf("the kernel killed in that group: %s", events)
+		if kills, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			n, err := strconv.Atoi(strings.TrimSpace(kills))
+			must(t, err)
+			return n
 		}
 	}
-	p.stop()
-	must(t, os.Remove(cgroup))
+	t.Fatalf("%s: no oom_kill in %q", cgroup, events)
+	return 0
 }
 
 // headers writes n headers without content.

@@ -16,6 +16,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -81,6 +82,13 @@ func TestEvilMaidRing(t *testing.T) {
 			ring["slots"] = text(victim.T, change(all))
 		}
 	}
+	// takes is the control: with a setting that lets the attack pass, the vault opens to it.
+	takes := func(settings ...string) {
+		out, err := try(victim.T, "env", slices.Concat(victim.env, settings, []string{"layervault", "status"})...)
+		if err != nil {
+			victim.Errorf("the control with %s: %v\n%s", settings, err, out)
+		}
+	}
 	for _, c := range []struct {
 		name   string
 		words  []string
@@ -89,10 +97,20 @@ func TestEvilMaidRing(t *testing.T) {
 		{"foreign ring with a key file", []string{"weaker than the settings ask for", "versatile"}, func() {
 			ring(filepath.Join(software.persist, "vault"))
 			sh(victim.T, `cp "$1/versatile.key" "$2"`, software.persist, victim.persist)
+			takes("key=versatile", "tpm=/nonexistent")
 		}},
-		{"foreign ring sealed to no PCRs", []string{"weaker than the settings ask for"}, func() { ring(filepath.Join(weak.persist, "vault")) }},
-		{"foreign ring sealed to fewer PCRs", []string{"weaker than the settings ask for", "pcrs"}, func() { ring(filepath.Join(few.persist, "vault")) }},
-		{"foreign ring sealed to the same PCRs", []string{"another key ring was put in place"}, func() { ring(filepath.Join(same.persist, "vault")) }},
+		{"foreign ring sealed to no PCRs", []string{"weaker than the settings ask for"}, func() {
+			ring(filepath.Join(weak.persist, "vault"))
+			takes("pcrs=none", "anchor=none")
+		}},
+		{"foreign ring sealed to fewer PCRs", []string{"weaker than the settings ask for", "pcrs"}, func() {
+			ring(filepath.Join(few.persist, "vault"))
+			takes("pcrs=7", "anchor=none")
+		}},
+		{"foreign ring sealed to the same PCRs", []string{"another key ring was put in place"}, func() {
+			ring(filepath.Join(same.persist, "vault"))
+			takes("anchor=none")
+		}},
 		{"older ring", []string{"an older key ring was put in place"}, func() { ring(older) }},
 		{"ring with the removed slot", []string{"an older key ring was put in place"}, func() {
 			sh(victim.T, `cp "$1/with.json" "$2/keyring.json"; cp "$1/with.json.bak" "$2/keyring.json.bak"`, older, filepath.Join(victim.persist, "vault"))

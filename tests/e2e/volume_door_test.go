@@ -80,9 +80,12 @@ func TestVolumeDoorAlone(t *testing.T) {
 // can find.
 func TestDataRootOnAVolume(t *testing.T) {
 	const canary = "Aezaephae2quooh7Thoo0eeb"
-	logs := func(name string) {
+	logs := func(name, verdict string) {
 		t.Helper()
 		dockerOnOverlay2(t)
+		if got := sh(t, `{ layervault doctor --json --key versatile 2>/dev/null || true; } | jq -r '.[] | select(.check == "data-root") | .verdict'`); got != verdict {
+			t.Errorf("%s: doctor says %q of the data-root, want %q", name, got, verdict)
+		}
 		sh(t, `echo "$2-$1" | docker run -i --rm=false --name "$1" --network none busybox cat >/dev/null; docker logs "$1" | grep -q "$2"`, name, canary)
 		sh(t, `stop-docker --all; sync`)
 	}
@@ -92,13 +95,13 @@ func TestDataRootOnAVolume(t *testing.T) {
 		return strings.TrimSpace(out) != ""
 	}
 	sh(t, `rm -rf /persist/docker; mkdir -p /persist/docker`)
-	logs("plain")
+	logs("plain", "warning")
 	if !found("plain") {
 		t.Error("the search does not find what lies there in the clear")
 	}
 	sh(t, `rm -rf /persist/docker/*; layervault volume create --key versatile -o size=2G docker-root >/dev/null
 		layervault volume mount --key versatile docker-root /persist/docker >/dev/null`)
-	logs("covered")
+	logs("covered", "ok")
 	if out := sh(t, `ls -A /persist/docker`); !strings.Contains(out, "containers") {
 		t.Errorf("data-root holds %q", out)
 	}
