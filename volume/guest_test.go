@@ -149,6 +149,7 @@ func TestUncleanStop(t *testing.T) {
 	to := config(there).Layout.Volumes(persist.Vault)
 	must(t, os.MkdirAll(to, 0o700))
 	sh(t, nil, "cp", "--sparse=always", v.Path, to)
+	sh(t, nil, "cp", config(dir).Layout.VolumeList(persist.Vault), config(there).Layout.VolumeList(persist.Vault))
 	must(t, s.Unmount(t.Context(), "cut", "1"))
 	noDevices(t) // the copy has the same LUKS UUID
 	after := open(t, there)
