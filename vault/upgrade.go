@@ -99,6 +99,7 @@ type Upgrade struct {
 type Upgraded struct {
 	Before Formats // as the disk said it
 	Floor  int
+	Raised bool // by this run
 	// Refused, by title, resisted: the tier does not take them any more. With Force, or
 	// where the floor was raised earlier.
 	Refused []string
@@ -132,7 +133,7 @@ func (u Upgrade) Run(ctx context.Context) (out Upgraded, err error) {
 	if err := u.Keys.SetFloor(ctx, format); err != nil {
 		return out, fmt.Errorf("upgrade %s: %w", u.Tier, err)
 	}
-	out.Floor = u.Keys.Floor()
+	out.Floor, out.Raised = u.Keys.Floor(), true
 	u.log().InfoContext(ctx, "tier upgraded: format 1 is refused from now on",
 		"tier", u.Tier, "images", len(out.Before.OldImages), "records", len(out.Before.OldRecords), "refused", len(out.Refused))
 	return out, nil

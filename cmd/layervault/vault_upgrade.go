@@ -35,6 +35,8 @@ type upgradeView struct {
 	Tier   string `json:"tier"`
 	DryRun bool   `json:"dry_run"`
 	Floor  int    `json:"floor"` // the lowest format that the tier takes now
+	// Upgraded: this run raised it.
+	Upgraded bool `json:"upgraded"`
 	formatsView
 	// Refused resisted, or was put back after the upgrade: it does not open.
 	Refused []string `json:"refused"`
@@ -179,7 +181,7 @@ func (u *upgradeVerb) upgrade(ctx context.Context, tier persist.Tier, ring *keys
 		Contents: u.app.contents(tier, opened.Source), Keys: opened.Source, Layers: layers, Volumes: volumes,
 		Force: u.force, Progress: u.app.upgradeProgress(), Log: log,
 	}.Run(ctx)
-	view.formatsView, view.Floor, view.Refused = formatsOf(done.Before), done.Floor, append(view.Refused, done.Refused...)
+	view.formatsView, view.Floor, view.Upgraded, view.Refused = formatsOf(done.Before), done.Floor, done.Raised, append(view.Refused, done.Refused...)
 	return view, err
 }
 
@@ -294,16 +296,16 @@ func (u *upgradeVerb) print(views []upgradeView) error {
 func (v upgradeView) describe(b *strings.Builder) {
 	old := fmt.Sprintf("%d of %d images and %d of %d records", len(v.OldImages), v.Images, len(v.OldRecords), v.Records)
 	switch {
-	case v.Floor > 1 && len(v.OldImages)+len(v.OldRecords) == 0 || v.Floor > 1 && len(v.Refused) > 0 && !v.DryRun:
+	case v.Upgraded:
+		fmt.Fprintf(b, "%s: upgraded; %s were of format 1, which is refused from now on\n", v.Tier, old)
+	case v.Floor > 1:
 		fmt.Fprintf(b, "%s: of format 2\n", v.Tier)
 	case v.DryRun:
 		fmt.Fprintf(b, "%s: %s are of format 1\n", v.Tier, old)
-	case v.Floor > 1:
-		fmt.Fprintf(b, "%s: upgraded %s; format 1 is refused from now on\n", v.Tier, old)
 	default:
-		fmt.Fprintf(b, "%s: not finished, format 1 is still accepted\n", v.Tier)
+		fmt.Fprintf(b, "%s: not upgraded, format 1 is still accepted\n", v.Tier)
 	}
-	if v.DryRun {
+	if v.DryRun && v.Floor == 1 {
 		for _, title := range append(v.OldImages, v.OldRecords...) {
 			fmt.Fprintf(b, "  would upgrade %s\n", title)
 		}
