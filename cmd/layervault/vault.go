@@ -59,11 +59,10 @@ const tpmPatience = 20 * time.Second
 // openTier unlocks a tier, or makes it when there is none. A locked vault opens with a key
 // that a person handed over (key unlock), for which person, if there is one, then waits.
 func (a *app) openTier(ctx context.Context, tier persist.Tier, s settings, person *handover.Receiver, log *slog.Logger) (tierKeys, error) {
-	cfg := a.keyConfig(s, log)
+	cfg := a.tierKeys(tier, s, log)
 	cfg.WaitUntil = started.Add(tpmPatience)
 	if tier != persist.Vault {
-		// What must open before attestation cannot depend on what was measured.
-		cfg.Tier, cfg.PCRs, cfg.Unmeasured, person = a.layout().Tier(tier), "none", true, nil
+		person = nil
 	}
 	typed, err := a.typedKey(s)
 	if err != nil {
