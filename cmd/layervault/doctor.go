@@ -116,6 +116,8 @@ func (a *app) checks(s settings) []check {
 		{"e2fsprogs", one(checkTools)},
 		{"docker", checkDocker},
 		{"docker tmp", one(checkDockerTmp)},
+		{"data-root", func(ctx context.Context) []finding { return []finding{checkDataRoot(ctx, dockerSocket)} }},
+		{"root", one(checkRoot)},
 		{"persist", func(context.Context) []finding { return checkPersist(a.persist) }},
 		{"swap", one(checkSwap)},
 		{"key slots", func(ctx context.Context) []finding { return checkSlots(ctx, a.keyConfig(s, nil)) }},

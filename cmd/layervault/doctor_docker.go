@@ -48,6 +48,20 @@ func (e engine) major() int {
 }
 
 func askDocker(ctx context.Context, socket string) (engine, error) {
+	var e engine
+	err := askInfo(ctx, socket, &e)
+	return e, err
+}
+
+// dockerRoot is the data-root of the engine.
+func dockerRoot(ctx context.Context, socket string) (string, error) {
+	var info struct{ DockerRootDir string }
+	err := askInfo(ctx, socket, &info)
+	return info.DockerRootDir, err
+}
+
+// askInfo decodes what the engine tells of itself.
+func askInfo(ctx context.Context, socket string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
 	defer cancel()
 	transport := &http.Transport{
@@ -56,20 +70,19 @@ func askDocker(ctx context.Context, socket string) (engine, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 	}
-	var e engine
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/info", nil)
 	if err != nil {
-		return e, err
+		return err
 	}
 	res, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return e, err
+		return err
 	}
-	err = json.NewDecoder(res.Body).Decode(&e)
+	err = json.NewDecoder(res.Body).Decode(into)
 	if err = errors.Join(err, res.Body.Close()); err != nil {
-		return e, fmt.Errorf("answer of the engine: %w", err)
+		return fmt.Errorf("answer of the engine: %w", err)
 	}
-	return e, nil
+	return nil
 }
 
 func checkDocker(ctx context.Context) []finding {
