@@ -30,7 +30,7 @@ const sequences = 2
 
 // TestEncryptedVolumes is the suite on dm-crypt.
 func TestEncryptedVolumes(t *testing.T) {
-	volumetest.Run(t, volumetest.Backend{Many: 100, Sequences: 5, Grows: true})
+	volumetest.Run(t, volumetest.Backend{Many: 100, Sequences: 40, Grows: true})
 }
 
 func config(dir string) volume.Config {
