@@ -214,6 +214,30 @@ func TestHeldByCryptsetup(t *testing.T) {
 	}
 }
 
+// A removal on a nearly full disk takes no blocks from under another program that has the
+// image open.
+func TestRemoveHeldByCryptsetup(t *testing.T) {
+	small := t.TempDir()
+	must(t, unix.Mount("tmpfs", small, "tmpfs", 0, "size=128m"))
+	defer func() { must(t, unix.Unmount(small, unix.MNT_DETACH)) }()
+	d := device(t, crypt.TypeWritable)
+	d.Image.ImagePath = filepath.Join(small, "image.luks")
+	must(t, d.Create(t.Context(), 32<<20))
+	sh(t, "cryptsetup", "open", "--key-file", keyFile(t, d), d.Image.ImagePath, "stock-remove")
+	defer sh(t, "cryptsetup", "close", "stock-remove")
+	mnt := t.TempDir()
+	must(t, unix.Mount(dmNode(t, "stock-remove"), mnt, "ext4", 0, ""))
+	want := bytes.Repeat([]byte("theirs "), 1<<17)
+	must(t, os.WriteFile(filepath.Join(mnt, "f"), want, 0o600))
+	sh(t, "sync")
+	must(t, d.Remove(t.Context()))
+	must(t, os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0o600))
+	if got, err := os.ReadFile(filepath.Join(mnt, "f")); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes are left of %d, %v", len(got), len(want), err)
+	}
+	must(t, unix.Unmount(mnt, 0))
+}
+
 // Growing a copy, or one that is open elsewhere, touches no device, and what is mounted goes
 // on.
 func TestGrowOfACopy(t *testing.T) {

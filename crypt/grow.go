@@ -39,6 +39,13 @@ func (d *VirtualDevice) Opened() (uint64, error) {
 	}
 	defer func() { _ = f.Close() }()
 	h, err := luks2.Read(f)
+	if errors.Is(err, luks2.ErrNotLUKS2) || errors.Is(err, luks2.ErrDamaged) {
+		// Nothing says any more which device would be its own: what lies on the file has it.
+		if err = refuseHolders(f, "", false); errors.Is(err, dm.ErrExists) {
+			err = nil // going
+		}
+		return 0, err
+	}
 	if err != nil {
 		return 0, fmt.Errorf("image %s: %w", d.path(), err)
 	}

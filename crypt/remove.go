@@ -60,7 +60,7 @@ func destroy(ctx context.Context, path string) error {
 	}
 	// The kernel gives the blocks of an image in use back with its last mount, and those of
 	// another within moments, see giveBack: a removal waits for that only on a full disk.
-	if !isScarce(f) || headerErr == nil && !closed(ctx, h.UUID()) {
+	if !isScarce(f) || headerErr == nil && !closed(ctx, f, h.UUID()) {
 		return nil
 	}
 	return giveBack(f)
@@ -92,7 +92,7 @@ func giveBack(f *os.File) error {
 const closedWithin = 100 * time.Millisecond
 
 // closed makes sure that no device of the image exists. It says false for one in use.
-func closed(ctx context.Context, uuid string) bool {
+func closed(ctx context.Context, f *os.File, uuid string) bool {
 	control, err := dm.Open()
 	if err != nil {
 		// No device-mapper, no device. (An image can be removed on a host that cannot open it.)
@@ -101,7 +101,12 @@ func closed(ctx context.Context, uuid string) bool {
 	defer func() { _ = control.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, closedWithin)
 	defer cancel()
-	return retry(ctx, func() error { return removeIdle(control, DeviceName(uuid)) }) == nil
+	if retry(ctx, func() error { return removeIdle(control, DeviceName(uuid)) }) != nil {
+		return false
+	}
+	// Another program's device has another name, and wants the blocks as much.
+	number, err := openedOn(f, deviceUUID(uuid))
+	return err == nil && number == 0
 }
 
 func tempPrefix(path string) string { return "." + filepath.Base(path) + ".tmp-" }

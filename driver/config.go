@@ -39,6 +39,9 @@ type Config struct {
 	// /run/layervault.
 	Scratch string
 	Log     *slog.Logger // nil for slog.Default()
+	// Started is told of the layer store, each time that what Init said was taken up; nil
+	// for nobody.
+	Started func(*layer.Store)
 	// Fatal is told of what only a new start of the plugin mends; nil for nobody.
 	Fatal func(error)
 

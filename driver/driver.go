@@ -52,6 +52,9 @@ func New(cfg Config) *Driver {
 	if cfg.Fatal == nil {
 		cfg.Fatal = func(error) {}
 	}
+	if cfg.Started == nil {
+		cfg.Started = func(*layer.Store) {}
+	}
 	if cfg.Devices == nil {
 		params, log := cfg.CryptParams, cfg.Log
 		cfg.Devices = func(keys KeySource) layer.Devices { return layer.NewDevices(keys, params, log) }

@@ -66,9 +66,13 @@ func (d *Driver) Init(ctx context.Context, opts Options) error {
 		return fmt.Errorf("layervault: start the driver: %w", err)
 	}
 	d.mu.Lock()
-	keys := d.keys
+	keys, store := d.keys, d.store
 	d.mu.Unlock()
-	return d.saveInit(opts, keys)
+	if err := d.saveInit(opts, keys); err != nil {
+		return err
+	}
+	d.cfg.Started(store)
+	return nil
 }
 
 // Resume redoes the last Init, from the file it left. Without one it does
@@ -100,6 +104,16 @@ func (d *Driver) resume(ctx context.Context) error {
 	if err := d.start(ctx, opts); err != nil {
 		return fmt.Errorf("layervault: start the driver again: %w", err)
 	}
+	d.mu.Lock()
+	keys, store := d.keys, d.store
+	d.mu.Unlock()
+	if saved.Version == oldInitVersion {
+		// A tier that is upgraded later would not believe it any more.
+		if err := d.saveInit(opts, keys); err != nil {
+			d.log.WarnContext(ctx, "cannot write what Init said in the present format", "path", d.initPath(), "error", err)
+		}
+	}
+	d.cfg.Started(store)
 	return nil
 }
 
@@ -270,4 +284,25 @@ func RekeyRecord(l persist.Layout, old, next authentic.Keys) error {
 		return nil
 	}
 	return d.saveInit(saved.Options, next)
+}
+
+// RecordVersion is the version of what Init said; 0 where there is nothing, or nothing that
+// can be read: dockerd says it anew.
+func RecordVersion(l persist.Layout) int {
+	saved, err := New(Config{Layout: l}).loadInit()
+	if err != nil {
+		return 0
+	}
+	return saved.Version
+}
+
+// UpgradeRecord writes what Init said, which no key vouched for, in the present version. It
+// is one rename. No driver may run meanwhile.
+func UpgradeRecord(l persist.Layout, keys authentic.Keys) error {
+	d := New(Config{Layout: l})
+	saved, err := d.loadInit()
+	if err != nil || saved.Version != oldInitVersion {
+		return err
+	}
+	return d.saveInit(saved.Options, keys)
 }

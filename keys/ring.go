@@ -80,12 +80,12 @@ func (r *Ring) repair(ctx context.Context) error {
 // with ErrRingLost when the folder already holds layers or volumes, which a new key
 // could not open. p must not be nil: ErrNoProvider.
 func Create(ctx context.Context, path string, p Provider, label string, log *slog.Logger) (*Ring, *TierKey, error) {
-	return CreateAnchored(ctx, path, p, label, nil, log)
+	return CreateAnchored(ctx, path, p, label, nil, Format2, log)
 }
 
 // CreateAnchored is Create of a ring whose writes anchor remembers. It refuses with
 // ErrRingLost when that remembers a ring of the tier already.
-func CreateAnchored(ctx context.Context, path string, p Provider, label string, anchor Anchor, log *slog.Logger) (*Ring, *TierKey, error) {
+func CreateAnchored(ctx context.Context, path string, p Provider, label string, anchor Anchor, floor int, log *slog.Logger) (*Ring, *TierKey, error) {
 	if p == nil {
 		return nil, nil, ErrNoProvider
 	}
@@ -115,7 +115,7 @@ func CreateAnchored(ctx context.Context, path string, p Provider, label string, 
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := r.fill(ctx, key, p, label); err != nil {
+	if err := r.fill(ctx, key, p, label, floor); err != nil {
 		return nil, nil, errors.Join(err, key.Close())
 	}
 	r.store.sweep()
@@ -126,8 +126,8 @@ func CreateAnchored(ctx context.Context, path string, p Provider, label string, 
 	return r, key, nil
 }
 
-func (r *Ring) fill(ctx context.Context, key *TierKey, p Provider, label string) error {
-	r.body = ringBody{ID: uuid.NewString(), Generation: 1, Created: now(), Floor: Format2, version: ringVersion}
+func (r *Ring) fill(ctx context.Context, key *TierKey, p Provider, label string, floor int) error {
+	r.body = ringBody{ID: uuid.NewString(), Generation: 1, Created: now(), Floor: floor, version: ringVersion}
 	slot, err := newSlot(ctx, r.body, key, p, label)
 	if err != nil {
 		return err

@@ -39,6 +39,9 @@ type Device interface {
 	Hold(ctx context.Context) (Held, error)
 	// UUID is the LUKS2 UUID of the image.
 	UUID() (string, error)
+	// Upgrade makes the image one of the present format, in place; see
+	// crypt.VirtualDevice.Upgrade. It may be mounted meanwhile.
+	Upgrade(ctx context.Context) error
 }
 
 // Held is an image kept open.

@@ -28,7 +28,8 @@ type Config struct {
 	// Root holds one directory per layer; it is made if absent.
 	Root string
 	// Scratch is a directory for private mounts. The store mounts a tmpfs of its
-	// own over it, so that no layer mount shows outside this mount namespace.
+	// own over it, so that no layer mount shows outside this mount namespace. ""
+	// is for a store that only looks after records and headers: it can mount nothing.
 	Scratch string
 	// Keys authenticates the records. It must not be nil.
 	Keys    KeySource
@@ -92,8 +93,10 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if s.lock, err = lockStore(ctx, root, cfg.Root); err != nil {
 		return nil, err
 	}
-	if err := prepareScratch(cfg.Scratch); err != nil {
-		return nil, err
+	if cfg.Scratch != "" {
+		if err := prepareScratch(cfg.Scratch); err != nil {
+			return nil, err
+		}
 	}
 	if cfg.SweepDevices != nil {
 		if err := cfg.SweepDevices(ctx); err != nil {
@@ -148,8 +151,11 @@ func (s *Store) Close(ctx context.Context) error {
 		return nil
 	}
 	errs := []error{s.warm.dropAll()}
+	if s.lock != nil && s.cfg.Scratch != "" {
+		errs = append(errs, releaseScratch(s.cfg.Scratch))
+	}
 	if s.lock != nil {
-		errs = append(errs, releaseScratch(s.cfg.Scratch), s.lock.Close())
+		errs = append(errs, s.lock.Close())
 	}
 	return errors.Join(append(errs, s.root.Close())...)
 }

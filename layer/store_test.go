@@ -58,6 +58,8 @@ func (d fileDevice) CreateHeld(ctx context.Context, size int64) (layer.Held, err
 
 func (d fileDevice) UUID() (string, error) { return "uuid-of-" + d.im.Layer, nil }
 
+func (d fileDevice) Upgrade(context.Context) error { return nil }
+
 func (d fileDevice) Hold(context.Context) (layer.Held, error) { return held{open: new(int)}, nil }
 
 // emptyTar is a layer tar without a file.

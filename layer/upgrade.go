@@ -11,11 +11,12 @@ import (
 	"layervault/internal/durable"
 )
 
-// Upgrade writes every record of version 1 as one of the present version and returns how
-// many it wrote. Each is one rename, so it may be cut short at any point and repeated. What
-// version 1 does not say is taken from the disk as it is: nobody can vouch for what was
-// there before. Records that cannot be read are left alone and reported, joined, when the
-// others are done. progress, when set, is called after each layer.
+// Upgrade brings every layer to the present format, its image first, then its record, and
+// returns how many records it wrote. Each layer is locked meanwhile, and may be mounted. It
+// may be cut short at any point and repeated: a record is one rename, an image opens at all
+// times. What version 1 of a record does not say is taken from the disk as it is: nobody can
+// vouch for what was there before. Layers that resist are left alone and reported, joined,
+// when the others are done. progress, when set, is called after each layer.
 func (s *Store) Upgrade(ctx context.Context, progress func(done, total int, id string)) (written int, err error) {
 	ids, err := s.IDs()
 	if err != nil {
@@ -62,8 +63,16 @@ func (s *Store) upgrade(ctx context.Context, id string) (wrote bool, err error) 
 	if errors.Is(err, ErrNotFound) {
 		return false, nil // removed meanwhile
 	}
-	if err != nil || r.Version != oldRecordVersion {
+	if err != nil {
 		return false, err
+	}
+	if r.Kind != Fresh { // what an import left beside a fresh record is never opened
+		if err := s.device(Image{Layer: id, Kind: r.Kind, UUID: r.UUID}, id).Upgrade(ctx); err != nil {
+			return false, fmt.Errorf("upgrade layer %s: %w", id, err)
+		}
+	}
+	if r.Version != oldRecordVersion {
+		return false, nil
 	}
 	if r.Kind == Writable {
 		if r.UUID, err = s.device(Image{Layer: id, Kind: Writable}, id).UUID(); err != nil {

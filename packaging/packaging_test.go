@@ -90,7 +90,7 @@ func TestConfig(t *testing.T) {
 			t.Errorf("key has the default %q", *e.Value)
 		}
 	}
-	want := []string{"key", "pcrs", "agent", "source", "tpm", "pin-file", "allow-zero-pcrs", "anchor", "size", "volumesize", "disks", "cipher", "sector", "loglevel"}
+	want := []string{"key", "pcrs", "agent", "source", "tpm", "pin-file", "allow-zero-pcrs", "anchor", "size", "volumesize", "disks", "cipher", "sector", "upgrade", "loglevel"}
 	if len(names) != len(want) {
 		t.Fatalf("settings are %v, want %v", names, want)
 	}

@@ -30,6 +30,9 @@ type Device interface {
 	// Opened is the number of the device that the image is open as (see unix.Mkdev), 0
 	// when nothing uses it.
 	Opened() (uint64, error)
+	// Upgrade makes the image one of the present format, in place; see
+	// crypt.VirtualDevice.Upgrade. It may be mounted meanwhile.
+	Upgrade(ctx context.Context) error
 }
 
 // Image names one image for a Devices.

@@ -30,7 +30,7 @@ const sequences = 2
 
 // TestEncryptedVolumes is the suite on dm-crypt.
 func TestEncryptedVolumes(t *testing.T) {
-	volumetest.Run(t, volumetest.Backend{Many: 100, Sequences: 20, Grows: true})
+	volumetest.Run(t, volumetest.Backend{Many: 100, Sequences: 40, Grows: true})
 }
 
 func config(dir string) volume.Config {
@@ -149,6 +149,7 @@ func TestUncleanStop(t *testing.T) {
 	to := config(there).Layout.Volumes(persist.Vault)
 	must(t, os.MkdirAll(to, 0o700))
 	sh(t, nil, "cp", "--sparse=always", v.Path, to)
+	sh(t, nil, "cp", config(dir).Layout.VolumeList(persist.Vault), config(there).Layout.VolumeList(persist.Vault))
 	must(t, s.Unmount(t.Context(), "cut", "1"))
 	noDevices(t) // the copy has the same LUKS UUID
 	after := open(t, there)

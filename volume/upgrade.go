@@ -6,91 +6,136 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"layervault/internal/authentic"
 	"layervault/internal/durable"
 	"layervault/persist"
 )
 
-// Upgrade authenticates what a tier that was not upgraded has: records in files are written
-// as version 2, every sound volume is entered in the tier's list, and the host's revision is
-// authenticated with the vault. It returns how many volumes it took in. Each step is one
-// rename, so it may be cut short at any point and repeated. Nobody can vouch for what was
-// there before: it is taken as the disk says it. progress, when set, is called after each
-// volume.
+// Upgrade brings what a tier's key vouches for to the present format: the image of every
+// volume; records in files, which are written as version 2; the tier's list, in which every
+// sound volume is entered; and, with the vault, the host's revision. It returns how many
+// volumes it entered. Each volume is locked meanwhile, and may be mounted. It may be cut
+// short at any point and repeated: a record is one rename, an image opens at all times.
+// Nobody can vouch for what was there before: it is taken as the disk says it. What resists
+// is left alone and reported, joined, when the others are done. progress, when set, is
+// called after each volume.
 func (s *Store) Upgrade(ctx context.Context, tier persist.Tier, progress func(done, total int, name string)) (int, error) {
 	keys, err := s.cfg.Keys(ctx, tier)
 	if err != nil {
 		return 0, fmt.Errorf("upgrade the volumes of %s: %w", tier, err)
 	}
-	todo, err := s.Old(ctx, tier)
+	all, err := s.List(ctx)
 	if err != nil {
 		return 0, err
 	}
-	if keys.Floor() >= recordVersion {
-		todo = nil // what is not listed by now is not ours: see Adopt
-	}
+	all = slices.DeleteFunc(all, func(v Volume) bool { return v.missing || v.KeyTier() != tier })
 	var errs []error
-	done := 0
-	for i, v := range todo {
+	entered := 0
+	for i, v := range all {
 		if ctx.Err() != nil {
-			return done, errors.Join(append(errs, context.Cause(ctx))...)
+			return entered, errors.Join(append(errs, context.Cause(ctx))...)
 		}
-		if err := s.takeIn(ctx, v.ID(), v.where(), keys); err != nil {
+		switch did, err := s.upgrade(ctx, v.ID(), v.where(), keys); {
+		case err != nil:
 			errs = append(errs, err)
-		} else {
-			done++
+		case did:
+			entered++
 		}
 		if progress != nil {
-			progress(i+1, len(todo), v.Name)
+			progress(i+1, len(all), v.lockName())
 		}
 	}
 	if tier == persist.Vault && keys.Floor() < recordVersion {
 		errs = append(errs, s.upgradeRevisions(ctx, keys))
 	}
-	return done, errors.Join(errs...)
+	return entered, errors.Join(errs...)
 }
 
-// Old lists the volumes that Upgrade would take in: those of a tier that are sound, and not
-// in its list or not of the present version.
+// KeyTier is the tier whose key vouches for a volume.
+func (v Volume) KeyTier() persist.Tier { return keyTier(v.Options) }
+
+// Unauthenticated says whether a sound volume is one that a tier which was not upgraded
+// believes without a word of its key: not in the tier's list, or with a record of version 1.
+func (v Volume) Unauthenticated() bool {
+	return v.Damage == nil && !v.Superseded && (!v.Listed || !v.IsImage() && v.MAC == "")
+}
+
+// Missing says whether only the tier's list has the volume.
+func (v Volume) Missing() bool { return v.missing }
+
+// RevisionVersion is the version of the file that says which revision the host runs; 0 where
+// none was set.
+func RevisionVersion(l persist.Layout) (int, error) {
+	r, err := readRevisions(l)
+	if err != nil || r.Current == "" && len(r.Known) == 0 {
+		return 0, err
+	}
+	return r.Version, nil
+}
+
+// Old lists the volumes that Upgrade would take in.
 func (s *Store) Old(ctx context.Context, tier persist.Tier) ([]Volume, error) {
 	all, err := s.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var old []Volume
-	for _, v := range all {
-		if v.Damage == nil && !v.Superseded && keyTier(v.Options) == tier && (!v.Listed || !v.IsImage() && v.MAC == "") {
-			old = append(old, v)
-		}
-	}
-	return old, nil
+	return slices.DeleteFunc(all, func(v Volume) bool { return v.KeyTier() != tier || !v.Unauthenticated() }), nil
 }
 
-// takeIn authenticates one volume's record, and lists it.
-func (s *Store) takeIn(ctx context.Context, id ID, place string, keys KeySource) error {
-	vs, err := s.List(ctx)
-	if err != nil {
-		return err
+// upgrade brings one volume to the present format and says whether it was entered in the
+// tier's list.
+func (s *Store) upgrade(ctx context.Context, id ID, place string, keys KeySource) (bool, error) {
+	v, unlock, err := s.lockAt(ctx, id, place)
+	if err != nil || v == nil { // removed meanwhile
+		return false, err
 	}
-	for _, v := range vs {
-		if v.ID() != id || v.where() != place {
-			continue
+	defer unlock()
+	if v.IsImage() {
+		dev, err := s.device(*v, "")
+		if err == nil {
+			err = dev.Upgrade(ctx)
 		}
-		unlock, err := s.lockName(ctx, v.lockName())
 		if err != nil {
-			return err
+			return false, fmt.Errorf("upgrade volume %s: %w", v.lockName(), err)
 		}
-		defer unlock()
-		if err := s.authenticateRecord(&v, keys); err != nil {
-			return fmt.Errorf("take in volume %s: %w", v.Name, err)
-		}
-		return s.relist(ctx, keyTier(v.Options), keys, func(l *list) error {
-			l.put(entryOf(v.Record))
-			return nil
-		})
 	}
-	return nil // removed meanwhile
+	// What a tier that was upgraded does not list is not ours: see Adopt.
+	if v.Damage != nil || !v.Unauthenticated() || keys.Floor() >= recordVersion {
+		return false, v.refusal()
+	}
+	if err := s.authenticateRecord(v, keys); err != nil {
+		return false, fmt.Errorf("upgrade volume %s: %w", v.Name, err)
+	}
+	return true, s.relist(ctx, keyTier(v.Options), keys, func(l *list) error {
+		l.put(entryOf(v.Record))
+		return nil
+	})
+}
+
+// lockAt locks the generation at a place; nil where there is none any more.
+func (s *Store) lockAt(ctx context.Context, id ID, place string) (_ *Volume, unlock func(), err error) {
+	find := func() (*Volume, error) {
+		all, err := s.List(ctx)
+		i := slices.IndexFunc(all, func(v Volume) bool { return !v.missing && v.ID() == id && v.where() == place })
+		if err != nil || i < 0 {
+			return nil, err
+		}
+		return &all[i], nil
+	}
+	v, err := find()
+	for err == nil && v != nil {
+		locked := v.lockName()
+		if unlock, err = s.lockName(ctx, locked); err != nil {
+			return nil, nil, err
+		}
+		if v, err = find(); err == nil && v != nil && v.lockName() == locked {
+			return v, unlock, nil
+		}
+		unlock()
+	}
+	return nil, nil, err
 }
 
 // authenticateRecord gives a record in a file the authentication of a key. The volume is

@@ -13,6 +13,7 @@ import (
 	"layervault/keys/handover"
 	"layervault/layer"
 	"layervault/plugin/socket"
+	"layervault/vault"
 	"layervault/volume"
 )
 
@@ -49,6 +50,8 @@ func nextStep(err error) string {
 		return "see to the key service and try again; another way in: layervault key recover"
 	case is(keys.ErrLocked), is(keys.ErrNeedsPerson), is(keys.ErrOtherTPM), is(keys.ErrOtherChip):
 		return "layervault key recover"
+	case is(vault.ErrUnfinished):
+		return "layervault vault upgrade --dry-run names everything that does not open"
 	case is(keys.ErrUnfinished):
 		return "mend the images or remove their layers in docker, then: layervault key rotate (--force gives the images up)"
 	case is(errOpensNothing):

@@ -16,6 +16,7 @@ import (
 	"layervault/keys/pemkey"
 	"layervault/layer"
 	"layervault/plugin/socket"
+	"layervault/vault"
 	"layervault/volume"
 	"layervault/volume/disk"
 )
@@ -47,7 +48,7 @@ var statuses = []struct {
 		volume.ErrBadName, volume.ErrBadOption, volume.ErrUnknownOption, volume.ErrNotHere, disk.ErrBadFile, disk.ErrUnsupported}},
 	{statusNoSpace, []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}},
 	{statusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrWrongPIN, keys.ErrLockout, keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost, keys.ErrWeakSlot, keys.ErrPCRChanged, keys.ErrWrongKey, keys.ErrBadRecovery, errOpensNothing, luks2.ErrNoKey}},
-	{statusDamaged, []error{keys.ErrForgedRing, keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, errOtherImages, layer.ErrDamaged, volume.ErrDamaged, volume.ErrAmbiguous, disk.ErrKeyMissing, disk.ErrImageMissing, disk.ErrBadKey, ext4.ErrNotExt4, errFaultyDisk, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly, crypt.ErrOldFormat}},
+	{statusDamaged, []error{keys.ErrForgedRing, keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, errOtherImages, layer.ErrDamaged, volume.ErrDamaged, volume.ErrAmbiguous, disk.ErrKeyMissing, disk.ErrImageMissing, disk.ErrBadKey, ext4.ErrNotExt4, errFaultyDisk, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly, crypt.ErrOldFormat, vault.ErrUnfinished}},
 	{statusDenied, []error{keys.ErrBadMode, disk.ErrOutside, fs.ErrPermission}},
 	{statusHost, []error{errHost, keys.ErrNoTPM, keys.ErrOtherTPM, keys.ErrForgedAnswer, keys.ErrTPMFull, keys.ErrOwnerPassword, keys.ErrAnchor, keys.ErrPCRBank, keys.ErrAgent, keys.ErrNoTrusted, keys.ErrOtherChip, exec.ErrNotFound, disk.ErrTool}},
 	{statusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse, volume.ErrExists, volume.ErrInUse, volume.ErrBusyPath}},

@@ -153,6 +153,15 @@ func (im *image) unlessLeftover(err error, by ...*keys.TierKey) error {
 // refuses a tier that holds LUKS images of other kinds: a rotation would leave them
 // without a key.
 func (a *app) tierImages(t persist.Tier) (_ []*image, err error) {
+	images, err := a.knownImages(t)
+	if err != nil {
+		return nil, err
+	}
+	return images, a.refuseOthers(t, images)
+}
+
+// knownImages is tierImages for whoever takes no image's key.
+func (a *app) knownImages(t persist.Tier) (_ []*image, err error) {
 	images, err := a.layerImages(t)
 	if err != nil {
 		return nil, err
@@ -166,7 +175,7 @@ func (a *app) tierImages(t persist.Tier) (_ []*image, err error) {
 	}
 	// In the same order each time, for whoever watches.
 	slices.SortFunc(images, func(a, b *image) int { return strings.Compare(a.Title(), b.Title()) })
-	return images, a.refuseOthers(t, images)
+	return images, nil
 }
 
 func (a *app) layerImages(t persist.Tier) (_ []*image, err error) {

@@ -15,6 +15,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
+
+	"layervault/vault/vaulttest"
 )
 
 func TestMain(m *testing.M) {
@@ -39,7 +41,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
 			// A setting in the environment of whoever runs the tests is none of theirs.
-			for _, name := range []string{"key", "pcrs", "agent", "source", "tpm", "pin-file", "allow-zero-pcrs", "anchor", "size", "cipher", "sector", "loglevel", "persist"} {
+			for _, name := range []string{"key", "pcrs", "agent", "source", "tpm", "pin-file", "allow-zero-pcrs", "anchor", "size", "cipher", "sector", "upgrade", "loglevel", "persist"} {
 				env.Setenv(name, "")
 			}
 			return nil
@@ -47,8 +49,17 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits,
 			"post":  post,
+			"old":   oldVault,
 		},
 	})
+}
+
+// oldVault makes a folder a /persist of format 1: old DIR.
+func oldVault(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: old DIR")
+	}
+	ts.Check(vaulttest.Unpack(ts.MkAbs(args[0])))
 }
 
 // exits runs a command line and checks its exit status: exits 3 layervault status.

@@ -71,6 +71,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newStatusCommand(a),
 		newDoctorCommand(a),
 		newKeyCommand(a),
+		newVaultCommand(a),
 		newImageCommand(a),
 		newVolumeCommand(a),
 		newRevisionCommand(a),

@@ -102,6 +102,7 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	tiers := newTiers(a, s, person, log)
+	upgrade := newUpgrading(a, s, tiers, onlyVolumes, log)
 	volumes := volumedoor.New(log)
 	doors := []door{volumes}
 	implements := []string{volumedoor.Implements}
@@ -115,6 +116,7 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 			Fatal:       fail,
 			Layout:      a.layout(),
 			Unlock:      tiers.forDriver,
+			Started:     upgrade.layersOpen,
 			CryptParams: s.crypt(),
 			DefaultSize: s.sizeBytes,
 			Log:         log,
@@ -133,7 +135,13 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 		door.Register(h)
 	}
 	var store *volume.Store
-	starting.Go(func() { store = a.startVolumes(ctx, volumes, s, v, tiers, onlyVolumes, log) })
+	starting.Go(func() {
+		store = a.startVolumes(ctx, volumes, s, v, tiers, onlyVolumes, log)
+		upgrade.volumes <- store
+	})
+	behind, stop := context.WithCancel(ctx)
+	defer stop()
+	starting.Go(func() { upgrade.run(behind) })
 
 	err = socket.Serve(ctx, l, h, func() error {
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
@@ -144,6 +152,7 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 		}
 		return errors.Join(errs...)
 	})
+	stop()
 	starting.Wait()
 	if cause := context.Cause(ctx); errors.Is(cause, driver.ErrAstray) {
 		err = errors.Join(err, cause)

@@ -27,6 +27,7 @@ type settings struct {
 	cipher   string
 	sector   string
 	loglevel string
+	upgrade  string
 
 	// Filled by check.
 	allowZeroPCRs bool
@@ -34,6 +35,7 @@ type settings struct {
 	sizeBytes     int64
 	sectorBytes   int
 	level         slog.Level
+	noUpgrade     bool
 }
 
 // Defaults, the same in config.json. There is none for the key: an encrypted
@@ -44,11 +46,18 @@ const (
 	defaultLogLevel = "info"
 )
 
+// The values of the setting upgrade.
+const (
+	upgradeAuto = "auto"
+	upgradeOff  = "off"
+)
+
 func (s *settings) register(f *pflag.FlagSet, env func(string) string) {
 	s.registerKey(f, env)
 	f.StringVar(&s.size, "size", envOr(env, "size", defaultSize), "size of a container's layer (env size)")
 	f.StringVar(&s.cipher, "cipher", envOr(env, "cipher", ""), "cipher of new layers, as dm-crypt names it; empty for aes-xts-plain64 (env cipher)")
 	f.StringVar(&s.sector, "sector", envOr(env, "sector", "4096"), "encryption sector of new layers: 512 or 4096 (env sector)")
+	f.StringVar(&s.upgrade, "upgrade", envOr(env, "upgrade", upgradeAuto), "a vault of format 1 is brought to format 2 at the start: auto, or off (env upgrade)")
 	f.StringVar(&s.loglevel, "loglevel", envOr(env, "loglevel", defaultLogLevel), "debug, info, warn or error (env loglevel)")
 }
 
@@ -85,6 +94,10 @@ func (s *settings) check() error {
 	case err != nil, s.sectorBytes != 512 && s.sectorBytes != 4096:
 		return usagef("setting sector=%q: it is 512 or 4096", s.sector)
 	}
+	if s.upgrade != upgradeAuto && s.upgrade != upgradeOff {
+		return usagef("setting upgrade=%q: it is %s or %s", s.upgrade, upgradeAuto, upgradeOff)
+	}
+	s.noUpgrade = s.upgrade == upgradeOff
 	if err := s.level.UnmarshalText([]byte(s.loglevel)); err != nil {
 		return usagef("setting loglevel=%q: it is debug, info, warn or error", s.loglevel)
 	}

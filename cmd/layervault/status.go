@@ -13,6 +13,7 @@ import (
 	"layervault/keys/unlock"
 	"layervault/layer"
 	"layervault/persist"
+	"layervault/vault"
 	"layervault/volume"
 )
 
@@ -23,6 +24,7 @@ type status struct {
 	Tiers   []tierStatus `json:"tiers"`
 	Layers  layerStatus  `json:"layers"`
 	Volumes volumeStatus `json:"volumes"`
+	Formats formatStatus `json:"formats"`
 	Kernel  kernelStatus `json:"kernel"`
 	Space   spaceStatus  `json:"space"`
 }
@@ -49,6 +51,15 @@ type tierStatus struct {
 	Name  string `json:"name"`
 	Path  string `json:"path"`
 	State string `json:"state"` // a vault state; "clear" where nothing is encrypted
+}
+
+// formatStatus is what the sealed tiers have of each format, as the disk says it.
+type formatStatus struct {
+	Floor      int `json:"floor"` // the lowest that is accepted, of all tiers; 0 where there is no ring
+	Images     int `json:"images"`
+	OldImages  int `json:"old_images"` // of format 1
+	Records    int `json:"records"`
+	OldRecords int `json:"old_records"`
 }
 
 type layerStatus struct {
@@ -103,12 +114,14 @@ func (a *app) readStatus(ctx context.Context, s settings) (status, error) {
 	st.Tiers = a.readTiers(st.Vault.State)
 	rows, layersErr := a.images(ctx)
 	st.Layers = countLayers(rows, layersErr)
+	var formatsErr error
+	st.Formats, formatsErr = a.readFormats(ctx)
 	volumes, volumesErr := volume.List(ctx, a.layout())
 	st.Volumes = countVolumes(volumes)
 	var spaceErr, kernelErr error
 	st.Space, spaceErr = readSpace(a.persist)
 	st.Kernel, st.Layers.Mounted, kernelErr = readKernel(rows)
-	return st, errors.Join(vaultErr, layersErr, volumesErr, spaceErr, kernelErr)
+	return st, errors.Join(vaultErr, layersErr, formatsErr, volumesErr, spaceErr, kernelErr)
 }
 
 // readVault tries every slot that needs no person.
@@ -160,6 +173,41 @@ func (a *app) readTiers(vault string) []tierStatus {
 		tiers = append(tiers, tierStatus{string(t), l.Tier(t), state})
 	}
 	return tiers
+}
+
+// readFormats counts what the tiers have of each format. What cannot be read is counted
+// with the layers and volumes.
+func (a *app) readFormats(ctx context.Context) (st formatStatus, err error) {
+	for _, tier := range sealedTiers {
+		ring, err := keys.Load(ctx, a.layout().KeyRing(tier), nil)
+		if err != nil {
+			continue // a vault that is absent or damaged is told of elsewhere
+		}
+		if st.Floor == 0 || ring.Floor() < st.Floor {
+			st.Floor = ring.Floor()
+		}
+		f, err := vault.Survey(ctx, a.contents(tier, nil), nil)
+		if err != nil {
+			return st, err
+		}
+		st.Images, st.OldImages = st.Images+f.Images, st.OldImages+len(f.OldImages)
+		st.Records, st.OldRecords = st.Records+f.Records, st.OldRecords+len(f.OldRecords)
+	}
+	return st, nil
+}
+
+// line is the formats for people.
+func (f formatStatus) line() string {
+	old := fmt.Sprintf("%d of %d images and %d of %d records", f.OldImages, f.Images, f.OldRecords, f.Records)
+	switch {
+	case f.Floor == 0:
+		return "-"
+	case f.Floor < keys.Format2:
+		return "1: " + old + " of the vaults are of format 1; layervault vault upgrade"
+	case f.OldImages+f.OldRecords > 0:
+		return "2, format 1 is refused; refused: " + old
+	}
+	return "2, format 1 is refused"
 }
 
 func countLayers(rows []imageRow, err error) layerStatus {
@@ -232,6 +280,7 @@ func (a *app) printStatus(st status) error {
 	for _, t := range st.Tiers {
 		line("Tier", "%-15s %-8s %s", t.Name, t.State, t.Path)
 	}
+	line("Format", "%s", st.Formats.line())
 	ciphers := make([]string, 0, len(st.Layers.Ciphers))
 	for c, n := range st.Layers.Ciphers {
 		ciphers = append(ciphers, fmt.Sprintf("%s (%d images)", c, n))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +15,7 @@ import (
 	"layervault/keys/handover"
 	"layervault/keys/unlock"
 	"layervault/persist"
+	"layervault/volume"
 )
 
 // keyConfig says where the vault's key comes from.
@@ -59,11 +61,14 @@ const tpmPatience = 20 * time.Second
 // openTier unlocks a tier, or makes it when there is none. A locked vault opens with a key
 // that a person handed over (key unlock), for which person, if there is one, then waits.
 func (a *app) openTier(ctx context.Context, tier persist.Tier, s settings, person *handover.Receiver, log *slog.Logger) (tierKeys, error) {
-	cfg := a.keyConfig(s, log)
+	cfg := a.tierKeys(tier, s, log)
 	cfg.WaitUntil = started.Add(tpmPatience)
 	if tier != persist.Vault {
-		// What must open before attestation cannot depend on what was measured.
-		cfg.Tier, cfg.PCRs, cfg.Unmeasured, person = a.layout().Tier(tier), "none", true, nil
+		person = nil
+	}
+	var err error
+	if cfg.Floor, err = a.floorOfNew(ctx, tier); err != nil {
+		return tierKeys{}, err
 	}
 	typed, err := a.typedKey(s)
 	if err != nil {
@@ -103,6 +108,32 @@ func (a *app) openTier(ctx context.Context, tier persist.Tier, s settings, perso
 		v.slots = append(v.slots, slotLine(slot))
 	}
 	return v, nil
+}
+
+// floorOfNew is the floor of a tier's ring that is made now. What was written while there
+// was no vault yet, such as the host's revision, has nobody to vouch for it: the upgrade at
+// the next start takes it in.
+func (a *app) floorOfNew(ctx context.Context, tier persist.Tier) (int, error) {
+	if _, err := os.Lstat(a.layout().KeyRing(tier)); tier != persist.Vault || !errors.Is(err, fs.ErrNotExist) {
+		return keys.Format2, nil
+	}
+	version, err := volume.RevisionVersion(a.layout())
+	if err != nil {
+		return 0, err
+	}
+	if version == keys.Format1 {
+		return keys.Format1, nil
+	}
+	all, err := volume.List(ctx, a.layout())
+	if err != nil {
+		return 0, err
+	}
+	for _, v := range all {
+		if v.KeyTier() == tier && v.Unauthenticated() {
+			return keys.Format1, nil
+		}
+	}
+	return keys.Format2, nil
 }
 
 // typedKey reads the recovery key that a person named; nil where nobody did. The caller

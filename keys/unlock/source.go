@@ -94,6 +94,38 @@ func (s *Source) Floor() int {
 	return s.floor
 }
 
+// SetFloor raises the lowest format that the tier takes (keys.Ring.SetFloor), and makes a
+// ring of version 1 one of version 2. A ring that has the floor already is not written to.
+// Errors: those of keys.Ring.SetFloor, and keys.ErrUnfinished while a rotation waits to be
+// finished: some images want the key that it replaces.
+func (s *Source) SetFloor(ctx context.Context, floor int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.key == nil {
+		return keys.ErrClosed
+	}
+	if err := s.follow(); err != nil {
+		return err
+	}
+	ring, err := s.cfg.Load(ctx)
+	if err != nil {
+		return err
+	}
+	if err := ring.Proves(s.key); err != nil {
+		return err
+	}
+	if ring.Rotating() {
+		return fmt.Errorf("%w: finish it first: layervault key rotate", keys.ErrUnfinished)
+	}
+	if ring.Version() > 1 && ring.Floor() >= floor {
+		return nil
+	}
+	if err := ring.SetFloor(ctx, s.key, floor); err != nil {
+		return err
+	}
+	return s.follow()
+}
+
 // follow looks whether the ring was written since, and takes the new key if that is
 // another. A ring that is gone or unreadable changes nothing: the key at hand is good.
 func (s *Source) follow() error {

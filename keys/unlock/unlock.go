@@ -3,6 +3,7 @@
 package unlock
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"errors"
@@ -48,6 +49,9 @@ type Config struct {
 	Source string
 	// Agent is where the key service of agent slots is (agent.Parse); "" for nowhere.
 	Agent string
+	// Floor is that of a new ring: keys.Format1 where records lie there already for which no
+	// vault could vouch; 0 for keys.Format2.
+	Floor int
 	// SignedBy may approve other PCR values for a new tpm slot; nil for nobody.
 	SignedBy crypto.PublicKey
 	// AllowZeroPCRs accepts a TPM bank into which nothing was measured.
@@ -182,7 +186,7 @@ func (c Config) Load(ctx context.Context) (*keys.Ring, error) {
 // Create makes the tier's ring with a first slot of p. Errors as keys.Create has them. The
 // caller closes the key.
 func (c Config) Create(ctx context.Context, p keys.Provider, label string) (*keys.Ring, *keys.TierKey, error) {
-	return keys.CreateAnchored(ctx, c.RingPath(), p, label, c.anchorOfNew(p), c.Log)
+	return keys.CreateAnchored(ctx, c.RingPath(), p, label, c.anchorOfNew(p), cmp.Or(c.Floor, keys.Format2), c.Log)
 }
 
 // Open unlocks the tier by any slot that opens. Errors: keys.ErrNoRing,

@@ -116,6 +116,16 @@ func format(name string, size int64) (uuid string, err error) {
 	return h.UUID(), f.Truncate(luks2.DefaultDataOffset + size)
 }
 
+// Upgrade authenticates the image's header, with the passphrase that every image has.
+func (p plain) Upgrade(ctx context.Context) (err error) {
+	f, err := os.OpenFile(p.im.Path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return luks2.Upgrade(ctx, f, luks2.Owner{Kind: "layer", ID: p.im.Layer}, passphrase, passphrase, luks2.RandomKeyKDF())
+}
+
 // UUID reads the image's header.
 func (p plain) UUID() (string, error) {
 	f, err := os.Open(p.im.Path)

@@ -18,6 +18,7 @@ import (
 	"github.com/docker/go-plugins-helpers/sdk"
 
 	"layervault/driver"
+	"layervault/keys"
 	"layervault/keys/unlock"
 	"layervault/persist"
 	"layervault/plugin/graph"
@@ -68,6 +69,11 @@ type plugin struct {
 	served  chan error
 }
 
+// newVault is the open tier of a vault that has never held anything of an older format.
+type newVault struct{ *keys.TierKey }
+
+func (newVault) Floor() int { return 2 }
+
 // keyProvider is how the vault opens: LAYERVAULT_TEST_KEY=tpm where there is one.
 func keyProvider() string {
 	if name := os.Getenv("LAYERVAULT_TEST_KEY"); name != "" {
@@ -89,7 +95,7 @@ func startPlugin(root string) (*plugin, error) {
 		Layout: layout,
 		Unlock: func(ctx context.Context) (driver.KeySource, error) {
 			key, _, err := unlock.OpenOrCreate(ctx, unlock.Config{Tier: layout.Tier(persist.Vault), Provider: keyProvider(), AllowZeroPCRs: true, Log: log})
-			return key, err
+			return newVault{key}, err
 		},
 		Scratch: filepath.Join(persistDir, "scratch"),
 		Log:     log,

@@ -115,5 +115,5 @@ func TestDataRootOnAVolume(t *testing.T) {
 	// After a reboot, so to speak: the same volume, before docker, with the log still there.
 	sh(t, `layervault volume mount --key versatile docker-root /persist/docker >/dev/null
 		start-docker overlay2; docker logs covered | grep -q "$1"; stop-docker --all
-		layervault volume umount docker-root; layervault volume remove docker-root`, canary)
+		layervault volume umount docker-root; layervault volume remove --key versatile docker-root`, canary)
 }

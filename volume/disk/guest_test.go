@@ -505,7 +505,16 @@ func TestLUKSDiskReadOnly(t *testing.T) {
 			t.Errorf("the disk was written: %v", err)
 		}
 		h.unmount(at)
-		must(t, unix.Unmount(h.dir, 0))
+		// The kernel lets go of the image some time after its devices are gone.
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			err := unix.Unmount(h.dir, 0)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+		}
 	}
 	h.unmount(h.mount("own"))
 	if _, err := os.Stat(marker); err != nil {

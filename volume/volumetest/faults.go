@@ -1,9 +1,11 @@
 package volumetest
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -67,6 +69,52 @@ func testCopying(e *env) {
 	e.reads(e.mount("rev", "container"), "") // a new life of the id is of the present revision
 	e.unmount("rev", "container")
 	e.must(e.store.Remove(e.Context(), "rev"))
+}
+
+// testNamespace: a container's mount is in a mount namespace of its own, and docker has
+// forgotten it: the kernel's word keeps the volume.
+func testNamespace(e *env) {
+	for _, opts := range []string{"clear=true", "size=32M"} {
+		e.create("vol", opts)
+		dir := e.mount("vol", "1")
+		e.write(dir, "x")
+		end := e.isolated(dir)
+		for range 2 {
+			e.fails(e.store.Remove(e.Context(), "vol"), volume.ErrInUse)
+			_, err := e.store.Purge(e.Context(), "vol", volume.Options{})
+			e.fails(err, volume.ErrInUse)
+		}
+		e.reads(dir, "x")
+		e.unmount("vol", "1")
+		e.fails(e.store.Remove(e.Context(), "vol"), volume.ErrInUse, "process")
+		e.reads(e.mount("vol", "2"), "x")
+		e.unmount("vol", "2")
+		end()
+		e.must(e.store.Remove(e.Context(), "vol"))
+	}
+}
+
+// isolated keeps a directory mounted in another mount namespace, which has nothing else of
+// ours, until end.
+func (e *env) isolated(dir string) (end func()) {
+	e.Helper()
+	at := e.TempDir()
+	cmd := exec.Command("unshare", "-m", "--propagation", "private", "sh", "-c",
+		`mount --bind "$1" "$2" && umount "$1" && echo ready && read -r _`, "sh", dir, at)
+	in, err := cmd.StdinPipe()
+	e.must(err)
+	out, err := cmd.StdoutPipe()
+	e.must(err)
+	cmd.Stderr = os.Stderr
+	e.must(cmd.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || line != "ready\n" {
+		e.Fatalf("the other namespace says %q, %v", line, err)
+	}
+	return func() {
+		_ = in.Close()
+		_ = cmd.Wait() // read fails at the end of its input
+	}
 }
 
 // testCounters: a controller's generation 1 was taken for the one that a purge on the host

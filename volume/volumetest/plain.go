@@ -85,6 +85,28 @@ func (p *plain) owner() *luks2.Owner {
 	return &luks2.Owner{Kind: volume.KeyKind, ID: p.im.ID.String()}
 }
 
+// Upgrade implements volume.Device.
+func (p *plain) Upgrade(ctx context.Context) (err error) {
+	f, err := os.OpenFile(p.im.Path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	h, err := luks2.Read(f)
+	if err != nil {
+		return err
+	}
+	old, err := p.passphrase(ctx, luks2.Format1, h.UUID())
+	if err != nil {
+		return err
+	}
+	next, err := p.passphrase(ctx, luks2.Format2, h.UUID())
+	if err != nil {
+		return err
+	}
+	return luks2.Upgrade(ctx, f, *p.owner(), old, next, luks2.RandomKeyKDF())
+}
+
 func (p *plain) Create(ctx context.Context, size int64) (err error) {
 	if _, err := os.Lstat(p.im.Path); err == nil {
 		return fmt.Errorf("%s: %w", p.im.Path, crypt.ErrExists)

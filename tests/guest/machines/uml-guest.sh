@@ -4,7 +4,7 @@ persist_device=/dev/ubdc console_device=/dev/tty0 out_device=/dev/ubdd
 
 # machine_up : loads drivers; the three ports get their names in /dev/guest, and the TPM is there.
 machine_up() {
-  local n=1 port hold word state
+  local n=1 port hold
   ln -sfn "/.host/guest/machine.d/modules/$(uname -r)" "/lib/modules/$(uname -r)"
   for port in control stdout stderr; do
     exec {hold}<>/dev/ttyS$n # keeps the serial line open, and so raw
@@ -12,12 +12,9 @@ machine_up() {
     ln -sfn /dev/ttyS$n /dev/guest/$port
     n=$((n + 1))
   done
-  # The TPM runs in the guest; its state is a folder of the host's, so it outlives the guest as a TPM does.
-  for word in $(</proc/cmdline); do
-    case $word in guest.tpmstate=*) state=${word#guest.tpmstate=} ;; esac
-  done
+  # The TPM runs in the guest; its state is a disk of its own, so it outlives the guest as a TPM does, also one that is killed.
   mkdir -p /run/tpm
-  mount -t hostfs -o "hostfs=$state" tpmstate /run/tpm
+  mount -t ext4 -o noatime,sync /dev/ubde /run/tpm
   setsid swtpm chardev --tpm2 --vtpm-proxy --tpmstate dir=/run/tpm --flags startup-clear </dev/null >/var/log/swtpm.log 2>&1 &
   for ((n = 0; n < 200; n++)); do
     [ -e /dev/tpmrm0 ] && break

@@ -26,6 +26,11 @@ machine_start() {
   fi
   # Whoever is not root may have a PID namespace within a user namespace.
   [ "$(id -u)" = 0 ] || user=(--user --map-root-user)
+  # The TPM's state is a small disk: swtpm replaces a file at each write, on which hostfs has been seen to fail.
+  if [ ! -e "$tpm_dir/state.img" ]; then
+    truncate -s 16M "$tpm_dir/state.img"
+    mke2fs -q -t ext4 "$tpm_dir/state.img"
+  fi
   # A login owns the terminal; otherwise what the program itself says is on the console.
   exec 6<&0
   if [ -n "$shell" ]; then exec 4>&1; else exec 4>"$work/console"; fi
@@ -34,9 +39,9 @@ machine_start() {
   # shellcheck disable=SC2016,SC2086 # for the namespace's shell; a list of words
   TMPDIR=$memory_dir setpriv --pdeathsig KILL "${pin[@]}" unshare "${user[@]}" --pid --fork --kill-child=KILL sh -c '"$@"; exit $?' linux \
     "$kernel/linux" "mem=$memory" "ncpus=$cpus" seccomp=on "umid=guest" "uml_dir=$work" "initrd=$system/initrd-plain.img" \
-    "ubd0=$work/root.cow,$system/root.img" "ubd1r=$work/host.img" "ubd2=$disk" "${out[@]}" \
+    "ubd0=$work/root.cow,$system/root.img" "ubd1r=$work/host.img" "ubd2=$disk" "${out[@]}" "ubd4=$tpm_dir/state.img" \
     con=null "$console" ssl=null ssl1=null,fd:3 ssl2=null,fd:4 ssl3=null,fd:5 console=tty0 quiet loglevel=4 panic=-1 random.trust_cpu=on \
-    guest.disks=ubd "guest.tpmstate=$tpm_dir" ${GUEST_APPEND:-} \
+    guest.disks=ubd ${GUEST_APPEND:-} \
     <&6 >&4 2>&1 6>"$work/alive" 3>"$work/control" 4>"$work/stdout" 5>"$work/stderr" 7>&- 8>&- &
   machine=$!
   exec 4>&- 6<&-

@@ -1,0 +1,225 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"layervault/internal/durable"
+	"layervault/persist"
+)
+
+// Remove removes a volume with all its generations: the keys of its images first. ErrInUse
+// while anything uses it. What docker forgot to unmount does not count.
+//
+// By its name, only what is authentic is removed, and of what is damaged only what the
+// tier's list vouches for. By its ID, which is its file's name and no record's word,
+// anything is, and nothing else with it: that is for what was refused.
+func (s *Store) Remove(ctx context.Context, name string) error {
+	v, unlock, err := s.lockAny(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	remove := []Volume{v}
+	if v.ID().String() != name || v.Damage == nil {
+		if err := s.authenticDamage(ctx, v); err != nil {
+			return fmt.Errorf("remove volume %s: %w", name, err)
+		}
+		if remove, err = s.generations(ctx, v); err != nil {
+			return err
+		}
+	}
+	for _, one := range remove {
+		if err := s.remove(ctx, one); err != nil {
+			return fmt.Errorf("remove volume %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// authenticDamage is authenticate for a volume that is to be removed, and may be damaged:
+// then its tier's list must know it.
+func (s *Store) authenticDamage(ctx context.Context, v Volume) error {
+	if v.Damage == nil {
+		return s.authenticate(ctx, v, toChange)
+	}
+	if !v.Listed {
+		return v.refusal()
+	}
+	keys, err := s.keysFor(ctx, v.Options)
+	if err != nil {
+		return err
+	}
+	_, err = s.authenticList(keyTier(v.Options), keys)
+	return err
+}
+
+// remove removes one generation. The volume is locked, and authentic, or damaged.
+func (s *Store) remove(ctx context.Context, v Volume) error {
+	if err := s.letGo(ctx, v); err != nil {
+		return err
+	}
+	return s.unlisted(ctx, v, func() error {
+		err := s.destroy(ctx, v)
+		if err == nil {
+			err = s.step("destroyed")
+		}
+		s.catalog.forget(v.Path)
+		return err
+	})
+}
+
+// unlisted takes a volume out of its tier's list around what destroys it. A crash leaves it
+// as it was, or an entry without a volume, which says so and which GC removes.
+func (s *Store) unlisted(ctx context.Context, v Volume, destroy func() error) error {
+	if !v.Listed {
+		return destroy()
+	}
+	tier := keyTier(v.Options)
+	keys, err := s.keysFor(ctx, v.Options)
+	if err != nil {
+		return err
+	}
+	mark := func(pending bool) func(l *list) error {
+		return func(l *list) error {
+			if e := l.find(v.where(), v.ID()); e != nil {
+				e.Pending = pending
+			}
+			return nil
+		}
+	}
+	if err := s.relist(ctx, tier, keys, mark(true)); err != nil {
+		return err
+	}
+	if err := destroy(); err != nil {
+		if errors.Is(err, errCrashed) {
+			return err
+		}
+		return errors.Join(err, s.relist(context.WithoutCancel(ctx), tier, keys, mark(false)))
+	}
+	return s.relist(context.WithoutCancel(ctx), tier, keys, func(l *list) error {
+		l.drop(v.where(), v.ID())
+		return nil
+	})
+}
+
+// letGo takes down what docker has mounted of a volume. ErrInUse, and everything as it was,
+// when anybody uses it.
+func (s *Store) letGo(ctx context.Context, v Volume) error {
+	if v.missing {
+		return s.keepUses(v.ID(), nil)
+	}
+	used, err := s.release(ctx, v)
+	if err != nil {
+		return err
+	}
+	if used != "" {
+		return fmt.Errorf("%w: %s", ErrInUse, used)
+	}
+	return nil
+}
+
+// destroy destroys what a volume consists of. Nothing uses it.
+func (s *Store) destroy(ctx context.Context, v Volume) error {
+	var err error
+	switch {
+	case v.missing:
+	case v.Damage != nil && v.onDisk:
+		err = s.forgetOnDisk(v) // which folder was its own nobody can tell
+	case v.onDisk:
+		err = s.removeOnDisk(ctx, v)
+	case v.Options.Tier == persist.Clear:
+		err = s.removeFolder(v)
+	default:
+		var dev Device
+		if dev, err = s.device(v, ""); err == nil {
+			err = dev.Remove(ctx)
+		}
+	}
+	return err
+}
+
+// removeFolder renames the folder, so that it is no volume any more, and then empties it.
+// What forbids that, such as chattr +i, is taken away first, or the volume stays.
+func (s *Store) removeFolder(v Volume) error {
+	tmp := filepath.Join(filepath.Dir(v.Path), "."+filepath.Base(v.Path)+".tmp-remove")
+	if err := removeAll(tmp); err != nil { // of an earlier generation's crash
+		return err
+	}
+	if err := makeRemovable(v.Path); err != nil {
+		return err
+	}
+	if err := os.Rename(v.Path, tmp); err != nil {
+		return err
+	}
+	return removeAll(tmp)
+}
+
+// removeOnDisk removes the volume's folders from its disk, then its record.
+func (s *Store) removeOnDisk(ctx context.Context, v Volume) error {
+	err := s.within(ctx, v, func(fs string, _ Device) error {
+		root, err := os.OpenRoot(fs)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = root.Close() }()
+		revisions := []string{""}
+		if v.Options.Persistence == Revision && v.Options.Revision == "" {
+			if revisions, err = subdirs(root, diskRevision); err != nil {
+				return err
+			}
+		}
+		for _, revision := range revisions {
+			p, err := placeOf(v.Record, revision)
+			if err != nil {
+				return err
+			}
+			if err := removeAllIn(root, p.dir); err != nil {
+				return err
+			}
+			if p.marker != "" {
+				if err := root.Remove(p.marker); err != nil && !errors.Is(err, os.ErrNotExist) {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.forgetOnDisk(v)
+}
+
+// forgetOnDisk removes the record of a volume on a disk.
+func (s *Store) forgetOnDisk(v Volume) error {
+	if err := s.state.Remove(filepath.Join(onDisksDir, filepath.Base(v.Path))); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return durable.SyncDir(s.state, onDisksDir)
+}
+
+// subdirs lists the directories in one directory; none where that is missing.
+func subdirs(root *os.Root, dir string) ([]string, error) {
+	f, err := root.Open(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	entries, err := f.ReadDir(-1)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
