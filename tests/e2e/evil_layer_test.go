@@ -360,8 +360,8 @@ func TestImportMemory(t *testing.T) {
 			}
 			return nil
 		}},
-		{"100,000 files with attributes", "", func(w *tar.Writer, _ io.Writer) error {
-			return headers(w, 100000, func(i int) tar.Header {
+		{"40,000 files with attributes", "", func(w *tar.Writer, _ io.Writer) error {
+			return headers(w, 40000, func(i int) tar.Header {
 				return tar.Header{Name: fmt.Sprintf("usr/share/%d/%d-%s", i/2000, i, strings.Repeat("n", 100)), PAXRecords: map[string]string{"SCHILY.xattr.user.x": "value"}}
 			})
 		}},
