@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -92,12 +93,16 @@ func killUpgrade(t *testing.T, dir string, after time.Duration) (died bool) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestUpgradeChild$")
 	cmd.Env = append(os.Environ(), upgradeChildEnv+"="+dir)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
 	if after > 0 {
-		// Counted from the start of the process, which wait sees the end of.
-		timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
+		timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() }) // of one that ended: no harm
 		defer timer.Stop()
 	}
-	out, err := cmd.CombinedOutput()
+	err := cmd.Wait()
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -105,7 +110,7 @@ func killUpgrade(t *testing.T, dir string, after time.Duration) (died bool) {
 	case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL:
 		return true
 	}
-	t.Fatalf("%v: %s", err, out)
+	t.Fatalf("%v: %s", err, &out)
 	return false
 }
 
