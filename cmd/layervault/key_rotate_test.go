@@ -6,13 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/google/uuid"
@@ -213,84 +209,6 @@ func finish(t *testing.T, dir string) {
 	if status := run(t.Context(), []string{"key", "rotate", "--persist", dir, "--tpm", "/nonexistent"}, s, versatileChosen); status != 0 {
 		t.Fatalf("status %d: %s", status, stderr.String())
 	}
-}
-
-// rotateChildEnv makes TestRotateChild rotate: FOLDER:STEP, at which it kills itself.
-const rotateChildEnv = "LAYERVAULT_TEST_ROTATE"
-
-// TestRotateChild is what TestRotateKilled starts; by itself it has nothing to do.
-func TestRotateChild(t *testing.T) {
-	dir, at, ok := strings.Cut(os.Getenv(rotateChildEnv), ":")
-	if !ok {
-		return
-	}
-	left, err := strconv.Atoi(at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &breaking{left: left, stop: func() error { return syscall.Kill(os.Getpid(), syscall.SIGKILL) }}
-	if err := rotateBreaking(t.Context(), dir, b); err != nil {
-		t.Fatal(err)
-	}
-}
-
-const rotateImages = 3
-
-// TestRotateKilled kills a process that rotates at 50 random points (between any two
-// writes or syncs, and within writes), and finishes with the command. Every third time
-// the process that finishes is killed too.
-func TestRotateKilled(t *testing.T) {
-	dir := memoryDir(t)
-	newVault(t, dir, rotateImages)
-	counter := &breaking{}
-	if err := rotateBreaking(t.Context(), dir, counter); err != nil {
-		t.Fatal(err)
-	}
-	const kills = 50
-	rng := rand.New(rand.NewPCG(2026, 11))
-	kill := func(at int) (died bool) {
-		t.Helper()
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestRotateChild$")
-		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s:%d", rotateChildEnv, dir, at))
-		out, err := cmd.CombinedOutput()
-		var exit *exec.ExitError
-		switch {
-		case err == nil:
-			return false
-		case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL:
-			return true
-		}
-		t.Fatalf("killed at step %d: %v: %s", at, err, out)
-		return false
-	}
-	resumed := 0
-	for i := range kills {
-		old, _ := openKey(t, dir)
-		at := rng.IntN(counter.count)
-		if !kill(at) {
-			t.Fatalf("step %d of %d was not reached", at, counter.count)
-		}
-		if i%3 == 0 {
-			kill(rng.IntN(counter.count)) // may come to the end
-		}
-		key, ring := openKey(t, dir)
-		if ring.Proves(old) == nil { // it had not begun
-			if ring.Rotating() {
-				t.Fatalf("step %d: a rotation to the same key", at)
-			}
-		} else {
-			resumed++
-		}
-		if ring.Proves(old) == nil || ring.Rotating() {
-			finish(t, dir)
-			key, ring = openKey(t, dir)
-		}
-		if ring.Rotating() {
-			t.Fatalf("step %d: not finished", at)
-		}
-		checkImages(t, fmt.Sprintf("killed at step %d", at), dir, key, old, rotateImages)
-	}
-	t.Logf("killed at %d of %d steps, %d times after the ring had turned", kills, counter.count, resumed)
 }
 
 // A step that fails, at each in turn, leaves what the next try finishes.

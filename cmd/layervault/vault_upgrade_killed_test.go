@@ -1,3 +1,8 @@
+//go:build !race
+
+// Each kill starts this test's binary, which takes seconds with the race detector; the
+// suite kills runs these without.
+
 package main
 
 import (
