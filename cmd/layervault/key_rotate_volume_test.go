@@ -53,11 +53,11 @@ func addVolumes(t *testing.T, dir string, key *keys.TierKey) {
 	}
 	defer f.Close()
 	image := uuid.NewString()
-	pass, err := key.Passphrase(1, disk.KeyKind, "secrets.img", image)
+	pass, err := key.Passphrase(luks2.Format2, disk.KeyKind, "secrets.img", image)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, volumeKey, err := luks2.Format(f, luks2.Params{UUID: image, KeySize: 32}, luks2.RandomKeyKDF(), pass)
+	_, volumeKey, err := luks2.Format(f, luks2.Params{UUID: image, KeySize: 32, Owner: &luks2.Owner{Kind: disk.KeyKind, ID: "secrets.img"}}, luks2.RandomKeyKDF(), pass)
 	if err != nil {
 		t.Fatal(err)
 	}
