@@ -32,7 +32,7 @@ func (r *rescuer) do(want int, args ...string) string {
 	var stdout, stderr bytes.Buffer
 	s := streams{strings.NewReader(""), &stdout, &stderr}
 	if got := run(r.Context(), append(args, "--persist", r.at), s, func(name string) string {
-		return map[string]string{"tpm": "/nonexistent"}[name]
+		return map[string]string{"tpm": "/nonexistent", "key": "versatile"}[name]
 	}); got != want {
 		r.Fatalf("%v: status %d, want %d: %s%s", args, got, want, stdout.String(), stderr.String())
 	}
