@@ -25,17 +25,17 @@ import (
 
 const upgradeSocket = "/run/docker/plugins/layervault.sock"
 
-// plugin asks a plugin that serves on its usual socket. The answer's Err is an error.
-func plugin(t *testing.T, method string, request any) map[string]any {
+// mustAsk asks a plugin that serves on its usual socket. The answer's Err is an error.
+func mustAsk(t *testing.T, method string, request any) map[string]any {
 	t.Helper()
-	answer, err := askPlugin(t.Context(), method, request)
+	answer, err := askDoor(t.Context(), method, request)
 	if err != nil {
 		t.Fatalf("%s: %v", method, err)
 	}
 	return answer
 }
 
-func askPlugin(ctx context.Context, method string, request any) (map[string]any, error) {
+func askDoor(ctx context.Context, method string, request any) (map[string]any, error) {
 	body, ok := request.([]byte)
 	if !ok {
 		var err error
@@ -90,7 +90,7 @@ func serveBoth(t *testing.T, more ...string) (stop func()) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := poll(ctx, func() (bool, error) {
-		_, err := askPlugin(ctx, "Plugin.Activate", struct{}{})
+		_, err := askDoor(ctx, "Plugin.Activate", struct{}{})
 		return err == nil, nil
 	}); err != nil {
 		t.Fatal(err)
@@ -101,12 +101,12 @@ func serveBoth(t *testing.T, more ...string) (stop func()) {
 // readIn reads a file of a layer that it mounts and unmounts.
 func readIn(t *testing.T, id, file string) string {
 	t.Helper()
-	dir, _ := plugin(t, "GraphDriver.Get", map[string]string{"ID": id})["Dir"].(string)
+	dir, _ := mustAsk(t, "GraphDriver.Get", map[string]string{"ID": id})["Dir"].(string)
 	data, err := os.ReadFile(filepath.Join(dir, file))
 	if err != nil {
 		t.Error(err)
 	}
-	plugin(t, "GraphDriver.Put", map[string]string{"ID": id})
+	mustAsk(t, "GraphDriver.Put", map[string]string{"ID": id})
 	return strings.TrimSpace(string(data))
 }
 
@@ -140,7 +140,7 @@ func TestUpgrade(t *testing.T) {
 
 	// Told not to, the plugin leaves it as it is, and everything works.
 	stop := serveBoth(t, "--upgrade", "off")
-	plugin(t, "GraphDriver.Init", map[string]any{"Home": "/run/upgrade-home", "Opts": []string{}})
+	mustAsk(t, "GraphDriver.Init", map[string]any{"Home": "/run/upgrade-home", "Opts": []string{}})
 	if got := readIn(t, "c", "c"); got != "written in a container" {
 		t.Errorf("layer c has %q", got)
 	}
@@ -152,9 +152,9 @@ func TestUpgrade(t *testing.T) {
 	// A container keeps a layer, and a volume, open all the while.
 	stop = serveBoth(t)
 	home := map[string]any{"Home": "/run/upgrade-home", "Opts": []string{}}
-	plugin(t, "GraphDriver.Init", home)
-	dir, _ := plugin(t, "GraphDriver.Get", map[string]string{"ID": "c"})["Dir"].(string)
-	volume, _ := plugin(t, "VolumeDriver.Mount", map[string]string{"Name": "sealed", "ID": "m"})["Mountpoint"].(string)
+	mustAsk(t, "GraphDriver.Init", home)
+	dir, _ := mustAsk(t, "GraphDriver.Get", map[string]string{"ID": "c"})["Dir"].(string)
+	volume, _ := mustAsk(t, "VolumeDriver.Mount", map[string]string{"Name": "sealed", "ID": "m"})["Mountpoint"].(string)
 	appendLine := func(file string) {
 		t.Helper()
 		sh(t, `echo more >> "$1"; sync -f "$1"`, file)
@@ -178,12 +178,12 @@ func TestUpgrade(t *testing.T) {
 			t.Errorf("%s: %q, %v", file, data, err)
 		}
 	}
-	plugin(t, "GraphDriver.Put", map[string]string{"ID": "c"})
-	plugin(t, "VolumeDriver.Unmount", map[string]string{"Name": "sealed", "ID": "m"})
+	mustAsk(t, "GraphDriver.Put", map[string]string{"ID": "c"})
+	mustAsk(t, "VolumeDriver.Unmount", map[string]string{"Name": "sealed", "ID": "m"})
 
 	// New layers upon old ones, and what the old ones hold, in this run and the next.
-	plugin(t, "GraphDriver.Create", map[string]string{"ID": "new", "Parent": "top"})
-	plugin(t, "GraphDriver.ApplyDiff?id=new&parent=top", oneFile(t, "n", "new"))
+	mustAsk(t, "GraphDriver.Create", map[string]string{"ID": "new", "Parent": "top"})
+	mustAsk(t, "GraphDriver.ApplyDiff?id=new&parent=top", oneFile(t, "n", "new"))
 	for range 2 {
 		for _, in := range []struct{ id, file, want string }{{"new", "n", "new"}, {"new", "b", "top"}, {"new", "a", "base"}, {"top", "b", "top"}, {"base", "b", "base"}} {
 			if got := readIn(t, in.id, in.file); got != in.want {
@@ -191,23 +191,23 @@ func TestUpgrade(t *testing.T) {
 			}
 		}
 		for _, name := range []string{"sealed", "early", "open"} {
-			at, _ := plugin(t, "VolumeDriver.Mount", map[string]string{"Name": name, "ID": "m"})["Mountpoint"].(string)
+			at, _ := mustAsk(t, "VolumeDriver.Mount", map[string]string{"Name": name, "ID": "m"})["Mountpoint"].(string)
 			if data, err := os.ReadFile(filepath.Join(at, "file")); err != nil || !strings.HasPrefix(string(data), "content of "+name) {
 				t.Errorf("volume %s: %q, %v", name, data, err)
 			}
-			plugin(t, "VolumeDriver.Unmount", map[string]string{"Name": name, "ID": "m"})
+			mustAsk(t, "VolumeDriver.Unmount", map[string]string{"Name": name, "ID": "m"})
 		}
 		stop()
 		stop = serveBoth(t)
-		plugin(t, "GraphDriver.Init", home)
+		mustAsk(t, "GraphDriver.Init", home)
 	}
 
 	// The image as it was, with its old key slot: the key opens it, the tier refuses it.
 	stop()
 	sh(t, `cp --sparse=always "$1" /persist/vault/layers/top/image.luks`, old)
 	stop = serveBoth(t)
-	plugin(t, "GraphDriver.Init", home)
-	_, err := askPlugin(t.Context(), "GraphDriver.Get", map[string]string{"ID": "top"})
+	mustAsk(t, "GraphDriver.Init", home)
+	_, err := askDoor(t.Context(), "GraphDriver.Get", map[string]string{"ID": "top"})
 	if err == nil || !strings.Contains(err.Error(), "format 1, at least 2 is wanted") {
 		t.Errorf("an image of format 1 was put back: %v", err)
 	}
@@ -215,7 +215,7 @@ func TestUpgrade(t *testing.T) {
 	contains(t, "status", sh(t, `layervault status --key versatile`), "refused: 1 of")
 	sh(t, `layervault image adopt --key versatile --yes top`)
 	serveBoth(t)
-	plugin(t, "GraphDriver.Init", home)
+	mustAsk(t, "GraphDriver.Init", home)
 	if got := readIn(t, "top", "b"); got != "top" {
 		t.Errorf("after its adoption layer top has %q", got)
 	}
