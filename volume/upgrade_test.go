@@ -122,7 +122,7 @@ func TestNoVault(t *testing.T) {
 	locked := errors.New("no key ring")
 	h.locks = locked
 	h.must(h.store.SetRevision(t.Context(), "r1"))
-	v := h.create("open", "clear=true", "open's")
+	h.create("open", "clear=true", "open's")
 	h.create("rev", "clear=true persistence=revision", "r1's")
 	h.on()
 	h.wants("open", "open's")
