@@ -97,7 +97,7 @@ func (s *Store) authenticate(r Record) error {
 	case errors.Is(err, ErrForged):
 		return fmt.Errorf("%w: layer %s: record %w: remove the layer and get it again, or restore its record", ErrDamaged, r.ID, err)
 	case errors.Is(err, ErrOldFormat):
-		return fmt.Errorf("%w: layer %s: %w: run \"layervault vault upgrade\" if it was put back from a backup", ErrDamaged, r.ID, err)
+		return fmt.Errorf("%w: layer %s: %w: remove the layer and pull it again", ErrDamaged, r.ID, err)
 	case err != nil:
 		return fmt.Errorf("layer %s: %w", r.ID, err)
 	}

@@ -26,7 +26,8 @@ type adoption struct {
 	Image   string          `json:"image"`
 	Path    string          `json:"path"`
 	Changes []changedHeader `json:"changes"`
-	Adopted bool            `json:"adopted"` // false where there was nothing to adopt
+	Adopted bool            `json:"adopted"` // false where there was nothing to adopt in the header
+	Listed  bool            `json:"listed"`  // a volume was entered in the list of its tier
 }
 
 // changedHeader is one field of a header that the image's key did not write.
@@ -47,7 +48,8 @@ func newImageAdoptCommand(a *app) *cobra.Command {
 An image opens only while its header is the one that was written with its key. After
 cryptsetup luksAddKey, luksConvertKey, reencrypt or token import it is refused. This shows
 which fields differ, asks, and authenticates the header as it is now. An image of an older
-format, put back from a backup for instance, is brought to the present one.
+format, put back from a backup for instance, is brought to the present one. A volume that the
+list of its tier does not have, such as one that was copied here, is entered.
 
 Say yes only if you know each change: whoever changed the header decided how the image is
 read. A cipher, a size or an offset that no image may have is never taken in.
@@ -80,7 +82,11 @@ func (v *volumeVerb) adoptLayer(ctx context.Context, name string, yes bool) (err
 	if err != nil {
 		return err
 	}
-	return v.adopt(ctx, &image{kind: layerKind, id: id, path: r.ImagePath(id)}, persist.Vault, yes)
+	result, err := v.adopt(ctx, &image{kind: layerKind, id: id, path: r.ImagePath(id)}, persist.Vault, yes)
+	if err != nil {
+		return err
+	}
+	return v.app.printAdoption(result)
 }
 
 func (v *volumeVerb) adoptVolume(ctx context.Context, name string, yes bool) error {
@@ -90,21 +96,36 @@ func (v *volumeVerb) adoptVolume(ctx context.Context, name string, yes bool) err
 		if err != nil && (found.Path == "" || found.ID().String() != name) {
 			return err
 		}
-		if !found.IsImage() {
-			return fmt.Errorf("adopt volume %s: %w: it has no image of its own", name, volume.ErrNotHere)
+		result := adoption{Image: "volume " + found.ID().String(), Path: found.Path, Changes: []changedHeader{}}
+		if found.IsImage() {
+			if result, err = v.adopt(ctx, &image{kind: volume.KeyKind, id: found.ID().String(), path: found.Path}, found.Options.Tier, yes); err != nil {
+				return err
+			}
 		}
-		return v.adopt(ctx, &image{kind: volume.KeyKind, id: found.ID().String(), path: found.Path}, found.Options.Tier, yes)
+		if !found.Unauthenticated() {
+			return v.app.printAdoption(result)
+		}
+		unlisted := luks2.Change{Field: "volumes.json", What: fmt.Sprintf("does not list this volume, whose record says name %s, tier %s", found.Name, found.KeyTier())}
+		if err := v.app.showChanges(result.Image, result.Path, []luks2.Change{unlisted}, yes); err != nil {
+			return err
+		}
+		if _, err := s.Adopt(ctx, found.ID().String()); err != nil {
+			return err
+		}
+		result.Changes = append(result.Changes, changedHeader{Field: unlisted.Field, What: unlisted.What})
+		result.Listed = true
+		return v.app.printAdoption(result)
 	})
 }
 
 // adopt shows, asks and adopts. The tier's floor is not asked for: to bring an image up to it
 // is what this is for.
-func (v *volumeVerb) adopt(ctx context.Context, im *image, tier persist.Tier, yes bool) (err error) {
+func (v *volumeVerb) adopt(ctx context.Context, im *image, tier persist.Tier, yes bool) (result adoption, err error) {
 	cfg := v.app.keyConfig(v.set, v.app.ringLog())
 	cfg.Tier = v.app.layout().Tier(tier)
 	key, _, _, err := unlock.Open(ctx, cfg)
 	if err != nil {
-		return err
+		return result, err
 	}
 	defer func() { err = errors.Join(err, key.Close()) }()
 	d := &crypt.VirtualDevice{
@@ -115,33 +136,33 @@ func (v *volumeVerb) adopt(ctx context.Context, im *image, tier persist.Tier, ye
 	}
 	changes, err := d.Changes(ctx)
 	if err != nil {
-		return err
+		return result, err
 	}
-	result := adoption{Image: im.Title(), Path: im.path, Changes: []changedHeader{}}
+	result = adoption{Image: im.Title(), Path: im.path, Changes: []changedHeader{}}
 	for _, c := range changes {
 		result.Changes = append(result.Changes, changedHeader{c.Field, c.What, c.Now})
 	}
 	if len(changes) > 0 {
-		if err := v.app.showChanges(im, changes, yes); err != nil {
-			return err
+		if err := v.app.showChanges(im.Title(), im.path, changes, yes); err != nil {
+			return result, err
 		}
 		if err := d.Adopt(ctx); err != nil {
-			return err
+			return result, err
 		}
 		result.Adopted = true
 	}
-	return v.app.printAdoption(result)
+	return result, nil
 }
 
 // showChanges shows what differs and asks.
-func (a *app) showChanges(im *image, changes []luks2.Change, yes bool) error {
+func (a *app) showChanges(title, path string, changes []luks2.Change, yes bool) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s\n", im.Title(), im.path)
+	fmt.Fprintf(&b, "%s: %s\n", title, path)
 	for _, c := range changes {
 		fmt.Fprintf(&b, "  %s\n", c)
 	}
 	if !yes {
-		b.WriteString("Take the header in as it is now? [y/N] ")
+		b.WriteString("Take it in as it is now? [y/N] ")
 	}
 	// A question, and what it is about, is no result.
 	if _, err := io.WriteString(a.err, b.String()); err != nil {
@@ -165,8 +186,11 @@ func (a *app) printAdoption(r adoption) error {
 	if a.json {
 		return a.printJSON(r)
 	}
-	if !r.Adopted {
-		return a.printf("%s opens as it is: nothing to adopt\n", r.Image)
+	switch {
+	case r.Listed:
+		return a.printf("%s: entered in the list of volumes\n", r.Image)
+	case r.Adopted:
+		return a.printf("%s: header adopted\n", r.Image)
 	}
-	return a.printf("%s: header adopted\n", r.Image)
+	return a.printf("%s opens as it is: nothing to adopt\n", r.Image)
 }

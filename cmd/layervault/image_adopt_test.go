@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 	"layervault/keys"
 	"layervault/layer"
 	"layervault/persist"
+	"layervault/volume"
 )
 
 // adoptRun runs image adopt with an answer.
@@ -184,4 +186,53 @@ func TestUpgradeImages(t *testing.T) {
 	}
 	next, _ := openKey(t, dir)
 	checkImages(t, "rotated", dir, next, old, len(images))
+}
+
+// A volume that the list of its tier does not have, as one that was copied here, is refused
+// with the words that take it in, and then used.
+func TestImageAdoptUnlisted(t *testing.T) {
+	dir := memoryDir(t)
+	newVault(t, dir, 0)
+	key, _ := openKey(t, dir)
+	addVolumes(t, dir, key)
+	list := persist.Layout{Root: dir}.VolumeList(persist.Vault)
+	store := func(args ...string) (int, string) {
+		var out bytes.Buffer
+		env := func(name string) string {
+			return map[string]string{"persist": dir, "key": "versatile", "tpm": "/nonexistent", "mounts": dir + "/m"}[name]
+		}
+		status := run(t.Context(), args, streams{strings.NewReader(""), &out, &out}, env)
+		return status, out.String()
+	}
+	all, err := volume.List(t.Context(), persist.Layout{Root: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(all, func(v volume.Volume) bool { return v.Name == "zclear" })
+	if i < 0 {
+		t.Fatalf("no volume zclear in %v", all)
+	}
+	id := all[i].ID().String()
+	if err := os.Remove(list); err != nil {
+		t.Fatal(err)
+	}
+	at := filepath.Join(t.TempDir(), "mnt")
+	if status, out := store("volume", "mount", id, at); status != statusDamaged || !strings.Contains(out, "image adopt") {
+		t.Fatalf("unlisted: status %d: %s", status, out)
+	}
+	if status, _, text := adoptRun(t, dir, "no\n", "--volume", id); status != statusFailed || !strings.Contains(text, "zclear") {
+		t.Errorf("no: status %d: %s", status, text)
+	}
+	if status, out, text := adoptRun(t, dir, "", "--volume", id, "--yes"); status != statusOK || !strings.Contains(out, "entered") {
+		t.Fatalf("yes: status %d: %s%s", status, out, text)
+	}
+	if status, out := store("volume", "mount", "zclear", at); status != statusOK {
+		t.Errorf("adopted: status %d: %s", status, out)
+	}
+	if status, out := store("volume", "umount", "zclear"); status != statusOK {
+		t.Error(out)
+	}
+	if status, out, _ := adoptRun(t, dir, "", "--volume", id); status != statusOK || !strings.Contains(out, "nothing to adopt") {
+		t.Errorf("again: status %d: %s", status, out)
+	}
 }
