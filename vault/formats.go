@@ -243,7 +243,7 @@ func each(err error) []error {
 	if err == nil {
 		return nil
 	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // not what is wrapped further in
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { // not what is wrapped further in
 		var all []error
 		for _, e := range joined.Unwrap() {
 			all = append(all, each(e)...)

@@ -20,7 +20,7 @@ func find(vs []Volume, name string) (Volume, error) {
 	var found, damaged *Volume
 	for _, v := range vs {
 		switch {
-		case v.ID().String() == name && !(v.Damage != nil && otherPlace(vs, v)):
+		case v.ID().String() == name && (v.Damage == nil || !otherPlace(vs, v)):
 			return v, v.refusal()
 		case v.Name != name || v.Superseded:
 		case v.Damage != nil:

@@ -51,7 +51,7 @@ type model struct {
 func testModel(e *env, sequences int) {
 	for seed := range sequences {
 		m := &model{
-			env: e, rand: rand.New(rand.NewPCG(uint64(seed), 1)), revision: "r0", exists: map[string]bool{}, content: map[string]string{},
+			env: e, rand: rand.New(rand.NewPCG(uint64(seed), 1)), revision: "r0", exists: map[string]bool{}, content: map[string]string{}, //nolint:gosec // a sequence that can be repeated
 			containers: map[string]*modelContainer{}, forgotten: map[string]bool{},
 		}
 		e.must(e.store.SetRevision(e.Context(), m.revision))
