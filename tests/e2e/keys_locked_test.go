@@ -72,6 +72,7 @@ func TestKeysUnlockService(t *testing.T) {
 	t.Cleanup(func() { _ = os.RemoveAll(root) })
 	paper := filepath.Join(t.TempDir(), "paper")
 	sh(t, `mkdir -m 0700 "$1"; layervault --persist "$1" key enroll versatile; layervault --persist "$1" key enroll --key versatile recovery --recovery-key-out "$2"
+		layervault --persist "$1" volume create --key versatile -o clear=true plain
 		mv "$1/versatile.key" "$1/away.key"; mkdir -p /run/docker/plugins`, root, paper)
 	s := serveAt(t, root, "versatile", "/run/docker/plugins/"+name+".sock")
 	stopped := false
@@ -89,10 +90,15 @@ func TestKeysUnlockService(t *testing.T) {
 		contains(t, "dockerd's log", err.Error(), "the tier is locked", "no key file", "layervault key recover")
 	}
 	// what needs no key of the vault works meanwhile, and what does is told why not
-	for _, method := range []string{"Create", "Mount", "Unmount", "Remove"} {
-		if out := s.post(t, "VolumeDriver."+method, `{"Name":"plain","ID":"e2e","Opts":{"tier":"clear"}}`); strings.Contains(out, "Err") {
+	for _, method := range []string{"Mount", "Unmount"} {
+		if out := s.post(t, "VolumeDriver."+method, `{"Name":"plain","ID":"e2e"}`); strings.Contains(out, "Err") {
 			t.Errorf("%s of a volume of the clear tier beside a locked vault: %s", method, out)
 		}
+	}
+	// the vault's list of volumes has those of the clear tier too, and only its key writes there
+	for _, method := range []string{"Create", "Remove"} {
+		name := map[string]string{"Create": "later", "Remove": "plain"}[method]
+		contains(t, method+" of a volume of the clear tier", s.post(t, "VolumeDriver."+method, `{"Name":"`+name+`","Opts":{"tier":"clear"}}`), "the vault vouches", "the tier is locked")
 	}
 	contains(t, "the making of a volume of the vault", s.post(t, "VolumeDriver.Create", `{"Name":"shut"}`), "the tier is locked", "no key file")
 
@@ -112,6 +118,9 @@ func TestKeysUnlockService(t *testing.T) {
 		if out := s.post(t, "VolumeDriver."+method, `{"Name":"shut"}`); strings.Contains(out, "Err") {
 			t.Errorf("%s of a volume of the unlocked vault: %s", method, out)
 		}
+	}
+	if out := s.post(t, "VolumeDriver.Remove", `{"Name":"plain"}`); strings.Contains(out, "Err") {
+		t.Errorf("removal of a volume of the clear tier: %s", out)
 	}
 	onSecond("import", busyboxTar, "busybox")
 	if got := onSecond("run", "--rm", "--network", "none", "busybox", "echo", "well"); got != "well" {
