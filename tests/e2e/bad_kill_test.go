@@ -22,7 +22,21 @@ const (
 	// enough for a container to start or a layer to be written, so that kills hit
 	// every stage of both.
 	longestLife = 4 * time.Second
+	// firstLook is when dockerd first connects to a plugin that it started again; one that it
+	// finds dead four times, so far apart, it gives up for good (moby, pluginPostStart in
+	// plugin/manager_linux.go). Each plugin lives until then at least.
+	firstLook = 3 * time.Second
 )
+
+// live waits for a moment of the plugin's life that nobody chose.
+func live(t *testing.T) {
+	t.Helper()
+	select {
+	case <-time.After(firstLook + time.Duration(rand.Int64N(int64(longestLife)))):
+	case <-t.Context().Done():
+		t.Fatal(t.Context().Err())
+	}
+}
 
 // The plugin is killed many times while containers run, images are loaded and
 // images are built. dockerd must go on, what was committed must read back byte
@@ -61,11 +75,7 @@ func TestPluginKilledUnderLoad(t *testing.T) {
 		})
 	}
 	for i := range kills {
-		select { // a moment of the plugin's life that nobody chose
-		case <-time.After(time.Duration(rand.Int64N(int64(longestLife)))):
-		case <-t.Context().Done():
-			t.Fatal(t.Context().Err())
-		}
+		live(t)
 		if err := killPlugin(t.Context()); err != nil {
 			out, _ := run(t.Context(), "bash", "-c", `grep -v "ignoring event" "$1" | tail -n 40`, "bash", dockerLog)
 			t.Errorf("kill %d: %v; dockerd's log:\n%s", i+1, err, out)

@@ -5,13 +5,11 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // volumeRow is what layervault volume show --json says.
@@ -143,12 +141,7 @@ func TestVolumeKilledUnderLoad(t *testing.T) {
 		}
 	}()
 	for i := range 20 {
-		// A moment that nobody chose: dockerd loses a plugin that dies while it is being taken up again.
-		select {
-		case <-time.After(time.Duration(rand.Int64N(int64(longestLife)))):
-		case <-t.Context().Done():
-			t.Fatal(t.Context().Err())
-		}
+		live(t)
 		if err := killPlugin(t.Context()); err != nil {
 			t.Errorf("kill %d: %v", i, err)
 			break
