@@ -233,7 +233,7 @@ func TestEvilMaidLayers(t *testing.T) {
 		{"another container's layer as a lower", "container", []string{"container", "not authenticated by the key of its tier"}, reparent("secret")},
 		{"sealed to writable", "middle", []string{"middle", "not authenticated by the key of its tier"}, edit("middle", func(r map[string]any) { r["kind"] = "writable"; delete(r, "size") })},
 		{"writable to sealed", "secret", []string{"secret", "not authenticated by the key of its tier"}, edit("secret", func(r map[string]any) { r["kind"] = "sealed"; delete(r, "read_write") })},
-		{"format 1 of a record", "middle", []string{"middle", "vault upgrade"}, edit("middle", func(r map[string]any) {
+		{"format 1 of a record", "middle", []string{"middle", "pull it again"}, edit("middle", func(r map[string]any) {
 			r["version"] = 1
 			delete(r, "mac")
 			delete(r, "parent_uuid")
