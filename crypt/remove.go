@@ -50,7 +50,15 @@ func destroy(ctx context.Context, path string) error {
 		return ignoreMissing(err)
 	}
 	defer func() { _ = f.Close() }()
-	h, headerErr := luks2.Read(f)
+	// The kernel gives the blocks of an image in use back with its last mount, and those of
+	// another within moments, see giveBack: a removal waits for that only on a full disk.
+	full := isScarce(f)
+	var id string
+	if full {
+		if h, err := luks2.Read(f); err == nil {
+			id = h.UUID()
+		}
+	}
 	// What never was an image, or not yet, has no keys to destroy.
 	if err := luks2.Erase(f); err != nil && !errors.Is(err, luks2.ErrNotLUKS2) {
 		return fmt.Errorf("erase the keys of %s: %w", path, err)
@@ -58,9 +66,7 @@ func destroy(ctx context.Context, path string) error {
 	if err := ignoreMissing(os.Remove(path)); err != nil {
 		return err
 	}
-	// The kernel gives the blocks of an image in use back with its last mount, and those of
-	// another within moments, see giveBack: a removal waits for that only on a full disk.
-	if !isScarce(f) || headerErr == nil && !closed(ctx, f, h.UUID()) {
+	if !full || id != "" && !closed(ctx, f, id) {
 		return nil
 	}
 	return giveBack(f)
