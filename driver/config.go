@@ -2,7 +2,6 @@ package driver
 
 import (
 	"context"
-	"io"
 	"log/slog"
 
 	"github.com/moby/sys/user"
@@ -77,11 +76,4 @@ type Options struct {
 type CreateOpts struct {
 	MountLabel string
 	StorageOpt map[string]string
-}
-
-// FileGetCloser reads single files of a layer.
-type FileGetCloser interface {
-	io.Closer
-	// Get opens the file at a path within the layer's own content.
-	Get(filename string) (io.ReadCloser, error)
 }
