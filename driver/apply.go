@@ -79,7 +79,7 @@ func (d *Driver) unpack(ctx context.Context, s *session, r layer.Record, diff io
 	if err := syncFS(at); err != nil {
 		return fail(err)
 	}
-	size, err = s.diffSize(ctx, r, r.Parent)
+	size, err = s.stack.Size(ctx, r, r.Parent)
 	if err != nil {
 		return fail(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"layervault/crypt"
 	"layervault/layer"
+	"layervault/stack"
 )
 
 // Driver is the graph driver. It is safe for concurrent use: calls on one layer
@@ -33,6 +34,7 @@ type Driver struct {
 // session is what one Init said, parsed.
 type session struct {
 	store *layer.Store
+	stack *stack.Stack
 	home  string
 	size  int64 // of writable layers
 	idmap user.IdentityMapping

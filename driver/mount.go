@@ -128,42 +128,20 @@ func (d *Driver) mount(ctx context.Context, s *session, id, at, mountLabel strin
 			return err
 		}
 	}
-	chain, err := s.imagesOf(id)
-	if err != nil {
-		return err
-	}
-	view, err := s.store.Open(ctx, chain)
+	chain, err := s.stack.Open(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		// The mount keeps the images from here on.
-		if closeErr := view.Close(context.WithoutCancel(ctx)); closeErr != nil {
+		if closeErr := chain.Close(ctx); closeErr != nil {
 			err = errors.Join(err, closeErr, unmount(at))
 		}
 	}()
 	if err := makeMountPoint(s, id, at); err != nil {
 		return err
 	}
-	if len(chain) == 1 {
-		return bind(view.Content(0), at)
-	}
-	return overlay{view: view, images: len(chain), upper: chain[0].Kind == layer.Writable, label: mountLabel}.mount(at)
-}
-
-// imagesOf is a layer's chain without those that have no content.
-func (s *session) imagesOf(id string) ([]layer.Record, error) {
-	chain, err := s.store.Chain(id)
-	if err != nil {
-		return nil, err
-	}
-	images := make([]layer.Record, 0, len(chain))
-	for _, r := range chain {
-		if r.Kind != layer.Fresh {
-			images = append(images, r)
-		}
-	}
-	return images, nil
+	return chain.Mount(at, mountLabel)
 }
 
 func makeMountPoint(s *session, id, at string) error {
@@ -173,14 +151,6 @@ func makeMountPoint(s *session, id, at string) error {
 	}
 	if err := os.Mkdir(at, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make the mount point: %w", err)
-	}
-	return nil
-}
-
-// bind shows a directory at another place; on a read-only image it is read-only.
-func bind(from, at string) error {
-	if err := unix.Mount(from, at, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind %s to %s: %w", from, at, err)
 	}
 	return nil
 }

@@ -2,9 +2,7 @@ package driver
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -70,15 +68,13 @@ func (d *Driver) removeUntouched(ctx context.Context, id string) error {
 }
 
 // untouched says whether a layer is unmounted and itself holds nothing.
-func (s *session) untouched(ctx context.Context, r layer.Record) (_ bool, err error) {
+func (s *session) untouched(ctx context.Context, r layer.Record) (bool, error) {
 	if mounted, err := isMounted(s.merged(r.ID)); err != nil || mounted {
 		return false, err
 	}
-	content, err := s.openContent(ctx, r)
+	empty, err := s.stack.Empty(ctx, r)
 	if err != nil {
 		return false, fmt.Errorf("look into layer %s: %w", r.ID, err)
 	}
-	defer func() { err = errors.Join(err, content.close(ctx)) }()
-	entries, err := os.ReadDir(content.path)
-	return err == nil && len(entries) == 0, err
+	return empty, nil
 }

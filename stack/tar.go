@@ -1,4 +1,4 @@
-package driver
+package stack
 
 import (
 	"archive/tar"

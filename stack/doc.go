@@ -1,0 +1,8 @@
+// Package stack puts the open images of layers on each other: overlay mounts, the changes of a
+// layer over another, those changes as a tar, and sizes. It knows whiteouts and tars, but no
+// container engine: every front door that shows layers stands on it.
+//
+// A [Chain] is the images of a layer and of all layers below it, opened at a private place. It is
+// mounted at a place of the caller's choice, or described for another process to mount. The
+// kernel keeps the images open as long as such a mount is there; the chain itself is closed at once.
+package stack

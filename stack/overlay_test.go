@@ -1,0 +1,115 @@
+package stack
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/layer"
+)
+
+// lowersOf names lowers from first to before end, as a view does.
+func lowersOf(first, end int) []string {
+	var names []string
+	for n := first; n < end; n++ {
+		names = append(names, strconv.FormatInt(int64(n), 36))
+	}
+	return names
+}
+
+// TestOverlayMost mounts as many lower layers as overlayfs can stack.
+func TestOverlayMost(t *testing.T) {
+	const most = 500
+	o := overlay{dir: t.TempDir(), lowers: lowersOf(0, most)}
+	for n, name := range o.lowers {
+		dir := filepath.Join(o.dir, "m"+name, "diff")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint("file", n)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(dir, filepath.Join(o.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := t.TempDir()
+	if err := o.mount(at); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(at)
+	if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
+		t.Error(err)
+	}
+	if err != nil || len(entries) != most {
+		t.Errorf("%d files of %d (%v)", len(entries), most, err)
+	}
+}
+
+func TestOverlayData(t *testing.T) {
+	const label = "system_u:object_r:container_file_t:s0:c1,c2"
+	o := overlay{dir: "/scratch/with,commas:and colons", lowers: lowersOf(1, 500), upper: "m0/diff", work: "m0/work", label: label}
+	data, err := o.data()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(data, "lowerdir=1:2:3:") || !strings.Contains(data, ",upperdir=m0/diff,workdir=m0/work,") {
+		t.Errorf("options %.60s", data)
+	}
+	if !strings.HasSuffix(data, `,context="`+label+`"`) {
+		t.Errorf("options end with %s", data[len(data)-100:])
+	}
+	if strings.Contains(data, "scratch") {
+		t.Error("the directory's name is in the options")
+	}
+	o.lowers = lowersOf(0, 2000)
+	if _, err := o.data(); !errors.Is(err, layer.ErrTooDeep) {
+		t.Errorf("2000 layers fit one page: %v", err)
+	}
+}
+
+// What BuildKit knows of overlay mounts; with any other option it compares whole trees.
+func buildkitKnows(option string) bool {
+	return option == "index=off" || option == "userxattr" || slices.ContainsFunc(
+		[]string{"lowerdir=", "upperdir=", "workdir=", "redirect_dir="},
+		func(known string) bool { return strings.HasPrefix(option, known) })
+}
+
+func TestOverlaySpec(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		o    overlay
+		want []string // the first options
+	}{
+		{"writable", overlay{dir: "/s", lowers: []string{"1", "2"}, upper: "m0/diff", work: "m0/work"},
+			[]string{"lowerdir=/s/1:/s/2", "upperdir=/s/m0/diff", "workdir=/s/m0/work"}},
+		{"read-only", overlay{dir: "/s", lowers: []string{"0", "1"}}, []string{"lowerdir=/s/0:/s/1"}},
+		{"nothing below", overlay{dir: "/s", upper: "m0/diff", work: "m0/work"}, []string{"upperdir=/s/m0/diff", "workdir=/s/m0/work"}},
+		{"most", overlay{dir: "/scratch/of/some/length", lowers: lowersOf(1, 500), upper: "m0/diff", work: "m0/work"}, nil},
+	} {
+		m, err := c.o.spec()
+		if err != nil || m.Type != "overlay" || len(m.Options) < len(c.want) || !slices.Equal(m.Options[:len(c.want)], c.want) {
+			t.Errorf("%s: %+v, %v", c.name, m, err)
+		}
+		for _, option := range m.Options {
+			if !buildkitKnows(option) {
+				t.Errorf("%s: BuildKit does not know %s", c.name, option)
+			}
+		}
+	}
+	for _, dir := range []string{"/a:b", "/a,b", `/a\b`} {
+		if _, err := (overlay{dir: dir, lowers: []string{"0", "1"}}).spec(); !errors.Is(err, ErrPath) {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+	if _, err := (overlay{dir: "/s", lowers: lowersOf(0, 2000)}).spec(); !errors.Is(err, layer.ErrTooDeep) {
+		t.Errorf("2000 layers fit one page: %v", err)
+	}
+}
