@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/docker/go-plugins-helpers/sdk"
 	"github.com/google/go-cmp/cmp"
@@ -41,9 +42,6 @@ func serve(t testing.TB, d graph.Driver) endpoint {
 	if d != nil {
 		s.Open(d)
 	}
-	h := sdk.NewHandler(graph.Manifest(graph.Implements))
-	s.Register(h)
-
 	path := filepath.Join(t.TempDir(), "l.sock")
 	l, err := socket.Listen(t.Context(), path)
 	if err != nil {
@@ -51,9 +49,7 @@ func serve(t testing.TB, d graph.Driver) endpoint {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() {
-		served <- socket.Serve(ctx, l, h, func() error { return s.Drain(context.Background()) })
-	}()
+	go func() { served <- socket.Serve(ctx, l, time.Minute, s) }()
 	client := &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", path)
@@ -217,14 +213,12 @@ func TestDrain(t *testing.T) {
 	if err := s.Drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	h := sdk.NewHandler("")
-	s.Register(h)
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan struct{})
-	go func() { defer close(done); _ = h.Serve(l) }()
+	go func() { defer close(done); _ = http.Serve(l, socket.Handler(s)) }()
 	defer func() { l.Close(); <-done }()
 	client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return net.Dial("unix", l.Addr().String())
