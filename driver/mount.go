@@ -38,14 +38,14 @@ func (d *Driver) Get(ctx context.Context, id, mountLabel string) (dir string, er
 	at := s.merged(id)
 	if !mounted {
 		if n > 0 {
-			d.log.WarnContext(ctx, "a mounted layer was unmounted by somebody else; mounting it again", "layer", id, "dir", at)
+			d.log.WarnContext(ctx, "a mounted layer was unmounted by another program; mounting it again", "layer", id, "dir", at)
 		}
 		if err := d.mount(ctx, s, id, at, mountLabel); err != nil {
 			return "", fmt.Errorf("mount layer %s: %w", id, err)
 		}
 	}
 	if ctx.Err() != nil {
-		// Nobody takes the answer, so nobody would Put.
+		// The client has gone: no Put would follow.
 		err := fmt.Errorf("mount layer %s: %w", id, context.Cause(ctx))
 		if !mounted {
 			err = errors.Join(err, unmount(at))
@@ -79,7 +79,7 @@ func (d *Driver) Put(ctx context.Context, id string) error {
 	// An init layer will have the container's own put on it in a moment.
 	if !strings.HasSuffix(id, initSuffix) {
 		if err := s.store.Release(id); err != nil {
-			d.log.WarnContext(ctx, "cannot let go of an image kept open", "layer", id, "error", err)
+			d.log.WarnContext(ctx, "cannot close a warm image", "layer", id, "error", err)
 		}
 	}
 	d.counts.set(id, 0)
@@ -123,7 +123,7 @@ func (d *Driver) mount(ctx context.Context, s *session, id, at, mountLabel strin
 		return err
 	}
 	if r.Kind == layer.Fresh {
-		// Somebody wants to see, perhaps to write, what no tar was applied to.
+		// No tar was applied to it. It may be written to now.
 		if _, err := s.store.MakeWritable(ctx, id, layer.CreateOptions{DefaultSize: s.size, IDMap: s.idmap}); err != nil {
 			return err
 		}

@@ -78,8 +78,7 @@ func newStream(ctx context.Context, t *tree, produce func(context.Context, io.Wr
 		defer close(s.done)
 		err := produce(ctx, w)
 		unhook()
-		// Unmounted before the reader sees the end: whoever read it all may remove
-		// the layer at once.
+		// Unmounted before the reader sees the end: then the layer may be removed at once.
 		s.err = s.release()
 		_ = w.CloseWithError(errors.Join(err, s.err)) // nil means EOF; documented to return nil
 	}()

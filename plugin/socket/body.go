@@ -14,9 +14,9 @@ import (
 
 // Faults of a request, as opposed to faults of what it asks for.
 var (
-	ErrMethod = errors.New("only POST is answered")
-	ErrEmpty  = errors.New("empty request body: the connection broke before and the engine sent what was left; repeat the command")
-	ErrJSON   = errors.New("request body is not one JSON object")
+	ErrMethod = errors.New("method must be POST")
+	ErrEmpty  = errors.New("request body was lost when dockerd retried; run the command again")
+	ErrJSON   = errors.New("expected one JSON object as request body")
 )
 
 // TooLargeError says that a request body is larger than this many bytes.

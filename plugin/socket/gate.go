@@ -8,7 +8,7 @@ import (
 )
 
 // ErrStopping is the answer to requests that come while the plugin stops.
-var ErrStopping = errors.New("plugin is stopping; repeat the command when it runs again")
+var ErrStopping = errors.New("plugin is stopping; run the command again when the plugin is back")
 
 // Gate stands between the requests of a door and what they are about, a T. Requests wait at it
 // until it is opened, fail when it is refused, and are counted, so that a plugin that stops can

@@ -234,7 +234,7 @@ func TestStop(t *testing.T) {
 		t.Error(err)
 	}
 	idle.send("Two.Say")
-	if got := idle.answer(); got != `503 {"Err":"plugin is stopping; repeat the command when it runs again"}` {
+	if got := idle.answer(); got != `503 {"Err":"plugin is stopping; run the command again when the plugin is back"}` {
 		t.Error(got)
 	}
 	select {

@@ -16,12 +16,12 @@ import (
 // ErrInUse says that another process answers on the socket.
 var ErrInUse = errors.New("socket is in use")
 
-// Listen makes the socket at path, mode 0600: dockerd runs as root, and whoever
-// can connect can read every layer. A socket file that a killed process left is
+// Listen makes the socket at path, mode 0600: dockerd runs as root, and a client of the
+// socket can read every layer. A socket file that a killed process left is
 // replaced, one that still answers is not.
 func Listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("folder of the plugin socket: %w", err)
+		return nil, fmt.Errorf("directory of the plugin socket: %w", err)
 	}
 	switch conn, err := new(net.Dialer).DialContext(ctx, "unix", path); {
 	case err == nil:
@@ -30,7 +30,7 @@ func Listen(ctx context.Context, path string) (net.Listener, error) {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		// The kernel says the same of any file that is no socket.
 		if info, err := os.Lstat(path); err == nil && info.Mode().Type() != os.ModeSocket {
-			return nil, fmt.Errorf("plugin socket: %s is a file that is no socket; choose another --socket", path)
+			return nil, fmt.Errorf("plugin socket: %s is not a socket; choose another --socket", path)
 		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("leftover plugin socket: %w", err)
@@ -42,7 +42,7 @@ func Listen(ctx context.Context, path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("plugin socket: %w", err)
 	}
-	// The folder is root's, so nobody gets in between the two calls.
+	// The directory is root's, so no other user can connect between the two calls.
 	if err := os.Chmod(path, 0o600); err != nil {
 		_ = l.Close() // the first error is the one to tell
 		return nil, fmt.Errorf("plugin socket: %w", err)

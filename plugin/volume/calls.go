@@ -19,7 +19,7 @@ type request struct {
 	Opts map[string]string
 }
 
-var errNoID = errors.New("a mount without an id could not be taken back")
+var errNoID = errors.New("mount request has no ID; it could never be unmounted")
 
 // call answers one request.
 type call func(ctx context.Context, s Store, req request) (any, error)

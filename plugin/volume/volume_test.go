@@ -119,7 +119,7 @@ func TestProtocol(t *testing.T) {
 		t.Errorf("Get says %s", got)
 	}
 	e.says("VolumeDriver.Get", `{"Name":"none"}`, 500, `no such volume`)
-	e.says("VolumeDriver.Mount", `{"Name":"vol"}`, 500, `without an id`)
+	e.says("VolumeDriver.Mount", `{"Name":"vol"}`, 500, `has no ID`)
 	e.says("VolumeDriver.Mount", `{"Name":"none","ID":"a"}`, 500, `no such volume`)
 	e.says("VolumeDriver.Unmount", `{"Name":"none","ID":"a"}`, 200, `{}`)
 	e.says("VolumeDriver.Unmount", `{"Name":"vol","ID":"a"}`, 200, `{}`)
