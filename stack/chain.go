@@ -2,6 +2,7 @@ package stack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -10,6 +11,9 @@ import (
 	"layervault/crypt"
 	"layervault/layer"
 )
+
+// ErrNoContent says that neither a layer nor one below it has an image to mount.
+var ErrNoContent = errors.New("layer has no content to mount")
 
 // Chain is the open images of a layer and of the layers below it. Layers without content have
 // none.
@@ -53,7 +57,10 @@ func (s *Stack) images(id string) ([]layer.Record, error) {
 // Mount shows the chain at a directory: writable if the layer is, with an SELinux label for its
 // files, "" for none.
 func (c *Chain) Mount(at, label string) error {
-	if len(c.layers) == 1 {
+	switch len(c.layers) {
+	case 0:
+		return ErrNoContent
+	case 1:
 		return bind(c.view.Content(0), at)
 	}
 	o := c.overlay(c.writable())
@@ -64,7 +71,10 @@ func (c *Chain) Mount(at, label string) error {
 // Spec describes the mount that Mount makes, for another process to make. It is valid until the
 // chain is closed.
 func (c *Chain) Spec() (Mount, error) {
-	if len(c.layers) == 1 {
+	switch len(c.layers) {
+	case 0:
+		return Mount{}, ErrNoContent
+	case 1:
 		return bindSpec(c.view.Content(0), c.writable()), nil
 	}
 	return c.overlay(c.writable()).spec()

@@ -134,16 +134,16 @@ func (b *bench) nothingOpen() {
 	}
 }
 
-func names(t *testing.T, dir string) (found []string) {
-	t.Helper()
+// names lists what a directory holds.
+func (b *bench) names(dir string) string {
+	b.Helper()
 	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b.ok(err)
+	var all []string
 	for _, e := range entries {
-		found = append(found, e.Name())
+		all = append(all, e.Name())
 	}
-	return found
+	return strings.Join(all, " ")
 }
 
 func TestMount(t *testing.T) {
@@ -154,7 +154,7 @@ func TestMount(t *testing.T) {
 		"base": "delete dir keep", "image": "delete dir image keep", "top": "delete dir image keep", "on-fresh": "delete dir keep new",
 	} {
 		b.with(id, func(dir string) {
-			if got := strings.Join(names(t, dir), " "); got != want {
+			if got := b.names(dir); got != want {
 				t.Errorf("%s shows %s", id, got)
 			}
 			err := os.WriteFile(filepath.Join(dir, "written"), nil, 0o600)
@@ -169,6 +169,16 @@ func TestMount(t *testing.T) {
 	if _, err := b.Open(b.ctx, "nobody"); !errors.Is(err, layer.ErrNotFound) {
 		t.Errorf("an unknown layer: %v", err)
 	}
+	b.create("empty", "", false)
+	chain, err := b.Open(b.ctx, "empty")
+	b.ok(err)
+	if err := chain.Mount(t.TempDir(), ""); !errors.Is(err, stack.ErrNoContent) {
+		t.Errorf("mount of no images: %v", err)
+	}
+	if _, err := chain.Spec(); !errors.Is(err, stack.ErrNoContent) {
+		t.Errorf("description of no images: %v", err)
+	}
+	b.ok(chain.Close(b.ctx))
 }
 
 // Another process makes the mount of a Spec: it shows what Mount shows.
@@ -193,11 +203,11 @@ func TestSpec(t *testing.T) {
 		}
 		at := t.TempDir()
 		b.ok(unix.Mount(m.Source, at, m.Type, flags, data))
-		seen := names(t, at)
+		seen := b.names(at)
 		b.ok(errors.Join(unix.Unmount(at, 0), chain.Close(b.ctx)))
 		b.with(id, func(dir string) {
-			if want := names(t, dir); !slices.Equal(seen, want) {
-				t.Errorf("%s: the spec shows %v, Mount %v", id, seen, want)
+			if want := b.names(dir); seen != want {
+				t.Errorf("%s: the spec shows %s, Mount %s", id, seen, want)
 			}
 		})
 	}
