@@ -68,18 +68,6 @@ func (c *Chain) Mount(at, label string) error {
 	return o.mount(at)
 }
 
-// Spec describes the mount that Mount makes, for another process to make. It is valid until the
-// chain is closed.
-func (c *Chain) Spec() (Mount, error) {
-	switch len(c.layers) {
-	case 0:
-		return Mount{}, ErrNoContent
-	case 1:
-		return bindSpec(c.view.Content(0), c.writable()), nil
-	}
-	return c.overlay(c.writable()).spec()
-}
-
 // Close detaches the images, also when ctx has ended. A mount of the chain keeps them open.
 func (c *Chain) Close(ctx context.Context) error {
 	return c.view.Close(context.WithoutCancel(ctx))

@@ -3,6 +3,7 @@
 // container engine: every front door that shows layers stands on it.
 //
 // A [Chain] is the images of a layer and of all layers below it, opened at a private place. It is
-// mounted at a place of the caller's choice, or described for another process to mount. The
-// kernel keeps the images open as long as such a mount is there; the chain itself is closed at once.
+// mounted at a place of the caller's choice and closed again at once: the kernel keeps the images
+// open as long as that mount is there. Where another process is to make the mount, each layer is
+// attached at a place that lasts, see [Stack.Attach], and the mount described by [Spec].
 package stack

@@ -10,6 +10,8 @@ import (
 
 	"github.com/opencontainers/selinux/go-selinux/label"
 	"golang.org/x/sys/unix"
+
+	"layervault/layer"
 )
 
 // maxMountData is the room mount(2) gives to options: one page, with its
@@ -64,6 +66,10 @@ func (o overlay) data() (string, error) {
 		return "", tooDeep(len(o.lowers))
 	}
 	return data, nil
+}
+
+func tooDeep(lowers int) error {
+	return fmt.Errorf("%w: %d lower layers do not fit the kernel's %d bytes of mount options", layer.ErrTooDeep, lowers, maxMountData)
 }
 
 // mount mounts the overlay at an absolute path.

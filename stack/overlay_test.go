@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -71,45 +70,6 @@ func TestOverlayData(t *testing.T) {
 	}
 	o.lowers = lowersOf(0, 2000)
 	if _, err := o.data(); !errors.Is(err, layer.ErrTooDeep) {
-		t.Errorf("2000 layers fit one page: %v", err)
-	}
-}
-
-// What BuildKit knows of overlay mounts; with any other option it compares whole trees.
-func buildkitKnows(option string) bool {
-	return option == "index=off" || option == "userxattr" || slices.ContainsFunc(
-		[]string{"lowerdir=", "upperdir=", "workdir=", "redirect_dir="},
-		func(known string) bool { return strings.HasPrefix(option, known) })
-}
-
-func TestOverlaySpec(t *testing.T) {
-	for _, c := range []struct {
-		name string
-		o    overlay
-		want []string // the first options
-	}{
-		{"writable", overlay{dir: "/s", lowers: []string{"1", "2"}, upper: "m0/diff", work: "m0/work"},
-			[]string{"lowerdir=/s/1:/s/2", "upperdir=/s/m0/diff", "workdir=/s/m0/work"}},
-		{"read-only", overlay{dir: "/s", lowers: []string{"0", "1"}}, []string{"lowerdir=/s/0:/s/1"}},
-		{"nothing below", overlay{dir: "/s", upper: "m0/diff", work: "m0/work"}, []string{"upperdir=/s/m0/diff", "workdir=/s/m0/work"}},
-		{"most", overlay{dir: "/scratch/of/some/length", lowers: lowersOf(1, 500), upper: "m0/diff", work: "m0/work"}, nil},
-	} {
-		m, err := c.o.spec()
-		if err != nil || m.Type != "overlay" || len(m.Options) < len(c.want) || !slices.Equal(m.Options[:len(c.want)], c.want) {
-			t.Errorf("%s: %+v, %v", c.name, m, err)
-		}
-		for _, option := range m.Options {
-			if !buildkitKnows(option) {
-				t.Errorf("%s: BuildKit does not know %s", c.name, option)
-			}
-		}
-	}
-	for _, dir := range []string{"/a:b", "/a,b", `/a\b`} {
-		if _, err := (overlay{dir: dir, lowers: []string{"0", "1"}}).spec(); !errors.Is(err, ErrPath) {
-			t.Errorf("%s: %v", dir, err)
-		}
-	}
-	if _, err := (overlay{dir: "/s", lowers: lowersOf(0, 2000)}).spec(); !errors.Is(err, layer.ErrTooDeep) {
 		t.Errorf("2000 layers fit one page: %v", err)
 	}
 }

@@ -1,11 +1,13 @@
 package stack
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
 
+	"layervault/crypt"
 	"layervault/layer"
 )
 
@@ -21,56 +23,75 @@ type Mount struct {
 }
 
 // specFeatures are the overlay options in a mount that others make. BuildKit compares layers by
-// their upper directories only where it knows every option, and it knows none but these
-// (util/overlay/overlay_linux.go, GetOverlayLayers), the directories and userxattr.
+// their upper directories only where it knows every option, and it knows none but these, the
+// directories and userxattr (util/overlay/overlay_linux.go, GetOverlayLayers).
 var specFeatures = []feature{
 	{"index", "index=off"},
 	{"redirect_dir", "redirect_dir=off"},
 }
 
-// bindSpec describes a bind mount.
-func bindSpec(from string, writable bool) Mount {
-	access := "ro"
-	if writable {
-		access = "rw"
+// Attach shows the image of a layer at a directory, for a [Mount] that names it. The image stays
+// open until both are unmounted. BuildKit and others compare the paths in two mounts: a layer is
+// to be attached once, at one path, for all that stand on it.
+func (s *Stack) Attach(ctx context.Context, r layer.Record, at string) error {
+	chain, err := s.open(ctx, []layer.Record{r})
+	if err != nil {
+		return err
 	}
-	return Mount{Type: "bind", Source: from, Options: []string{access, "rbind"}}
+	image := filepath.Dir(chain.view.Content(0))
+	return errors.Join(bind(image, at), chain.Close(ctx))
 }
 
-// spec describes the overlay with absolute paths. Without an upper directory no option says that
-// the mount is read-only: the kernel knows, and to BuildKit it would be one more unknown option.
-// Without a lower directory the kernel does not mount it; containerd's differ only takes the upper
-// directory from it, and needs to see that this is one of an overlay.
-func (o overlay) spec() (Mount, error) {
-	if strings.ContainsAny(o.dir, `,:\`) {
-		return Mount{}, fmt.Errorf(`%w: %s has one of , : \ in it`, ErrPath, o.dir)
+// Spec describes the mount of attached layers, for other processes to make as long as the layers
+// are attached. Their directories are named from the layer itself to the lowest; writable is that
+// of the layer itself.
+func Spec(attached []string, writable bool) (Mount, error) {
+	if len(attached) == 0 {
+		return Mount{}, ErrNoContent
 	}
-	at := func(name string) string { return filepath.Join(o.dir, name) }
-	m := Mount{Type: "overlay", Source: "overlay"}
-	// containerd leaves the common directory of the lowers out of a list that would be too long.
-	size := len(strings.Join(o.lowers, ":")) + len("lowerdir=")
-	if len(o.lowers) > 0 {
-		lowers := make([]string, 0, len(o.lowers))
-		for _, name := range o.lowers {
-			lowers = append(lowers, at(name))
+	contents := make([]string, 0, len(attached))
+	for _, dir := range attached {
+		if strings.ContainsAny(dir, `,:\`) {
+			return Mount{}, fmt.Errorf(`%w: %s has one of , : \ in it`, ErrPath, dir)
 		}
-		m.Options = append(m.Options, "lowerdir="+strings.Join(lowers, ":"))
+		contents = append(contents, filepath.Join(dir, crypt.DirDiff))
 	}
-	var rest []string
-	if o.upper != "" {
-		rest = append(rest, "upperdir="+at(o.upper), "workdir="+at(o.work))
+	if len(contents) == 1 {
+		access := "ro"
+		if writable {
+			access = "rw"
+		}
+		return Mount{Type: "bind", Source: contents[0], Options: []string{access, "rbind"}}, nil
 	}
-	rest = append(rest, known(specFeatures)...)
-	for _, option := range rest {
-		size += len(",") + len(option)
+	lowers := contents
+	var upper []string
+	if writable {
+		lowers = contents[1:]
+		upper = []string{"upperdir=" + contents[0], "workdir=" + filepath.Join(attached[0], crypt.DirWork)}
 	}
-	if size > maxMountData {
-		return Mount{}, tooDeep(len(o.lowers))
+	// Without an upper directory the mount is read-only. No option says so: the kernel knows,
+	// BuildKit does not know the option.
+	rest := append(upper, known(specFeatures)...)
+	if len("lowerdir=,")+shortened(lowers)+len(strings.Join(rest, ",")) > maxMountData {
+		return Mount{}, tooDeep(len(lowers))
 	}
-	m.Options = append(m.Options, rest...)
-	return m, nil
+	options := append([]string{"lowerdir=" + strings.Join(lowers, ":")}, rest...)
+	return Mount{Type: "overlay", Source: "overlay", Options: options}, nil
 }
 
-func tooDeep(lowers int) error {
-	return fmt.Errorf("%w: %d lower layers do not fit the kernel's %d bytes of mount options", layer.ErrTooDeep, lowers, maxMountData)
+// shortened is the length of a list of directories as containerd gives it to the kernel where the
+// whole would be too long: without the directory that all have in common, which it enters for
+// the mount.
+func shortened(dirs []string) int {
+	common := filepath.Dir(dirs[0])
+	for _, dir := range dirs[1:] {
+		for common != "/" && !strings.HasPrefix(dir, common+"/") {
+			common = filepath.Dir(common)
+		}
+	}
+	length := len(dirs) - 1 // colons
+	for _, dir := range dirs {
+		length += len(strings.TrimPrefix(strings.TrimPrefix(dir, common), "/"))
+	}
+	return length
 }

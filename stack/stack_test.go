@@ -175,43 +175,7 @@ func TestMount(t *testing.T) {
 	if err := chain.Mount(t.TempDir(), ""); !errors.Is(err, stack.ErrNoContent) {
 		t.Errorf("mount of no images: %v", err)
 	}
-	if _, err := chain.Spec(); !errors.Is(err, stack.ErrNoContent) {
-		t.Errorf("description of no images: %v", err)
-	}
 	b.ok(chain.Close(b.ctx))
-}
-
-// Another process makes the mount of a Spec: it shows what Mount shows.
-func TestSpec(t *testing.T) {
-	b := newBench(t)
-	b.create("alone", "", true)
-	for id, kind := range map[string]string{"base": "bind ro", "image": "overlay", "top": "overlay upper", "alone": "bind rw"} {
-		chain, err := b.Open(b.ctx, id)
-		b.ok(err)
-		m, err := chain.Spec()
-		b.ok(err)
-		options := strings.Join(m.Options, ",")
-		got, flags, data := m.Type, uintptr(0), options
-		switch {
-		case m.Type == "bind":
-			got, flags, data = "bind "+m.Options[0], unix.MS_BIND|unix.MS_REC, ""
-		case strings.Contains(options, "upperdir="):
-			got += " upper"
-		}
-		if got != kind {
-			t.Errorf("%s: %s", id, got)
-		}
-		at := t.TempDir()
-		b.ok(unix.Mount(m.Source, at, m.Type, flags, data))
-		seen := b.names(at)
-		b.ok(errors.Join(unix.Unmount(at, 0), chain.Close(b.ctx)))
-		b.with(id, func(dir string) {
-			if want := b.names(dir); seen != want {
-				t.Errorf("%s: the spec shows %s, Mount %s", id, seen, want)
-			}
-		})
-	}
-	b.nothingOpen()
 }
 
 func TestChanges(t *testing.T) {
