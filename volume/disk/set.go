@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt"
+	"layervault/internal/flock"
 	"layervault/persist"
 	"layervault/volume"
 )
@@ -212,13 +213,13 @@ func lockFolder(ctx context.Context, dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	err = ctx.Err()
 	if err == nil {
-		err = ctx.Err()
+		err = flock.Lock(ctx, f, flock.Exclusive)
 	}
 	if err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
+		return nil, err
 	}
 	return func() { _ = f.Close() }, nil
 }
