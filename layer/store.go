@@ -15,6 +15,7 @@ import (
 
 	"layervault/internal/flock"
 	"layervault/internal/keylock"
+	"layervault/internal/mounts"
 )
 
 // Names in the root directory; see the package comment.
@@ -96,7 +97,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 		return nil, err
 	}
 	if cfg.Scratch != "" {
-		if err := prepareScratch(cfg.Scratch); err != nil {
+		if err := mounts.MountScratch(cfg.Scratch); err != nil {
 			return nil, err
 		}
 	}
@@ -146,7 +147,7 @@ func (s *Store) Close(ctx context.Context) error {
 	}
 	errs := []error{s.warm.dropAll()}
 	if s.lock != nil && s.cfg.Scratch != "" {
-		errs = append(errs, releaseScratch(s.cfg.Scratch))
+		errs = append(errs, mounts.ReleaseScratch(s.cfg.Scratch))
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())

@@ -14,6 +14,7 @@ import (
 
 	"layervault/crypt"
 	"layervault/internal/flock"
+	"layervault/internal/mounts"
 	"layervault/persist"
 	"layervault/volume"
 )
@@ -292,7 +293,7 @@ func tryImage(ctx context.Context, im image) (err error) {
 	if err := im.mount(ctx, at); err != nil {
 		return err
 	}
-	return unix.Unmount(at, unix.MNT_DETACH)
+	return mounts.Detach(at)
 }
 
 // roomFor refuses an image that cannot fit.
