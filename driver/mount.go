@@ -8,10 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/moby/sys/mountinfo"
 	"github.com/moby/sys/user"
-	"golang.org/x/sys/unix"
 
+	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
@@ -48,7 +47,7 @@ func (d *Driver) Get(ctx context.Context, id, mountLabel string) (dir string, er
 		// The client has gone: no Put would follow.
 		err := fmt.Errorf("mount layer %s: %w", id, context.Cause(ctx))
 		if !mounted {
-			err = errors.Join(err, unmount(at))
+			err = errors.Join(err, mounts.DetachAll(at))
 		}
 		return "", err
 	}
@@ -72,7 +71,7 @@ func (d *Driver) Put(ctx context.Context, id string) error {
 		return nil
 	}
 	if mounted {
-		if err := unmount(s.merged(id)); err != nil {
+		if err := mounts.DetachAll(s.merged(id)); err != nil {
 			return fmt.Errorf("unmount layer %s: %w", id, err)
 		}
 	}
@@ -105,7 +104,7 @@ func (d *Driver) begin(ctx context.Context, id string) (*session, func(), error)
 // count says how often a layer is got, and whether it is mounted. What no
 // longer is in memory counts as one if it is mounted.
 func (d *Driver) count(s *session, id string) (n int, mounted bool, err error) {
-	mounted, err = isMounted(s.merged(id))
+	mounted, err = mounts.IsMounted(s.merged(id))
 	if err != nil {
 		return 0, false, err
 	}
@@ -135,7 +134,7 @@ func (d *Driver) mount(ctx context.Context, s *session, id, at, mountLabel strin
 	defer func() {
 		// The mount keeps the images from here on.
 		if closeErr := chain.Close(ctx); closeErr != nil {
-			err = errors.Join(err, closeErr, unmount(at))
+			err = errors.Join(err, closeErr, mounts.DetachAll(at))
 		}
 	}()
 	if err := makeMountPoint(s, id, at); err != nil {
@@ -153,28 +152,4 @@ func makeMountPoint(s *session, id, at string) error {
 		return fmt.Errorf("make the mount point: %w", err)
 	}
 	return nil
-}
-
-func isMounted(at string) (bool, error) {
-	mounted, err := mountinfo.Mounted(at)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("look for a mount at %s: %w", at, err)
-	}
-	return mounted, nil
-}
-
-// unmount detaches whatever is mounted at a path, however many times.
-func unmount(at string) error {
-	for {
-		err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // not a mount point (any more)
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("unmount %s: %w", at, err)
-		}
-	}
 }

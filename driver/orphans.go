@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
@@ -69,7 +70,7 @@ func (d *Driver) removeUntouched(ctx context.Context, id string) error {
 
 // untouched says whether a layer is unmounted and itself holds nothing.
 func (s *session) untouched(ctx context.Context, r layer.Record) (bool, error) {
-	if mounted, err := isMounted(s.merged(r.ID)); err != nil || mounted {
+	if mounted, err := mounts.IsMounted(s.merged(r.ID)); err != nil || mounted {
 		return false, err
 	}
 	empty, err := s.stack.Empty(ctx, r)

@@ -3,12 +3,10 @@ package stack
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"layervault/crypt"
+	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
@@ -61,7 +59,7 @@ func (c *Chain) Mount(at, label string) error {
 	case 0:
 		return ErrNoContent
 	case 1:
-		return bind(c.view.Content(0), at)
+		return mounts.Bind(c.view.Content(0), at)
 	}
 	o := c.overlay(c.writable())
 	o.label = label
@@ -88,12 +86,4 @@ func (c *Chain) overlay(writable bool) overlay {
 		o.lowers = append(o.lowers, c.view.Name(n))
 	}
 	return o
-}
-
-// bind shows a directory at another place; on a read-only image it is read-only.
-func bind(from, at string) error {
-	if err := unix.Mount(from, at, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind %s to %s: %w", from, at, err)
-	}
-	return nil
 }

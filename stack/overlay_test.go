@@ -9,8 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
+	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
@@ -44,7 +43,7 @@ func TestOverlayMost(t *testing.T) {
 		t.Fatal(err)
 	}
 	entries, err := os.ReadDir(at)
-	if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
+	if err := mounts.DetachAll(at); err != nil {
 		t.Error(err)
 	}
 	if err != nil || len(entries) != most {

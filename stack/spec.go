@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"layervault/crypt"
+	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
@@ -39,7 +40,7 @@ func (s *Stack) Attach(ctx context.Context, r layer.Record, at string) error {
 		return err
 	}
 	image := filepath.Dir(chain.view.Content(0))
-	return errors.Join(bind(image, at), chain.Close(ctx))
+	return errors.Join(mounts.Bind(image, at), chain.Close(ctx))
 }
 
 // Spec describes the mount of attached layers, for other processes to make as long as the layers
