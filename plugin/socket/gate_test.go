@@ -51,8 +51,10 @@ func TestGateRefuses(t *testing.T) {
 
 func TestGateDrains(t *testing.T) {
 	g := socket.NewGate[int]()
-	if !g.Enter() || !g.Enter() {
-		t.Fatal("a running plugin takes no request")
+	for range 2 {
+		if !g.Enter() {
+			t.Fatal("a running plugin takes no request")
+		}
 	}
 	ended, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("no patience")
