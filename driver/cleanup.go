@@ -7,16 +7,17 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
 
+	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
 // Cleanup is dockerd going away for good: no container of it runs any more. It
-// unmounts what is still mounted and lets warm images go. A mount that somebody
-// works in stays, and counts as one Get for the next dockerd.
+// unmounts what is still mounted and lets warm images go. A mount in use stays, and
+// counts as one Get for the next dockerd.
 func (d *Driver) Cleanup(ctx context.Context) error {
 	d.mu.Lock()
 	s := d.up
@@ -37,12 +38,12 @@ func (d *Driver) Cleanup(ctx context.Context) error {
 
 // mountedIDs reads from the kernel which layers are mounted below home.
 func (s *session) mountedIDs() ([]string, error) {
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(s.home))
+	infos, err := mounts.List(func(m *mountinfo.Info) bool { return strings.HasPrefix(m.Mountpoint, s.home+"/") })
 	if err != nil {
-		return nil, fmt.Errorf("list the mounts: %w", err)
+		return nil, err
 	}
 	var ids []string
-	for _, m := range mounts {
+	for _, m := range infos {
 		rel, err := filepath.Rel(s.home, m.Mountpoint)
 		if err != nil {
 			continue
@@ -61,13 +62,13 @@ func (d *Driver) cleanupLayer(ctx context.Context, s *session, id string) error 
 	}
 	defer unlock()
 	at := s.merged(id)
-	switch err := unix.Unmount(at, unix.UMOUNT_NOFOLLOW); {
-	case errors.Is(err, unix.EBUSY):
-		d.log.WarnContext(ctx, "layer is still used; it stays mounted", "layer", id, "dir", at)
+	switch err := mounts.Unmount(at); {
+	case errors.Is(err, mounts.ErrBusy):
+		d.log.WarnContext(ctx, "layer is in use and stays mounted", "layer", id, "dir", at)
 		d.counts.set(id, 1)
 		return nil
-	case err != nil && !errors.Is(err, unix.EINVAL): // EINVAL: unmounted meanwhile
-		return fmt.Errorf("unmount %s: %w", at, err)
+	case err != nil:
+		return err
 	}
 	d.counts.set(id, 0)
 	return d.clearMountPoint(ctx, s, id)
@@ -75,7 +76,7 @@ func (d *Driver) cleanupLayer(ctx context.Context, s *session, id string) error 
 
 // sweepHome clears what the removal of a layer left when it was cut short: its
 // mount and its directory, where that is empty. What an earlier run of the plugin could
-// not stop from being written beside a layer that exists is deleted.
+// not stop from being written outside a layer that exists is deleted.
 func (d *Driver) sweepHome(ctx context.Context, s *session) error {
 	entries, err := os.ReadDir(s.home)
 	if err != nil {
@@ -96,14 +97,14 @@ func (d *Driver) sweepHome(ctx context.Context, s *session) error {
 			}
 			continue
 		}
-		err := unmount(s.merged(id))
+		err := mounts.DetachAll(s.merged(id))
 		for _, dir := range []string{s.merged(id), s.dir(id)} {
 			if rmErr := os.Remove(dir); err == nil && rmErr != nil && !errors.Is(rmErr, os.ErrNotExist) {
 				err = rmErr
 			}
 		}
 		if err != nil {
-			d.log.WarnContext(ctx, "cannot sweep what a removed layer left", "dir", s.dir(id), "error", err)
+			d.log.WarnContext(ctx, "cannot remove the rest of a removed layer", "dir", s.dir(id), "error", err)
 		}
 	}
 	return nil
@@ -115,12 +116,12 @@ func (d *Driver) sweepAstray(ctx context.Context, s *session, id string) error {
 	if _, err := os.Lstat(s.merged(id)); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	mounted, err := isMounted(s.merged(id))
+	mounted, err := mounts.IsMounted(s.merged(id))
 	if err != nil || mounted {
 		return err
 	}
 	if err := d.removeMountPoint(ctx, s, id); err != nil && !errors.Is(err, ErrAstray) {
 		return err
 	}
-	return nil // removeMountPoint has said it; nobody's request failed by it now
+	return nil // ErrAstray is in the log already, and no request has failed
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
@@ -56,7 +57,7 @@ func (d *Driver) remove(ctx context.Context, s *session, id string) error {
 	if err := s.store.CheckUnused(ctx, id); err != nil {
 		return err
 	}
-	if err := unmount(s.merged(id)); err != nil {
+	if err := mounts.DetachAll(s.merged(id)); err != nil {
 		return fmt.Errorf("remove layer %s: %w", id, err)
 	}
 	d.counts.set(id, 0)
@@ -77,7 +78,7 @@ func (d *Driver) remove(ctx context.Context, s *session, id string) error {
 func (d *Driver) Exists(ctx context.Context, id string) bool {
 	s, err := d.session(ctx)
 	if err != nil {
-		d.log.ErrorContext(ctx, "cannot say whether a layer exists", "layer", id, "error", err)
+		d.log.ErrorContext(ctx, "cannot find out whether a layer exists", "layer", id, "error", err)
 		return false
 	}
 	return s.store.Exists(id)

@@ -10,7 +10,9 @@ import (
 	"github.com/moby/sys/user"
 
 	"layervault/crypt"
+	"layervault/internal/keylock"
 	"layervault/layer"
+	"layervault/stack"
 )
 
 // Driver is the graph driver. It is safe for concurrent use: calls on one layer
@@ -18,7 +20,7 @@ import (
 type Driver struct {
 	cfg   Config
 	log   *slog.Logger
-	locks layer.Locks
+	locks keylock.Locks
 
 	// starting is held while the driver is brought up, which may take as long as a
 	// TPM does. mu is only ever held for a moment.
@@ -33,6 +35,7 @@ type Driver struct {
 // session is what one Init said, parsed.
 type session struct {
 	store *layer.Store
+	stack *stack.Stack
 	home  string
 	size  int64 // of writable layers
 	idmap user.IdentityMapping
