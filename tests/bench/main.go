@@ -53,7 +53,15 @@ func main() {
 	flag.IntVar(&b.fioTurns, "fio-turns", 40, "how often each pair of fio jobs is measured, a second each; an even number treats both sides alike")
 	flag.StringVar(&o.json, "json", "", "write the result to this file too")
 	flag.StringVar(&o.only, "only", "", "measure only these, by the first word of their names: apply,load,run,files,volumes,disk,memory,start; with -base: run,apply,open")
+	flag.BoolVar(&o.plot, "plot", false, "measure nothing: draw the results in the JSON files that follow into SVG files beside them")
 	flag.Parse()
+	if o.plot {
+		if err := plotFiles(flag.Args()); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := b.main(ctx, o); err != nil {
@@ -63,7 +71,10 @@ func main() {
 }
 
 // options are the flags that main itself reads.
-type options struct{ plugin, basePlugin, json, only string }
+type options struct {
+	plugin, basePlugin, json, only string
+	plot                           bool
+}
 
 func (b *bench) main(ctx context.Context, o options) error {
 	if o.plugin == "" {
