@@ -6,6 +6,7 @@ import (
 	"embed"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -36,6 +37,8 @@ func Topics() ([]Topic, error) {
 			Name: strings.TrimSuffix(e.Name(), ".md"), Title: strings.TrimPrefix(head, "# "), Text: plain(string(data)),
 		})
 	}
+	// By name; the files' own order has keys-design.md before keys.md.
+	slices.SortFunc(topics, func(a, b Topic) int { return strings.Compare(a.Name, b.Name) })
 	return topics, nil
 }
 

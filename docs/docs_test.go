@@ -132,6 +132,9 @@ func TestTopics(t *testing.T) {
 			t.Errorf("%s: a link is left", topic.Name)
 		}
 	}
+	if !slices.IsSorted(names) {
+		t.Errorf("topics are not sorted: %q", names)
+	}
 	for _, want := range []string{"install", "keys", "operations", "recovery", "threat-model", "volumes"} {
 		if !slices.Contains(names, want) {
 			t.Errorf("no topic %s in %q", want, names)
