@@ -100,7 +100,7 @@ func judgeEngine(e engine, gateOpen bool) []finding {
 	case major == 0:
 		return []finding{warn("", "engine version %q is not understood", e.Version)}
 	case major >= removedMajor:
-		return []finding{lack("stay on Docker 27 or older, or use the containerd snapshotter (docs/install.md)",
+		return []finding{lack("stay on Docker 27 or older; volumes work with every Docker: layervault help install",
 			"Docker %s: graph driver plugins were removed in 28.0", e.Version)}
 	case name == driver.Name:
 		return []finding{ok("Docker %s runs on %s", e.Version, e.Driver)}
