@@ -29,7 +29,7 @@ type Anchor interface {
 	// Kind goes into the ring: "tpm-nv".
 	Kind() string
 	// Places gives both places, and what lies in those that exist. It needs no auth, so
-	// nothing is proved by it. Error: ErrNoTPM, ...
+	// nothing is proved by it. Errors are those of the hardware.
 	Places(ctx context.Context) ([]AnchorPlace, error)
 	// Read gives what lies in a place. Error: ErrAnchorLost when it does not exist or has
 	// another auth value; nothing for one into which nothing was written.

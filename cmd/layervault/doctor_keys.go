@@ -67,7 +67,7 @@ func checkAnchor(cfg unlock.Config, ring *keys.Ring) finding {
 	switch {
 	case cfg.NoAnchor:
 		return warn("anchor=tpm, then: layervault key reseal", "%s: it was set so (anchor=none)", anchorLine(false))
-	case errors.Is(err, keys.ErrNoTPM):
+	case errors.Is(err, tpm.ErrNoTPM):
 		return warn("", "%s: there is no TPM", anchorLine(false))
 	}
 	return warn("layervault key reseal", "%s", anchorLine(false))

@@ -12,8 +12,13 @@ import (
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
 	"layervault/keys"
+	"layervault/keys/agent"
 	"layervault/keys/handover"
 	"layervault/keys/pemkey"
+	"layervault/keys/recovery"
+	"layervault/keys/tpm"
+	"layervault/keys/trusted"
+	"layervault/keys/versatile"
 	"layervault/layer"
 	"layervault/plugin/socket"
 	"layervault/vault"
@@ -44,15 +49,15 @@ var statuses = []struct {
 	status int
 	errs   []error
 }{
-	{statusUsage, []error{keys.ErrWeakPIN, keys.ErrNoProvider, keys.ErrUnknownProvider, keys.ErrBadPolicyKey, keys.ErrBadPolicy, keys.ErrBadAgent, keys.ErrBadSource, pemkey.ErrBadPEM, layer.ErrBadID, crypt.ErrBadParams,
+	{statusUsage, []error{tpm.ErrWeakPIN, keys.ErrNoProvider, keys.ErrUnknownProvider, tpm.ErrBadPolicyKey, tpm.ErrBadPolicy, agent.ErrBadAgent, trusted.ErrBadSource, pemkey.ErrBadPEM, layer.ErrBadID, crypt.ErrBadParams,
 		volume.ErrBadName, volume.ErrBadOption, volume.ErrUnknownOption, volume.ErrNotHere, disk.ErrBadFile, disk.ErrUnsupported}},
 	{statusNoSpace, []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}},
-	{statusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrWrongPIN, keys.ErrLockout, keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost, keys.ErrWeakSlot, keys.ErrPCRChanged, keys.ErrWrongKey, keys.ErrBadRecovery, errOpensNothing, luks2.ErrNoKey}},
+	{statusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, tpm.ErrWrongPIN, tpm.ErrLockout, keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost, keys.ErrWeakSlot, keys.ErrPCRChanged, keys.ErrWrongKey, recovery.ErrBadRecovery, errOpensNothing, luks2.ErrNoKey}},
 	{statusDamaged, []error{keys.ErrForgedRing, keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, errOtherImages, layer.ErrDamaged, volume.ErrDamaged, volume.ErrAmbiguous, disk.ErrKeyMissing, disk.ErrImageMissing, disk.ErrBadKey, ext4.ErrNotExt4, errFaultyDisk, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly, crypt.ErrOldFormat, vault.ErrUnfinished}},
 	{statusDenied, []error{keys.ErrBadMode, disk.ErrOutside, fs.ErrPermission}},
-	{statusHost, []error{errHost, keys.ErrNoTPM, keys.ErrOtherTPM, keys.ErrForgedAnswer, keys.ErrTPMFull, keys.ErrOwnerPassword, keys.ErrAnchor, keys.ErrPCRBank, keys.ErrAgent, keys.ErrNoTrusted, keys.ErrOtherChip, exec.ErrNotFound, disk.ErrTool}},
+	{statusHost, []error{errHost, tpm.ErrNoTPM, tpm.ErrOtherTPM, tpm.ErrForgedAnswer, tpm.ErrTPMFull, tpm.ErrOwnerPassword, keys.ErrAnchor, tpm.ErrPCRBank, agent.ErrAgent, trusted.ErrNoTrusted, trusted.ErrOtherChip, exec.ErrNotFound, disk.ErrTool}},
 	{statusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse, volume.ErrExists, volume.ErrInUse, volume.ErrBusyPath}},
-	{statusMissing, []error{keys.ErrNotFound, keys.ErrNoRing, keys.ErrNoKeyFile, handover.ErrNobody, layer.ErrNotFound, crypt.ErrNotExist, volume.ErrNotFound, volume.ErrNoDisk, volume.ErrNoRevision, disk.ErrNotFound, fs.ErrNotExist}},
+	{statusMissing, []error{keys.ErrNotFound, keys.ErrNoRing, versatile.ErrNoKeyFile, handover.ErrNobody, layer.ErrNotFound, crypt.ErrNotExist, volume.ErrNotFound, volume.ErrNoDisk, volume.ErrNoRevision, disk.ErrNotFound, fs.ErrNotExist}},
 	{statusFailed, []error{context.Canceled}},
 }
 

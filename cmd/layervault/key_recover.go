@@ -95,7 +95,7 @@ func (a *app) mendSlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring,
 // recoveryFault leaves out of a locked ring's reasons the slots that recover does not
 // try, so that a typing mistake is what the person reads.
 func recoveryFault(err error) error {
-	var bad *keys.BadRecovery
+	var bad *recovery.BadRecovery
 	if errors.As(err, &bad) {
 		return bad
 	}

@@ -68,7 +68,7 @@ var shapes = map[string]struct {
 	},
 	"owner password": {
 		before: func(chip *swtpmtest.TPM, _ *Config) { chip.Password(tpm2.TPMRHOwner, "owner") },
-		enroll: outcome{keys.ErrOwnerPassword, "tpm2_evictcontrol -C o -P PASSWORD"},
+		enroll: outcome{tpm.ErrOwnerPassword, "tpm2_evictcontrol -C o -P PASSWORD"},
 	},
 	"owner password, the advice followed": {
 		before: func(chip *swtpmtest.TPM, _ *Config) {
@@ -78,8 +78,8 @@ var shapes = map[string]struct {
 	},
 	"owner password set later": {
 		after:   func(chip *swtpmtest.TPM, _ *Config) { chip.Password(tpm2.TPMRHOwner, "owner") },
-		unlock:  outcome{keys.ErrOwnerPassword, "tpm2_evictcontrol -C o -P PASSWORD"},
-		recover: outcome{keys.ErrOwnerPassword, "tpm2_createprimary"},
+		unlock:  outcome{tpm.ErrOwnerPassword, "tpm2_evictcontrol -C o -P PASSWORD"},
+		recover: outcome{tpm.ErrOwnerPassword, "tpm2_createprimary"},
 		fix: func(chip *swtpmtest.TPM, _ *Config) {
 			chip.Persist(tpm2.ECCSRKTemplate, srkHandle, "owner", "")
 		},
@@ -102,7 +102,7 @@ var shapes = map[string]struct {
 			chip.Persist(withoutNoDA(), srkHandle, "", "")
 			chip.Password(tpm2.TPMRHOwner, "owner")
 		},
-		enroll:   outcome{keys.ErrOwnerPassword, "counts failures (made without noda)"},
+		enroll:   outcome{tpm.ErrOwnerPassword, "counts failures (made without noda)"},
 		notTried: true,
 	},
 	"storage key evicted": {
@@ -112,7 +112,7 @@ var shapes = map[string]struct {
 			chip.Persist(template, srkHandle, "", "")
 		},
 		after:  func(chip *swtpmtest.TPM, _ *Config) { chip.Evict(srkHandle) },
-		unlock: outcome{keys.ErrOtherTPM, "evicted"},
+		unlock: outcome{tpm.ErrOtherTPM, "evicted"},
 	},
 	"in lockout": {
 		after: func(chip *swtpmtest.TPM, _ *Config) { chip.LockOut() },
@@ -126,7 +126,7 @@ var shapes = map[string]struct {
 			chip.Restart()
 			chip.Boot()
 		},
-		enroll: outcome{keys.ErrPCRBank, "no sha256 values"},
+		enroll: outcome{tpm.ErrPCRBank, "no sha256 values"},
 	},
 	"SHA-256 bank switched off later": {
 		after: func(chip *swtpmtest.TPM, _ *Config) {
@@ -134,8 +134,8 @@ var shapes = map[string]struct {
 			chip.Restart()
 			chip.Boot()
 		},
-		unlock:  outcome{keys.ErrPCRBank, "layervault key reseal --recovery-key-file FILE --pcrs sha384:7"},
-		recover: outcome{keys.ErrPCRBank, "no sha256 values"},
+		unlock:  outcome{tpm.ErrPCRBank, "layervault key reseal --recovery-key-file FILE --pcrs sha384:7"},
+		recover: outcome{tpm.ErrPCRBank, "no sha256 values"},
 		fix:     func(_ *swtpmtest.TPM, cfg *Config) { cfg.PCRs = "sha384:7" },
 	},
 	"power cycle": {
@@ -150,12 +150,12 @@ var shapes = map[string]struct {
 	},
 	"cleared": {
 		after:  func(chip *swtpmtest.TPM, _ *Config) { chip.Clear() },
-		unlock: outcome{keys.ErrOtherTPM, "cleared"},
+		unlock: outcome{tpm.ErrOtherTPM, "cleared"},
 	},
 	"out of sessions": {
 		after:   func(chip *swtpmtest.TPM, _ *Config) { chip.FillSessions() },
-		unlock:  outcome{keys.ErrTPMFull, "tpm2_flushcontext -l"},
-		recover: outcome{keys.ErrTPMFull, "tpm2_flushcontext -l"},
+		unlock:  outcome{tpm.ErrTPMFull, "tpm2_flushcontext -l"},
+		recover: outcome{tpm.ErrTPMFull, "tpm2_flushcontext -l"},
 		fix: func(chip *swtpmtest.TPM, _ *Config) {
 			chip.Restart()
 			chip.Boot()
@@ -163,8 +163,8 @@ var shapes = map[string]struct {
 	},
 	"gone": {
 		after:   func(_ *swtpmtest.TPM, cfg *Config) { cfg.TPM = "/nonexistent/tpmrm0" },
-		unlock:  outcome{keys.ErrNoTPM, "does not exist"},
-		recover: outcome{keys.ErrNoTPM, "does not exist"},
+		unlock:  outcome{tpm.ErrNoTPM, "does not exist"},
+		recover: outcome{tpm.ErrNoTPM, "does not exist"},
 		fix:     func(chip *swtpmtest.TPM, cfg *Config) { cfg.TPM = chip.Socket },
 	},
 	"renumbered": {
@@ -277,7 +277,7 @@ func TestLateTPM(t *testing.T) {
 	}
 	cfg.Log = slog.New(onWait{func() {}})
 	cfg.WaitUntil = time.Now().Add(10 * time.Millisecond)
-	if err := opened(t, cfg); !errors.Is(err, keys.ErrNoTPM) {
+	if err := opened(t, cfg); !errors.Is(err, tpm.ErrNoTPM) {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -165,7 +165,7 @@ func (c Config) versatile() (keys.Provider, error) {
 	path := c.KeyFilePath()
 	rel, err := filepath.Rel(c.Tier, path)
 	if err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
-		return nil, fmt.Errorf("%w: %s lies inside the tier %s that it opens; choose another place", keys.ErrBadKeyFile, path, c.Tier)
+		return nil, fmt.Errorf("%w: %s lies inside the tier %s that it opens; choose another place", versatile.ErrBadKeyFile, path, c.Tier)
 	}
 	return versatile.New(path), nil
 }

@@ -9,7 +9,9 @@ import (
 
 	"layervault/keys"
 	"layervault/keys/recovery"
+	"layervault/keys/tpm"
 	"layervault/keys/tpm/swtpmtest"
+	"layervault/keys/versatile"
 )
 
 func open(t *testing.T, cfg Config) ([]byte, *keys.Ring) {
@@ -92,7 +94,7 @@ func TestFailedResealChangesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ring.Reseal(t.Context(), key, ring.Slots()[0].ID, p); !errors.Is(err, keys.ErrNoTPM) {
+	if _, err := ring.Reseal(t.Context(), key, ring.Slots()[0].ID, p); !errors.Is(err, tpm.ErrNoTPM) {
 		t.Fatalf("got %v", err)
 	}
 	after, err := os.ReadFile(ring.Path())
@@ -110,8 +112,8 @@ func TestSettings(t *testing.T) {
 		"no provider":      {Config{}, keys.ErrNoProvider},
 		"unknown provider": {Config{Provider: "magic"}, keys.ErrUnknownProvider},
 		"recovery first":   {Config{Provider: "recovery"}, keys.ErrUnknownProvider},
-		"no TPM":           {Config{Provider: "tpm", TPM: "/nonexistent"}, keys.ErrNoTPM},
-		"key file inside":  {Config{Provider: "versatile", KeyFile: tier + "/sub/key"}, keys.ErrBadKeyFile},
+		"no TPM":           {Config{Provider: "tpm", TPM: "/nonexistent"}, tpm.ErrNoTPM},
+		"key file inside":  {Config{Provider: "versatile", KeyFile: tier + "/sub/key"}, versatile.ErrBadKeyFile},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc.cfg.Tier = tier
