@@ -67,6 +67,15 @@ func (r *Ring) UseNone() { r.anchor, r.unasked = nil, true }
 // believed after unlocking only.
 func (r *Ring) Anchored() bool { return r.snapshot().Anchor != nil }
 
+// AnchorKind is the Kind of the anchor that the ring names, "" for none; as Anchored, it is
+// to be believed after unlocking only.
+func (r *Ring) AnchorKind() string {
+	if a := r.snapshot().Anchor; a != nil {
+		return a.Kind
+	}
+	return ""
+}
+
 // finding is what the anchor says of a ring.
 type finding struct {
 	err    error  // why the ring is not to be used

@@ -10,10 +10,7 @@ import (
 	"layervault/crypt"
 	"layervault/crypt/luks2"
 	"layervault/keys"
-	"layervault/keys/agent"
 	"layervault/keys/handover"
-	"layervault/keys/tpm"
-	"layervault/keys/trusted"
 	"layervault/layer"
 	"layervault/plugin/socket"
 	"layervault/vault"
@@ -37,21 +34,9 @@ func nextStep(err error) string {
 		return "unset the TPM owner's password for the moment, then: layervault key reseal; or go without: anchor=none"
 	case is(keys.ErrWeakSlot):
 		return "the message says which setting admits the slot; or seal it as the settings ask: layervault key reseal"
-	case is(tpm.ErrNoPolicy):
-		return "if this boot is an approved one: layervault key sign-policy where the private key is, layervault key load-policy here; else: layervault key recover"
-	case len(keys.ChangedPCRs(err)) > 0:
-		return "if you changed the firmware or kernel yourself: layervault key recover (asks for the recovery key and seals the vault anew)"
-	case is(tpm.ErrForgedAnswer):
-		return "look between the processor and the TPM; trust this machine only when you know what changed its answers"
-	case is(tpm.ErrWeakPIN):
-		return "give the TPM a lockout authorisation (tpm2_changeauth -c lockout PASSWORD), or choose a longer PIN"
-	case is(tpm.ErrOwnerPassword):
-		return "the message has the commands that put the storage key where layervault finds it"
-	case is(tpm.ErrLockout):
-		return "wait until the TPM lets go, or: layervault key recover"
-	case is(agent.ErrAgent):
-		return "see to the key service and try again; another way in: layervault key recover"
-	case is(keys.ErrLocked), is(keys.ErrNeedsPerson), is(tpm.ErrOtherTPM), is(trusted.ErrOtherChip):
+	case providerStep(err, true) != "":
+		return providerStep(err, true)
+	case is(keys.ErrLocked), is(keys.ErrNeedsPerson):
 		return "layervault key recover"
 	case is(vault.ErrUnfinished):
 		return "layervault vault upgrade --dry-run names everything that does not open"
@@ -63,20 +48,12 @@ func nextStep(err error) string {
 		return "--force replaces a sound key ring, and keeps it aside"
 	case is(keys.ErrNoProvider):
 		return "docker plugin set layervault key=tpm (or key=versatile where there is no TPM); for serve: --key"
-	case is(agent.ErrBadAgent):
-		return "layervault key enroll --help shows the addresses of key services"
-	case is(trusted.ErrBadSource):
-		return "layervault key enroll --help shows the sources of trusted keys"
-	case is(trusted.ErrNoTrusted):
-		return "layervault doctor; without such a chip: docker plugin set layervault key=tpm (or key=versatile)"
+	case providerStep(err, false) != "":
+		return providerStep(err, false)
 	case is(handover.ErrNobody):
 		return "layervault key unlock --wait, and start docker meanwhile"
 	case is(keys.ErrUnknownProvider):
 		return "layervault serve --help lists the key providers"
-	case is(tpm.ErrNoTPM):
-		return "layervault doctor; without a TPM: docker plugin set layervault key=versatile"
-	case is(tpm.ErrPCRBank):
-		return "switch the PCR bank on in the firmware, or seal to another: layervault key reseal --pcrs sha384:LIST"
 	case is(keys.ErrDamagedRing), is(keys.ErrRingLost):
 		return "restore keyring.json from a backup: layervault key restore FILE; nothing was changed"
 	case is(keys.ErrNewerRing):

@@ -209,7 +209,7 @@ func (a *app) loadPolicy(ctx context.Context, k keyFlags, name string) error {
 	if err != nil {
 		return err
 	}
-	view := loadedView{File: cfg.PoliciesPath(), Slots: []string{}}
+	view := loadedView{File: tpm.PoliciesPath(cfg.Tier), Slots: []string{}}
 	fit := tpm.PolicyFile{}
 	for _, slot := range ring.Slots() {
 		if slot.Provider != tpm.Name {

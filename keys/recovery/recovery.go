@@ -35,24 +35,24 @@ const (
 	maxArgonMemory = 1 << 20 // KiB, 1 GiB
 )
 
-// Kind says what a slot opens with.
-type Kind string
+// TextKind says what text a slot opens with.
+type TextKind string
 
 // The kinds of recovery slots.
 const (
-	KindKey        Kind = "key"        // Generate's output; full entropy, a fast KDF is enough
-	KindPassphrase Kind = "passphrase" // a person's choice; argon2id
+	KindKey        TextKind = "key"        // Generate's output; full entropy, a fast KDF is enough
+	KindPassphrase TextKind = "passphrase" // a person's choice; argon2id
 )
 
 // Provider implements keys.Provider.
 type Provider struct {
-	kind Kind
+	kind TextKind
 	text []byte
 }
 
 // New makes a provider of new slots that open with text. It does not copy text: the
 // caller wipes it afterwards.
-func New(kind Kind, text []byte) *Provider { return &Provider{kind: kind, text: text} }
+func New(kind TextKind, text []byte) *Provider { return &Provider{kind: kind, text: text} }
 
 // Typed makes a provider that opens slots of either kind with what a person typed.
 // A nil text makes one that only describes slots.
@@ -73,7 +73,7 @@ func (p *Provider) Name() string { return Name }
 
 // blob is a slot in the ring.
 type blob struct {
-	Kind   Kind         `json:"kind"`
+	Kind   TextKind     `json:"kind"`
 	Hint   string       `json:"hint,omitempty"`   // of a generated key: 8 hex digits that tell keys apart
 	Argon2 *argonParams `json:"argon2,omitempty"` // of a passphrase
 	Key    keys.Wrapped `json:"wrapped"`

@@ -14,7 +14,7 @@ var (
 	tierKey = bytes.Repeat([]byte{0x5a}, keys.KeySize)
 )
 
-func wrap(t *testing.T, kind Kind, text []byte) json.RawMessage {
+func wrap(t *testing.T, kind TextKind, text []byte) json.RawMessage {
 	t.Helper()
 	raw, err := New(kind, text).Wrap(t.Context(), binding, tierKey)
 	if err != nil {

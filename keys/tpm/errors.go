@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"layervault/keys"
 )
 
 // The errors of this provider that a caller can tell apart with errors.Is. What it shares
@@ -28,6 +30,10 @@ var (
 	ErrWrongPIN = errors.New("wrong PIN")
 	// ErrWeakPIN: a new PIN is too short for what the TPM does against guessing.
 	ErrWeakPIN = errors.New("the PIN is too short")
+	// ErrNoPIN: a slot with a PIN is to be sealed anew, and no PIN was given.
+	ErrNoPIN = errors.New("the slot wants a PIN")
+	// ErrBadPCRs: a selection of PCRs makes no sense.
+	ErrBadPCRs = errors.New("not a selection of PCRs")
 	// ErrBadPolicyKey: no TPM verifies signed policies with this key.
 	ErrBadPolicyKey = errors.New("no key for signed policies")
 	// ErrBadPolicy: a signed policy, or what one was to be made of, makes no sense.
@@ -51,3 +57,25 @@ func (e *Lockout) Error() string {
 
 // Is makes the error match ErrLockout.
 func (e *Lockout) Is(target error) bool { return target == ErrLockout }
+
+// faults are what follows from the errors, the most telling first.
+func faults() []keys.Fault {
+	const recover = "layervault key recover"
+	return []keys.Fault{
+		{Err: ErrNoPolicy, Telling: true, Step: "if this boot is an approved one: layervault key sign-policy where the private key is, layervault key load-policy here; else: layervault key recover"},
+		{Err: keys.ErrPCRChanged, Class: keys.ClassLocked, Telling: true, Step: "if you changed the firmware or kernel yourself: layervault key recover (asks for the recovery key and seals the vault anew)"},
+		{Err: ErrForgedAnswer, Class: keys.ClassHost, Telling: true, Step: "look between the processor and the TPM; trust this machine only when you know what changed its answers"},
+		{Err: ErrWeakPIN, Class: keys.ClassUsage, Telling: true, Step: "give the TPM a lockout authorisation (tpm2_changeauth -c lockout PASSWORD), or choose a longer PIN"},
+		{Err: ErrOwnerPassword, Class: keys.ClassHost, Telling: true, Step: "the message has the commands that put the storage key where layervault finds it"},
+		{Err: ErrLockout, Class: keys.ClassLocked, Telling: true, Step: "wait until the TPM lets go, or: " + recover},
+		{Err: ErrNoPIN, Class: keys.ClassUsage, Telling: true, Step: "give the PIN: --pin-file FILE"},
+		{Err: ErrBadPCRs, Class: keys.ClassUsage, Step: "layervault key enroll --help"},
+		{Err: ErrOtherTPM, Class: keys.ClassHost, Step: recover},
+		{Err: ErrNoTPM, Class: keys.ClassHost, Step: "layervault doctor; without a TPM: docker plugin set layervault key=versatile"},
+		{Err: ErrPCRBank, Class: keys.ClassHost, Step: "switch the PCR bank on in the firmware, or seal to another: layervault key reseal --pcrs sha384:LIST"},
+		{Err: ErrTPMFull, Class: keys.ClassHost},
+		{Err: ErrWrongPIN, Class: keys.ClassLocked},
+		{Err: ErrBadPolicyKey, Class: keys.ClassUsage},
+		{Err: ErrBadPolicy, Class: keys.ClassUsage},
+	}
+}

@@ -58,12 +58,12 @@ var shapes = map[string]struct {
 }{
 	"as they should be": {},
 	"RSA only": {
-		before: func(chip *swtpmtest.TPM, cfg *Config) { cfg.TPM = chip.WithoutECC() },
+		before: func(chip *swtpmtest.TPM, cfg *Config) { cfg.Set = cfg.Set.With("tpm", chip.WithoutECC()) },
 	},
 	"RSA only, its storage key persistent": {
 		before: func(chip *swtpmtest.TPM, cfg *Config) {
 			chip.Persist(tpm2.RSASRKTemplate, srkHandle, "", "")
-			cfg.TPM = chip.WithoutECC()
+			cfg.Set = cfg.Set.With("tpm", chip.WithoutECC())
 		},
 	},
 	"owner password": {
@@ -136,7 +136,7 @@ var shapes = map[string]struct {
 		},
 		unlock:  outcome{tpm.ErrPCRBank, "layervault key reseal --recovery-key-file FILE --pcrs sha384:7"},
 		recover: outcome{tpm.ErrPCRBank, "no sha256 values"},
-		fix:     func(_ *swtpmtest.TPM, cfg *Config) { cfg.PCRs = "sha384:7" },
+		fix:     func(_ *swtpmtest.TPM, cfg *Config) { cfg.New = cfg.New.With("pcrs", "sha384:7") },
 	},
 	"power cycle": {
 		after: func(chip *swtpmtest.TPM, _ *Config) {
@@ -162,15 +162,15 @@ var shapes = map[string]struct {
 		},
 	},
 	"gone": {
-		after:   func(_ *swtpmtest.TPM, cfg *Config) { cfg.TPM = "/nonexistent/tpmrm0" },
+		after:   func(_ *swtpmtest.TPM, cfg *Config) { cfg.Set = cfg.Set.With("tpm", "/nonexistent/tpmrm0") },
 		unlock:  outcome{tpm.ErrNoTPM, "does not exist"},
 		recover: outcome{tpm.ErrNoTPM, "does not exist"},
-		fix:     func(chip *swtpmtest.TPM, cfg *Config) { cfg.TPM = chip.Socket },
+		fix:     func(chip *swtpmtest.TPM, cfg *Config) { cfg.Set = cfg.Set.With("tpm", chip.Socket) },
 	},
 	"renumbered": {
-		before: func(chip *swtpmtest.TPM, cfg *Config) { cfg.TPM = device(chip, "tpmrm0") },
+		before: func(chip *swtpmtest.TPM, cfg *Config) { cfg.Set = cfg.Set.With("tpm", device(chip, "tpmrm0")) },
 		after: func(chip *swtpmtest.TPM, cfg *Config) {
-			if err := os.Rename(cfg.TPM, filepath.Join(filepath.Dir(cfg.TPM), "tpmrm1")); err != nil {
+			if err := os.Rename(cfg.Set["tpm"], filepath.Join(filepath.Dir(cfg.Set["tpm"]), "tpmrm1")); err != nil {
 				panic(err)
 			}
 		},
@@ -192,7 +192,7 @@ func TestTPMsInTheField(t *testing.T) {
 	for name, shape := range shapes {
 		t.Run(name, func(t *testing.T) {
 			chip := swtpmtest.Start(t).Boot()
-			cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: tpm.Name, PCRs: "7", LeastPCRs: "7", TPM: chip.Socket}
+			cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: tpm.Name, Set: keys.Values{"pcrs": "7", "tpm": chip.Socket}}
 			if shape.before != nil {
 				shape.before(chip, &cfg)
 			}
@@ -243,7 +243,7 @@ func recovered(t *testing.T, cfg Config, paper []byte) error {
 		return err
 	}
 	defer key.Close()
-	p, err := cfg.ForNewSlot(tpm.Name)
+	p, err := cfg.ForNewSlot(t.Context(), tpm.Name)
 	if err != nil {
 		return err
 	}
@@ -258,7 +258,7 @@ func recovered(t *testing.T, cfg Config, paper []byte) error {
 func TestLateTPM(t *testing.T) {
 	chip := swtpmtest.Start(t).Boot()
 	path := filepath.Join(filepath.Dir(chip.Socket), "tpmrm0")
-	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: tpm.Name, PCRs: "7", TPM: path, WaitUntil: time.Now().Add(time.Minute)}
+	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: tpm.Name, New: keys.Values{"pcrs": "7"}, Set: keys.Values{"tpm": path}, WaitUntil: time.Now().Add(time.Minute)}
 	// The device comes when the wait is told of.
 	cfg.Log = slog.New(onWait{func() {
 		if err := os.Symlink(chip.Socket, path); err != nil {
