@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"layervault/keys/unlock"
 )
 
 // verdict is the outcome of one check.
@@ -104,15 +106,20 @@ func (a *app) checks(s settings) []check {
 	one := func(f func() finding) func(context.Context) []finding {
 		return func(context.Context) []finding { return []finding{f()} }
 	}
-	return []check{
+	checks := []check{
 		{"kernel", one(checkKernel)},
 		{"dm-crypt", one(checkDM)},
 		{"loop", one(checkLoop)},
 		{"filesystems", func(context.Context) []finding { return checkFilesystems() }},
 		{"cipher", one(func() finding { return checkCipher(s.cipher) })},
 		{"kernel keys", one(checkKeyring)},
-		{"tpm", func(context.Context) []finding { return checkTPM(s.key, s.tpm) }},
-		{"trusted keys", func(ctx context.Context) []finding { return checkTrusted(ctx, s, a.keyConfig(s, nil)) }},
+	}
+	for _, k := range unlock.Kinds() {
+		if k.Hardware != nil && k.Hardware.Check != nil {
+			checks = append(checks, check{strings.ToLower(k.Hardware.Title), func(ctx context.Context) []finding { return checkHardware(ctx, k, a.keyConfig(s, nil)) }})
+		}
+	}
+	return append(checks, []check{
 		{"e2fsprogs", one(checkTools)},
 		{"docker", checkDocker},
 		{"docker tmp", one(checkDockerTmp)},
@@ -122,5 +129,5 @@ func (a *app) checks(s settings) []check {
 		{"swap", one(checkSwap)},
 		{"key slots", func(ctx context.Context) []finding { return checkSlots(ctx, a.keyConfig(s, nil)) }},
 		{"recovery", func(ctx context.Context) []finding { return []finding{checkRecovery(ctx, a.keyConfig(s, nil))} }},
-	}
+	}...)
 }

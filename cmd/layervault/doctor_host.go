@@ -3,16 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"layervault/keys"
 	"layervault/keys/recovery"
-	"layervault/keys/tpm"
-	"layervault/keys/trusted"
 	"layervault/keys/unlock"
 )
 
@@ -20,73 +16,20 @@ import (
 // not fit.
 const lowSpace = 2 << 30
 
-// checkTPM looks at the TPM; without one only a vault that wants it is in trouble.
-func checkTPM(key, path string) []finding {
-	verdict := warn
-	if key == tpm.Name {
-		verdict = lack
+// checkHardware looks at what key slots rest on, as its provider does.
+func checkHardware(ctx context.Context, k keys.Kind, cfg unlock.Config) []finding {
+	var slots []keys.Slot
+	if ring, err := cfg.Load(ctx); err == nil { // else checkRecovery says it
+		slots = ring.Slots()
 	}
-	const other = "docker plugin set layervault key=versatile (a key file: protects nothing on a stolen disk)"
-	found, err := tpm.Locate(path)
-	if err != nil {
-		return []finding{verdict("switch the TPM on in the firmware, modprobe tpm_tis tpm_crb; or "+other, "%v", err)}
-	}
-	if found != path {
-		return []finding{warn("docker plugin set layervault tpm="+found, "%s is not there, %s is taken for it", path, found)}
-	}
-	if path != tpm.DefaultPath {
-		return []finding{ok("%s", path)} // an emulator, or one of several: sysfs speaks of the first
-	}
-	dir := "/sys/class/tpm/tpm0"
-	if major, err := os.ReadFile(filepath.Join(dir, "tpm_version_major")); err == nil && strings.TrimSpace(string(major)) != "2" {
-		return []finding{verdict(other, "TPM version %s, 2 is needed", strings.TrimSpace(string(major)))}
-	}
-	out := []finding{ok("%s", tpm.DefaultPath)}
-	if exists(dir) && !exists(filepath.Join(dir, "pcr-sha256")) {
-		out = append(out, verdict("switch the SHA-256 PCR bank on in the firmware", "no SHA-256 PCR bank"))
-	}
-	return out
+	return asFindings(k.Hardware.Check(cfg.Settings(), cfg.Provider == k.Name, slots))
 }
 
-// checkTrusted looks at the kernel's trusted keys, where the vault wants them: by the
-// setting, or in a slot.
-func checkTrusted(ctx context.Context, s settings, cfg unlock.Config) []finding {
-	sources := map[string]trusted.Source{}
-	src, err := trusted.ParseSource(s.source)
-	switch {
-	case s.key != trusted.Name:
-	case err != nil || src.None():
-		return []finding{lack("docker plugin set layervault source=caam (or tpm, dcp, tee, tagged)", "key=trusted wants a source; source=%q is none", s.source)}
-	default:
-		sources[src.String()] = src
-	}
-	if ring, err := cfg.Load(ctx); err == nil { // else checkRecovery says it
-		for _, slot := range ring.Slots() {
-			if src, err := trusted.SourceOf(slot.Blob); slot.Provider == trusted.Name && err == nil {
-				sources[src.String()] = src
-			}
-		}
-	}
-	if len(sources) == 0 {
-		return []finding{ok("not used")}
-	}
+// asFindings gives the findings of a key provider.
+func asFindings(found []keys.Finding) []finding {
 	var out []finding
-	for _, name := range slices.Sorted(maps.Keys(sources)) {
-		src := sources[name]
-		if err := trusted.Available(src); err != nil {
-			out = append(out, lack("a kernel with that source, or: layervault key recover with another slot", "%v", err))
-			continue
-		}
-		why, err := trusted.Weakness(src)
-		if err != nil {
-			out = append(out, warn("run doctor as root, outside of containers", "%s: cannot see whether the chip seals with a test key: %v", src, err))
-			continue
-		}
-		if why != "" {
-			out = append(out, warn("fuse the board and switch secure boot (HAB) on, then: layervault key reseal", "%s: slots of it protect nothing: %s", src, why))
-			continue
-		}
-		out = append(out, ok("%s", src))
+	for _, f := range found {
+		out = append(out, finding{Verdict: verdict(f.Verdict), Detail: f.Detail, Fix: f.Fix})
 	}
 	return out
 }

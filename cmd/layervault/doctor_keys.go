@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"layervault/keys"
-	"layervault/keys/tpm"
 	"layervault/keys/unlock"
 )
 
@@ -37,23 +35,20 @@ func checkSlots(ctx context.Context, cfg unlock.Config) []finding {
 		default:
 			out = append(out, warn("layervault key list; a slot that is of no use: layervault key remove "+slot.ID, "%s: %s", title, slot.Reason))
 		}
-		out = append(out, checkSteady(slot)...)
+		out = append(out, checkSteady(cfg, ring, slot.ID)...)
 	}
 	return append(out, checkAnchor(cfg, ring))
 }
 
-// checkSteady looks whether a slot's PCRs change in the course of a boot of this machine.
-func checkSteady(slot keys.SlotState) []finding {
-	if slot.Provider != tpm.Name || slot.PCRs == "" {
+// checkSteady looks whether what a slot is sealed to changes in the course of a boot.
+func checkSteady(cfg unlock.Config, ring *keys.Ring, id string) []finding {
+	slot, err := ring.Slot(id)
+	if err != nil {
 		return nil
 	}
-	sel, err := tpm.ParsePCRs(slot.PCRs)
-	if err != nil {
-		return nil // a damaged slot, whose reason is told
-	}
-	var out []finding
-	for _, why := range tpm.Unsteady(sel) {
-		out = append(out, warn("layervault key reseal --pcrs "+tpm.DefaultPCRs, "slot %s may not open early in the next boot: %s", slot.ID, why))
+	out := asFindings(cfg.Unsteady(slot))
+	for i := range out {
+		out[i].Detail = "slot " + id + " may not open early in the next boot: " + out[i].Detail
 	}
 	return out
 }
@@ -63,11 +58,10 @@ func checkAnchor(cfg unlock.Config, ring *keys.Ring) finding {
 	if ring.Anchored() {
 		return ok("%s", anchorLine(true))
 	}
-	_, err := tpm.Locate(cfg.TPM)
 	switch {
 	case cfg.NoAnchor:
 		return warn("anchor=tpm, then: layervault key reseal", "%s: it was set so (anchor=none)", anchorLine(false))
-	case errors.Is(err, keys.ErrNoTPM):
+	case !cfg.CanAnchor():
 		return warn("", "%s: there is no TPM", anchorLine(false))
 	}
 	return warn("layervault key reseal", "%s", anchorLine(false))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"layervault/keys"
 	"layervault/keys/escrow"
 	"layervault/keys/pemkey"
 )
@@ -149,7 +150,7 @@ as key recover does. The key's SHA-256 is checked, and that it is this tier's.`,
 		},
 	}
 	k.register(cmd.Flags(), a.env)
-	cmd.Flags().StringVar(&k.pin, "pin-file", a.env("pin-file"), "the PIN of a TPM slot is in this file (env pin-file)")
+	k.providers.register(cmd.Flags(), a.env, keys.ForPerson)
 	return cmd
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto"
 	"errors"
 	"fmt"
 	"io"
@@ -10,28 +9,11 @@ import (
 
 	"layervault/internal/durable"
 	"layervault/keys"
-	"layervault/keys/tpm"
 )
 
 // maxPEM bounds what is read as a key in PEM, or as another small file of people's; RSA
 // of 4096 bits takes 3.3 KB.
 const maxPEM = 64 << 10
-
-// readPublicPEM reads the public key of a policy's signer; nil without a name.
-func readPublicPEM(name string) (crypto.PublicKey, error) {
-	if name == "" {
-		return nil, nil
-	}
-	text, err := readBounded(name)
-	if err != nil {
-		return nil, err
-	}
-	key, err := tpm.ParsePublicKey(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return key, nil
-}
 
 // readPrivatePEM reads a private key, which nobody else may read. The caller wipes it.
 func readPrivatePEM(name string) ([]byte, error) {

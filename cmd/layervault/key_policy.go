@@ -16,7 +16,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"layervault/keys"
 	"layervault/keys/tpm"
 )
 
@@ -210,7 +209,7 @@ func (a *app) loadPolicy(ctx context.Context, k keyFlags, name string) error {
 	if err != nil {
 		return err
 	}
-	view := loadedView{File: cfg.PoliciesPath(), Slots: []string{}}
+	view := loadedView{File: tpm.PoliciesPath(cfg.Tier), Slots: []string{}}
 	fit := tpm.PolicyFile{}
 	for _, slot := range ring.Slots() {
 		if slot.Provider != tpm.Name {
@@ -230,10 +229,10 @@ func (a *app) loadPolicy(ctx context.Context, k keyFlags, name string) error {
 		}
 	}
 	if len(fit) == 0 {
-		return fmt.Errorf("%w: no slot of %s has the key that signed %s, or its signature is false", keys.ErrBadPolicy, ring.Path(), name)
+		return fmt.Errorf("%w: no slot of %s has the key that signed %s, or its signature is false", tpm.ErrBadPolicy, ring.Path(), name)
 	}
 	have, err := tpm.ReadPolicies(view.File)
-	if errors.Is(err, keys.ErrBadPolicy) {
+	if errors.Is(err, tpm.ErrBadPolicy) {
 		have = tpm.PolicyFile{} // a broken file opens nothing; this one does
 	} else if err != nil {
 		return err

@@ -8,8 +8,6 @@ import (
 
 	"layervault/keys"
 	"layervault/keys/recovery"
-	"layervault/keys/tpm"
-	"layervault/keys/trusted"
 	"layervault/keys/unlock"
 )
 
@@ -67,18 +65,12 @@ func (a *app) recoverTier(ctx context.Context, k keyFlags) (err error) {
 	return a.mendSlots(ctx, cfg, ring, key)
 }
 
-// sealedByHardware says whether a slot is one that a change of hardware or of what boots
-// can shut, and that can be made anew without a person.
-func sealedByHardware(slot keys.Slot) bool {
-	return slot.Provider == tpm.Name || slot.Provider == trusted.Name
-}
-
 // mendSlots seals each TPM and trusted slot anew that does not open, and tells of it.
 func (a *app) mendSlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring, key *keys.TierKey) error {
 	var done []resealed
 	var failures []error
 	for _, slot := range ring.Slots() {
-		if !sealedByHardware(slot) {
+		if !unlock.SealedByHardware(slot) {
 			continue
 		}
 		r, err := a.mendSlot(ctx, cfg, ring, key, slot)
@@ -95,7 +87,7 @@ func (a *app) mendSlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring,
 // recoveryFault leaves out of a locked ring's reasons the slots that recover does not
 // try, so that a typing mistake is what the person reads.
 func recoveryFault(err error) error {
-	var bad *keys.BadRecovery
+	var bad *recovery.BadRecovery
 	if errors.As(err, &bad) {
 		return bad
 	}
@@ -105,7 +97,7 @@ func recoveryFault(err error) error {
 // mendSlot tries a TPM slot and seals it anew when it does not open.
 func (a *app) mendSlot(ctx context.Context, cfg unlock.Config, ring *keys.Ring, key *keys.TierKey, slot keys.Slot) (resealed, error) {
 	r := resealed{Slot: slot.ID, Provider: slot.Provider}
-	p, err := sameProvider(cfg, slot)
+	p, err := cfg.Again(ctx, slot)
 	if err != nil {
 		r.Error = err.Error()
 		return r, err
@@ -159,7 +151,6 @@ func (a *app) printResealed(done []resealed, nothing string) error {
 
 func newKeyResealCommand(a *app) *cobra.Command {
 	var k keyFlags
-	var pcrs string
 	cmd := &cobra.Command{
 		Use:   "reseal [SLOT...]",
 		Short: "Seal slots anew, to the present PCRs or to others",
@@ -167,24 +158,19 @@ func newKeyResealCommand(a *app) *cobra.Command {
 their PCRs, or of those in --pcrs. The tier must open, by any slot or with
 --recovery-key-file. Images are not touched.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.reseal(cmd.Context(), k, pcrs, args)
+			return a.reseal(cmd.Context(), k, args)
 		},
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
-	cmd.Flags().StringVar(&pcrs, "pcrs", "", "seal to these PCRs instead: 0-4,6-9,12-14, sha384:7, none")
+	k.providers.register(cmd.Flags(), a.env, keys.ForReseal)
 	return cmd
 }
 
-func (a *app) reseal(ctx context.Context, k keyFlags, pcrs string, names []string) (err error) {
+func (a *app) reseal(ctx context.Context, k keyFlags, names []string) (err error) {
 	cfg, err := a.tierConfig(k)
 	if err != nil {
 		return err
-	}
-	if pcrs != "" {
-		if _, err := tpm.ParsePCRs(pcrs); err != nil {
-			return &usageError{err}
-		}
 	}
 	key, ring, err := a.unlockTier(ctx, cfg, k)
 	if err != nil {
@@ -201,15 +187,14 @@ func (a *app) reseal(ctx context.Context, k keyFlags, pcrs string, names []strin
 	}
 	if len(names) == 0 {
 		for _, s := range ring.Slots() {
-			if sealedByHardware(s) {
+			if unlock.SealedByHardware(s) {
 				slots = append(slots, s)
 			}
 		}
 	}
-	cfg.PCRs = pcrs
 	var done []resealed
 	for _, slot := range slots {
-		p, err := sameProvider(cfg, slot)
+		p, err := cfg.Again(ctx, slot)
 		if err != nil {
 			return err
 		}

@@ -151,7 +151,7 @@ func (a *app) carrySlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring
 // that does not would come to life again, at PCR values that nobody agreed to.
 func (a *app) carrySlot(ctx context.Context, cfg unlock.Config, ring *keys.Ring, slot keys.Slot, typed [][]byte) (keys.Provider, error) {
 	if slot.Provider != recovery.Name {
-		p, err := sameProvider(cfg, slot)
+		p, err := cfg.Again(ctx, slot)
 		if err != nil {
 			return nil, err
 		}

@@ -27,7 +27,7 @@ func quietApp(dir string) *app {
 }
 
 func vaultConfig(dir string) unlock.Config {
-	return unlock.Config{Tier: filepath.Join(dir, "vault"), Provider: "versatile", TPM: "/nonexistent"}
+	return unlock.Config{Tier: filepath.Join(dir, "vault"), Provider: "versatile", Set: keys.Values{"tpm": "/nonexistent"}}
 }
 
 // memoryDir is a folder in memory where there is one: these tests sync hundreds of

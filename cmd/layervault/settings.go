@@ -8,20 +8,15 @@ import (
 	"github.com/spf13/pflag"
 
 	"layervault/crypt"
-	"layervault/keys/tpm"
+	"layervault/keys"
+	"layervault/keys/unlock"
 )
 
 // settings is what a person chooses for the plugin: config.json has one
 // environment variable for each, serve a flag too.
 type settings struct {
 	key      string
-	pcrs     string
-	agent    string
-	source   string // of a trusted key
-	tpm      string // device or socket
-	pinFile  string
 	recovery string // file with the recovery key, "-" for standard input
-	zeroPCRs string // a boolean
 	anchor   string
 	size     string
 	cipher   string
@@ -29,19 +24,19 @@ type settings struct {
 	loglevel string
 	upgrade  string
 
+	providers providerFlags
+
 	// Filled by check.
-	allowZeroPCRs bool
-	noAnchor      bool
-	sizeBytes     int64
-	sectorBytes   int
-	level         slog.Level
-	noUpgrade     bool
+	noAnchor    bool
+	sizeBytes   int64
+	sectorBytes int
+	level       slog.Level
+	noUpgrade   bool
 }
 
 // Defaults, the same in config.json. There is none for the key: an encrypted
 // store that nobody chose a key for would protect nothing.
 const (
-	defaultPCRs     = tpm.DefaultPCRs
 	defaultSize     = "64G"
 	defaultLogLevel = "info"
 )
@@ -63,14 +58,8 @@ func (s *settings) register(f *pflag.FlagSet, env func(string) string) {
 
 // registerKey adds the flags that say how the vault opens.
 func (s *settings) registerKey(f *pflag.FlagSet, env func(string) string) {
-	f.StringVar(&s.key, "key", envOr(env, "key", ""), "key provider of the vault: tpm, trusted, versatile or agent (env key)")
-	f.StringVar(&s.pcrs, "pcrs", envOr(env, "pcrs", defaultPCRs), "PCRs a tpm key is sealed under (env pcrs)")
-	f.StringVar(&s.agent, "agent", env("agent"), "address of the key service, for key=agent or agent slots (env agent)")
-	f.StringVar(&s.source, "source", env("source"), "what key=trusted rests on: tpm, caam, dcp, tee, tagged or encrypted:user:NAME; see key enroll --help (env source)")
-	f.StringVar(&s.tpm, "tpm", envOr(env, "tpm", tpm.DefaultPath), "TPM device, or the unix socket of an emulator (env tpm)")
-	f.StringVar(&s.pinFile, "pin-file", env("pin-file"), "the PIN of tpm slots is in this file; a new vault's slot gets it (env pin-file)")
-	f.StringVar(&s.zeroPCRs, "allow-zero-pcrs", envOr(env, "allow-zero-pcrs", "false"), "seal even where the firmware measured nothing; such a slot opens whatever boots (env allow-zero-pcrs)")
-	f.Lookup("allow-zero-pcrs").NoOptDefVal = "true"
+	f.StringVar(&s.key, "key", envOr(env, "key", ""), "key provider of the vault: "+unlock.Names("", "or")+" (env key)")
+	s.providers.register(f, env, keys.ForSettings)
 	registerAnchor(f, &s.anchor, env)
 }
 
@@ -106,8 +95,8 @@ func (s *settings) check() error {
 
 // checkKey is check for what registerKey adds.
 func (s *settings) checkKey() (err error) {
-	if s.allowZeroPCRs, err = strconv.ParseBool(s.zeroPCRs); err != nil {
-		return usagef("setting allow-zero-pcrs=%q: it is true or false", s.zeroPCRs)
+	if err := s.providers.check(); err != nil {
+		return err
 	}
 	s.noAnchor, err = noAnchor(s.anchor)
 	return err

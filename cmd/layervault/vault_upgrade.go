@@ -200,7 +200,7 @@ func (a *app) tierKeys(tier persist.Tier, s settings, log *slog.Logger) unlock.C
 	cfg := a.keyConfig(s, log)
 	if tier != persist.Vault {
 		// What must open before attestation cannot depend on what was measured.
-		cfg.Tier, cfg.PCRs, cfg.Unmeasured = a.layout().Tier(tier), "none", true
+		cfg.Tier, cfg.New, cfg.Unmeasured = a.layout().Tier(tier), cfg.New.With("pcrs", "none"), true
 	}
 	return cfg
 }
