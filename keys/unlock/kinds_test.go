@@ -33,7 +33,7 @@ func TestKinds(t *testing.T) {
 			if f.Name == "" || f.Usage == "" || f.For == 0 {
 				t.Errorf("%s: flag %q lacks its name, usage or use", k.Name, f.Name)
 			}
-			for use := keys.ForSettings; use <= keys.ForReseal; use <<= 1 {
+			for use := keys.ForSettings; use != 0 && use <= keys.ForReseal; use <<= 1 {
 				if f.For&use == 0 {
 					continue
 				}
