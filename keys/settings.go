@@ -76,7 +76,7 @@ type Flag struct {
 
 // Use says for what a flag is: which verbs have it. Those for opening a tier end up in
 // Settings.Set, those that describe a slot in Settings.New.
-type Use uint8
+type Use uint16
 
 // The uses.
 const (

@@ -87,6 +87,17 @@ func TestPassphrase(t *testing.T) {
 			t.Errorf("%v was taken", in)
 		}
 	}
+	if err := key.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A key is not printed, closes twice, and is of no use afterwards.
+func TestTierKeyLife(t *testing.T) {
+	key, err := tierKeyFrom(bytes.Repeat([]byte{7}, KeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if s := fmt.Sprintf("%v %+v %#v", key, key, key); strings.Contains(s, "7, 7") || strings.Contains(s, "0707") {
 		t.Errorf("printed the key: %s", s)
 	}

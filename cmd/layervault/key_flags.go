@@ -27,7 +27,8 @@ type providerFlags struct {
 type providerFlag struct {
 	keys.Flag
 	provider string
-	value    *string // nil: only the environment's value counts here
+	use      keys.Use // of the verb
+	value    *string  // nil: only the environment's value counts here
 	flag     *pflag.Flag
 	env      string // the environment's value
 }
@@ -42,7 +43,7 @@ func (p *providerFlags) register(f *pflag.FlagSet, env func(string) string, use 
 			}
 			if d.For&use&^keys.ForAll == 0 {
 				if d.For&use != 0 {
-					p.flags = append(p.flags, providerFlag{Flag: d, provider: k.Name, env: fromEnv})
+					p.flags = append(p.flags, providerFlag{Flag: d, provider: k.Name, use: use, env: fromEnv})
 				}
 				continue
 			}
@@ -62,7 +63,7 @@ func (p *providerFlags) register(f *pflag.FlagSet, env func(string) string, use 
 			case d.Ask:
 				flag.NoOptDefVal = ask
 			}
-			p.flags = append(p.flags, providerFlag{Flag: d, provider: k.Name, value: value, flag: flag})
+			p.flags = append(p.flags, providerFlag{Flag: d, provider: k.Name, use: use, value: value, flag: flag})
 		}
 	}
 }
@@ -81,7 +82,7 @@ func (p *providerFlags) values() (set, made keys.Values) {
 			made[f.Name] = *f.value
 		default:
 			set[f.Name] = *f.value
-			if f.New != "" && f.For&keys.ForSettings != 0 {
+			if f.New != "" && f.use&keys.ForSettings != 0 {
 				made[f.New] = *f.value
 			}
 		}

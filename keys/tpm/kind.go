@@ -165,7 +165,7 @@ func sealAgain(_ context.Context, s keys.Settings, slot keys.Slot) (keys.Provide
 	if s.New[flagPCRs] == "" {
 		cfg.PCRs = sealing.PCRs
 	}
-	cfg.SignedBy = sealing.SignedBy
+	cfg.SignedBy, cfg.NewPIN = sealing.SignedBy, nil
 	if sealing.PIN {
 		if cfg.PIN == nil {
 			return nil, fmt.Errorf("slot %s: %w: give it with --pin-file", slot.Title(), ErrNoPIN)

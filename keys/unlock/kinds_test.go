@@ -10,11 +10,6 @@ import (
 // What the list's readers rely on.
 func TestKinds(t *testing.T) {
 	names := map[string]bool{}
-	type place struct {
-		use  keys.Use
-		name string
-	}
-	flags := map[place]string{}
 	faults := map[error]string{}
 	seenPerson := false
 	for _, k := range Kinds() {
@@ -29,24 +24,6 @@ func TestKinds(t *testing.T) {
 			t.Errorf("%s is tried after what needs a person", k.Name)
 		}
 		seenPerson = seenPerson || k.Person
-		for _, f := range k.Flags {
-			if f.Name == "" || f.Usage == "" || f.For == 0 {
-				t.Errorf("%s: flag %q lacks its name, usage or use", k.Name, f.Name)
-			}
-			for use := keys.ForSettings; use <= keys.ForReseal; use <<= 1 {
-				if f.For&use == 0 {
-					continue
-				}
-				if other := flags[place{use, f.Name}]; other != "" {
-					t.Errorf("%s and %s have the same flag --%s", other, k.Name, f.Name)
-				}
-				flags[place{use, f.Name}] = k.Name
-			}
-			isNew := func(other keys.Flag) bool { return other.Name == f.New && other.For&keys.ForEnroll != 0 }
-			if f.New != "" && !slices.ContainsFunc(k.Flags, isNew) {
-				t.Errorf("%s: setting %s stands for --%s, which is no flag of a new slot", k.Name, f.Name, f.New)
-			}
-		}
 		for _, f := range k.Faults {
 			if f.Err == nil || faults[f.Err] != "" {
 				t.Errorf("%s: fault %v is no error, or also in %s", k.Name, f.Err, faults[f.Err])
@@ -55,6 +32,36 @@ func TestKinds(t *testing.T) {
 		}
 		if h := k.Hardware; h != nil && (h.Title == "" || h.Anchor != nil && h.Present == nil) {
 			t.Errorf("%s: hardware lacks its title, or remembers a ring and cannot be looked for", k.Name)
+		}
+	}
+}
+
+// Each flag is complete, no verb gets one twice, and a setting stands for a flag that exists.
+func TestFlagsOfKinds(t *testing.T) {
+	type place struct {
+		use  keys.Use
+		name string
+	}
+	flags := map[place]string{}
+	for _, k := range Kinds() {
+		for _, f := range k.Flags {
+			if f.Name == "" || f.Usage == "" || f.For == 0 {
+				t.Errorf("%s: flag %q lacks its name, usage or use", k.Name, f.Name)
+			}
+			for bit := range 16 {
+				at := place{f.For & (1 << bit), f.Name}
+				if at.use == 0 {
+					continue
+				}
+				if other := flags[at]; other != "" {
+					t.Errorf("%s and %s have the same flag --%s", other, k.Name, f.Name)
+				}
+				flags[at] = k.Name
+			}
+			isNew := func(other keys.Flag) bool { return other.Name == f.New && other.For&keys.ForEnroll != 0 }
+			if f.New != "" && !slices.ContainsFunc(k.Flags, isNew) {
+				t.Errorf("%s: setting %s stands for --%s, which is no flag of a new slot", k.Name, f.Name, f.New)
+			}
 		}
 	}
 }

@@ -2,6 +2,7 @@ package unlock
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -72,6 +73,29 @@ func TestTPMVault(t *testing.T) {
 	if got, _ := open(t, cfg); !bytes.Equal(got, want) {
 		t.Fatal("another key after recovery")
 	}
+}
+
+// A slot that is sealed anew wants a PIN only if it wanted one before, whatever opens others.
+func TestAgainAddsNoPIN(t *testing.T) {
+	chip := swtpmtest.Start(t).Boot()
+	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", Set: keys.Values{"tpm": chip.Socket}}
+	_, ring := open(t, cfg)
+	key, _, _, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer key.Close()
+	other := cfg
+	other.Set, other.New = cfg.Set.With("pin-file", "pin"), keys.Values{"pin": "pin"}
+	other.Secret = func(context.Context, string, string) ([]byte, error) { return []byte("correct horse"), nil }
+	p, err := other.Again(t.Context(), ring.Slots()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ring.Reseal(t.Context(), key, ring.Slots()[0].ID, p); err != nil {
+		t.Fatal(err)
+	}
+	open(t, cfg) // without a PIN
 }
 
 // A failed re-seal (here: the TPM is gone) leaves the old slot as it was.
