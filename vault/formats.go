@@ -16,37 +16,6 @@ import (
 // format is the present format of images and records.
 const format = luks2.Format2
 
-// Image is one LUKS2 image of a tier.
-type Image struct {
-	Kind, ID string // in the key derivation
-	Path     string
-	// Unused: left by an import that broke off. Nobody opens it.
-	Unused bool
-}
-
-// Title names the image in messages.
-func (im Image) Title() string { return im.Kind + " " + im.ID }
-
-// Record is a record that belongs to neither a layer nor a volume.
-type Record struct {
-	Title string
-	// Version reads its version, 0 where there is none, or none that can be read: whoever
-	// wrote it writes it anew.
-	Version func() int
-	// Upgrade writes it in the present version. It is one rename.
-	Upgrade func() error
-}
-
-// Contents says where everything of one tier is.
-type Contents struct {
-	Layout persist.Layout
-	Tier   persist.Tier
-	// Images lists the tier's images: of layers, volumes and disks.
-	Images func() ([]Image, error)
-	// Records are the tier's other records.
-	Records []Record
-}
-
 // Problem is an image or a record that is not what its key wrote, or cannot be read.
 type Problem struct {
 	Title string
@@ -92,7 +61,7 @@ func (s *survey) problem(title string, err error) {
 }
 
 func (s *survey) images(ctx context.Context) error {
-	images, err := s.contents.Images()
+	images, err := s.contents.KnownImages()
 	if err != nil {
 		return err
 	}
@@ -116,40 +85,6 @@ func (s *survey) images(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// read reads an image's format. With keys the image must open, and its header be theirs.
-func (im Image) read(ctx context.Context, keys layer.KeySource) (version int, err error) {
-	f, err := os.Open(im.Path)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	h, err := luks2.Read(f)
-	if err != nil || keys == nil {
-		return formatOf(h), err
-	}
-	if err := h.CheckOwn(); err != nil {
-		return 0, err
-	}
-	passphrase, err := keys.Passphrase(h.Format(), im.Kind, im.ID, h.UUID())
-	if err != nil {
-		return 0, err
-	}
-	defer clear(passphrase)
-	key, _, err := h.UnlockOwn(ctx, f, passphrase)
-	clear(key)
-	if err == nil && h.Format() == format {
-		err = h.Authentic(luks2.Owner{Kind: im.Kind, ID: im.ID}, passphrase)
-	}
-	return h.Format(), err
-}
-
-func formatOf(h *luks2.Header) int {
-	if h == nil {
-		return 0
-	}
-	return h.Format()
 }
 
 func (s *survey) record(title string, version int) {

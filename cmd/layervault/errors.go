@@ -9,6 +9,7 @@ import (
 
 	"layervault/crypt"
 	"layervault/crypt/luks2"
+	"layervault/doctor"
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/layer"
@@ -54,7 +55,7 @@ func nextStep(err error) string {
 		return "layervault vault upgrade --dry-run names everything that does not open"
 	case is(keys.ErrUnfinished):
 		return "mend the images or remove their layers in docker, then: layervault key rotate (--force gives the images up)"
-	case is(errOpensNothing):
+	case is(vault.ErrOpensNothing):
 		return "restore another backup; --force takes this one all the same"
 	case is(keys.ErrRingExists):
 		return "--force replaces a sound key ring, and keeps it aside"
@@ -118,7 +119,7 @@ func nextStep(err error) string {
 		return "the disk is mounted read-only: verbs that read work (volume key, image key, volume mount), with --recovery-key-file where no slot opens"
 	case is(crypt.ErrNoSpace), is(unix.ENOSPC), is(unix.EDQUOT):
 		return "layervault status shows the space; docker system prune frees some"
-	case is(errHost):
+	case is(doctor.ErrHost):
 		return "see the commands above, then: layervault doctor"
 	case is(fs.ErrPermission):
 		return fmt.Sprintf("run it as root (you are uid %d)", unix.Geteuid())

@@ -11,6 +11,7 @@ import (
 
 	"layervault/crypt"
 	"layervault/crypt/luks2"
+	"layervault/doctor"
 	"layervault/keys"
 	"layervault/layer"
 	"layervault/plugin/socket"
@@ -51,7 +52,7 @@ func TestExitStatus(t *testing.T) {
 		{"damaged header", luks2.ErrDamaged, 6, "luksDump"},
 		{"no space", crypt.ErrNoSpace, 7, "prune"},
 		{"no space, from the kernel", &fs.PathError{Op: "write", Path: "/p", Err: unix.ENOSPC}, 7, "prune"},
-		{"host", errHost, 8, "doctor"},
+		{"host", doctor.ErrHost, 8, "doctor"},
 		{"no TPM", keys.ErrNoTPM, 8, "key=versatile"},
 		{"no trusted keys", keys.ErrNoTrusted, 8, "doctor"},
 		{"another chip", keys.ErrOtherChip, 8, "key recover"},

@@ -5,34 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"layervault/keys/unlock"
-	"layervault/layer"
-	"layervault/persist"
+	"layervault/vault"
 )
 
 func newImageCommand(a *app) *cobra.Command {
 	return group("image", "Look at the encrypted images", newImageListCommand(a), newImageKeyCommand(a), newImageAdoptCommand(a))
-}
-
-// imageRow is one layer in image list --json.
-type imageRow struct {
-	Layer   string     `json:"layer"`
-	Parent  string     `json:"parent,omitempty"`
-	Kind    layer.Kind `json:"kind"`
-	UUID    string     `json:"uuid,omitempty"`   // LUKS2 UUID; "" for a fresh layer
-	Format  int        `json:"format,omitempty"` // of the image: what its header claims
-	Cipher  string     `json:"cipher,omitempty"` // in dm-crypt's notation
-	Disk    int64      `json:"disk_bytes"`
-	Content int64      `json:"content_bytes,omitempty"` // sealed layers only
-	Path    string     `json:"path,omitempty"`
-	Error   string     `json:"error,omitempty"` // why the image cannot be read
 }
 
 func newImageListCommand(a *app) *cobra.Command {
@@ -41,7 +22,7 @@ func newImageListCommand(a *app) *cobra.Command {
 		Short: "List the layers with their LUKS2 images",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			rows, err := a.images(cmd.Context())
+			rows, err := vault.ReadLayers(cmd.Context(), a.layout())
 			if printErr := a.printImages(rows); printErr != nil {
 				return printErr
 			}
@@ -50,34 +31,7 @@ func newImageListCommand(a *app) *cobra.Command {
 	}
 }
 
-// images reads every layer. Layers that cannot be read are named in the error,
-// beside the rest.
-func (a *app) images(ctx context.Context) (_ []imageRow, err error) {
-	r, err := layer.OpenReader(a.layout().Layers(persist.Vault))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	records, err := r.List(ctx)
-	rows := make([]imageRow, 0, len(records))
-	for _, rec := range records {
-		row := imageRow{Layer: rec.ID, Parent: rec.Parent, Kind: rec.Kind, Content: rec.Size}
-		if u, err := r.Usage(rec.ID); err == nil {
-			row.Disk = u.Disk
-		}
-		switch h, err := r.Header(rec.ID); {
-		case err == nil:
-			row.UUID, row.Format, row.Cipher, row.Path = h.UUID(), h.Format(), h.Segment().Cipher, r.ImagePath(rec.ID)
-		case rec.Kind == layer.Fresh && errors.Is(err, fs.ErrNotExist):
-		default:
-			row.Error = err.Error()
-		}
-		rows = append(rows, row)
-	}
-	return rows, err
-}
-
-func (a *app) printImages(rows []imageRow) error {
+func (a *app) printImages(rows []vault.LayerRow) error {
 	if a.json {
 		return a.printJSON(rows)
 	}
@@ -139,59 +93,17 @@ func (a *app) imageKey(ctx context.Context, s settings, name, out string) (err e
 	if err := a.noKeyOnTerminal(out); err != nil {
 		return err
 	}
-	r, err := layer.OpenReader(a.layout().Layers(persist.Vault))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	id, err := findLayer(ctx, r, name)
-	if err != nil {
-		return err
-	}
 	cfg := a.keyConfig(s, nil)
 	if cfg.Recovery, err = a.typedKey(s); err != nil {
 		return err
 	}
 	defer clear(cfg.Recovery)
-	key, _, _, err := unlock.Open(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, key.Close()) }()
-	pass, err := r.Passphrase(id, key)
+	pass, err := vault.LayerPassphrase(ctx, a.layout(), cfg, name)
 	if err != nil {
 		return err
 	}
 	defer clear(pass)
 	return writeSecret(a.out, out, pass)
-}
-
-// findLayer turns what a person typed into a layer's id.
-func findLayer(ctx context.Context, r *layer.Reader, name string) (string, error) {
-	if filepath.Base(name) == layer.ImageName {
-		name = filepath.Base(filepath.Dir(name))
-	}
-	if err := layer.ValidateID(name); err != nil {
-		return "", err
-	}
-	if _, err := r.Get(name); !errors.Is(err, layer.ErrNotFound) {
-		return name, err
-	}
-	records, err := r.List(ctx)
-	found := ""
-	for _, rec := range records {
-		if !strings.HasPrefix(rec.ID, name) {
-			continue
-		}
-		if found != "" {
-			return "", usagef("more than one layer begins with %q: %s and %s", name, found, rec.ID)
-		}
-		found = rec.ID
-	}
-	if found == "" {
-		return "", errors.Join(fmt.Errorf("%w: %s", layer.ErrNotFound, name), err)
-	}
-	return found, nil
 }
 
 // writeSecret writes to stdout for "-", and otherwise to a file that must be new:

@@ -15,6 +15,7 @@ import (
 	"layervault/keys/trusted"
 	"layervault/keys/unlock"
 	"layervault/persist"
+	"layervault/vault"
 )
 
 func newKeyCommand(a *app) *cobra.Command {
@@ -198,7 +199,7 @@ func newKeyListCommand(a *app) *cobra.Command {
 			if err := a.printSlots(view.Slots); err != nil {
 				return err
 			}
-			if err := a.printf("%s\n", anchorLine(view.Anchored)); err != nil || !view.Rotating {
+			if err := a.printf("%s\n", vault.AnchorLine(view.Anchored)); err != nil || !view.Rotating {
 				return err
 			}
 			return a.printf("a rotation of the tier key was cut short; finish it with \"layervault key rotate\"\n")
@@ -206,14 +207,6 @@ func newKeyListCommand(a *app) *cobra.Command {
 	}
 	k.register(cmd.Flags(), a.env)
 	return cmd
-}
-
-// anchorLine says whether an older ring would be noticed.
-func anchorLine(anchored bool) string {
-	if anchored {
-		return "the TPM remembers this key ring: an older one that is put back is refused"
-	}
-	return "nothing remembers this key ring: that an older one is put back cannot be noticed"
 }
 
 func (a *app) printSlots(slots []keys.SlotState) error {

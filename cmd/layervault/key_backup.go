@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"layervault/keys"
-	"layervault/keys/unlock"
 	"layervault/keys/versatile"
 	"layervault/persist"
 )
@@ -104,10 +102,7 @@ keyring.json.replaced; delete that when all is well.`,
 	return cmd
 }
 
-// errOpensNothing: a backup whose key opens none of the images.
-var errOpensNothing = errors.New("the backup opens none of the images")
-
-func (a *app) restore(ctx context.Context, k keyFlags, name string, force bool) (err error) {
+func (a *app) restore(ctx context.Context, k keyFlags, name string, force bool) error {
 	cfg, err := a.tierConfig(k)
 	if err != nil {
 		return err
@@ -116,32 +111,17 @@ func (a *app) restore(ctx context.Context, k keyFlags, name string, force bool) 
 	if err != nil {
 		return err
 	}
-	ring, err := keys.ReadBackup(data, cfg.RingPath(), cfg.Log)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	tier := persist.Tier(k.tier)
-	release, err := a.lockTier(tier)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, release()) }()
-	view := backupView{Ring: ring.Path(), ID: ring.ID(), Slots: len(ring.Slots())}
-	key, why, err := a.openBackup(ctx, cfg, k, ring)
-	if err != nil {
-		return err
-	}
-	if key != nil {
-		defer func() { err = errors.Join(err, key.Close()) }()
-		view.Opens = true
-		if err := a.tryBackup(ctx, tier, key, &view); err != nil && !force {
+	if k.recovery != "" {
+		if cfg.Recovery, err = readSecretFile(a.in, k.recovery); err != nil {
 			return err
 		}
+		defer clear(cfg.Recovery)
 	}
-	cfg.Anchor(ring)
-	if err := ring.Restore(ctx, key, force); err != nil {
-		return err
+	done, err := a.contents(persist.Tier(k.tier)).Restore(ctx, cfg, data, force)
+	if err != nil {
+		return fmt.Errorf("restore %s: %w", name, err)
 	}
+	view := backupView{Ring: done.Ring.Path(), ID: done.Ring.ID(), Slots: len(done.Ring.Slots()), Opens: done.Opens, Images: done.Images}
 	if a.json {
 		return a.printJSON(view)
 	}
@@ -149,49 +129,9 @@ func (a *app) restore(ctx context.Context, k keyFlags, name string, force bool) 
 		return err
 	}
 	if view.Opens {
-		return a.printf("it opens, and %d images with it\n", view.Images)
+		return a.printf("the vault opens; %d images verified\n", view.Images)
 	}
-	return a.printf("not tried on images: %v\n", why)
-}
-
-// openBackup opens a backup. One that opens without a person is the exception after a
-// change of hardware, so why it does not is told and no error. A backup that somebody
-// changed is an error.
-func (a *app) openBackup(ctx context.Context, cfg unlock.Config, k keyFlags, ring *keys.Ring) (key *keys.TierKey, why, err error) {
-	if k.recovery != "" {
-		typed, err := readSecretFile(a.in, k.recovery)
-		if err != nil {
-			return nil, nil, err
-		}
-		defer clear(typed)
-		cfg.Recovery = typed
-	}
-	providers, err := cfg.Providers()
-	if err != nil {
-		return nil, nil, err
-	}
-	key, _, why = ring.Unlock(ctx, providers...)
-	if errors.Is(why, keys.ErrForgedRing) {
-		return nil, nil, why
-	}
-	return key, why, nil
-}
-
-// tryBackup tries the images with the key of a backup.
-func (a *app) tryBackup(ctx context.Context, tier persist.Tier, key *keys.TierKey, view *backupView) error {
-	images, err := a.tierImages(tier)
-	if err != nil && !errors.Is(err, errOtherImages) {
-		return err
-	}
-	for _, im := range images {
-		if err = im.Opens(ctx, key); err == nil {
-			view.Images++
-		}
-	}
-	if view.Images == 0 && len(images) > 0 {
-		return fmt.Errorf("%w: it is of another vault, or of before a rotation (--force restores it all the same): %w", errOpensNothing, err)
-	}
-	return nil
+	return a.printf("not tried on images: %v\n", done.Why)
 }
 
 // readRing reads a backup, - for standard input.

@@ -14,6 +14,7 @@ import (
 	"layervault/keys/trusted"
 	"layervault/keys/unlock"
 	"layervault/keys/versatile"
+	"layervault/vault"
 )
 
 // enrollFlags say what a new slot is to be.
@@ -127,7 +128,7 @@ func (a *app) enroll(ctx context.Context, kind string, e enrollFlags) (err error
 	if a.json {
 		return a.printJSON(view)
 	}
-	_, err = fmt.Fprintf(a.err, "enrolled slot %s\n", slotLine(view))
+	_, err = fmt.Fprintf(a.err, "enrolled slot %s\n", vault.SlotLine(view))
 	return err
 }
 

@@ -105,7 +105,7 @@ func (a *app) askTwice(ctx context.Context, question string) ([]byte, error) {
 
 // ringLog shows the ring's warnings (a mended copy) on standard error.
 func (a *app) ringLog() *slog.Logger {
-	return slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{
+	return slog.New(hinting{slog.NewTextHandler(a.err, &slog.HandlerOptions{
 		Level: slog.LevelWarn,
 		ReplaceAttr: func(_ []string, attr slog.Attr) slog.Attr {
 			if attr.Key == slog.TimeKey {
@@ -113,5 +113,5 @@ func (a *app) ringLog() *slog.Logger {
 			}
 			return attr
 		},
-	}))
+	})})
 }

@@ -17,8 +17,33 @@ func newLog(out, err io.Writer, level slog.Level) *slog.Logger {
 		}
 		return a
 	}}
-	return slog.New(split{out: slog.NewTextHandler(out, opts), err: slog.NewTextHandler(err, opts)})
+	return slog.New(split{out: slog.NewTextHandler(out, opts), err: hinting{slog.NewTextHandler(err, opts)}})
 }
+
+// hinting adds the command to type next to what failed.
+type hinting struct{ slog.Handler }
+
+// Handle implements slog.Handler.
+func (h hinting) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelError {
+		r.Attrs(func(a slog.Attr) bool {
+			err, is := a.Value.Any().(error)
+			if hint := nextStep(err); is && hint != "" {
+				r.AddAttrs(slog.String("hint", hint))
+			}
+			return !is
+		})
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (h hinting) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return hinting{h.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup implements slog.Handler.
+func (h hinting) WithGroup(name string) slog.Handler { return hinting{h.Handler.WithGroup(name)} }
 
 // split sends warnings and errors to one handler and the rest to another.
 type split struct{ out, err slog.Handler }

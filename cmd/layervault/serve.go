@@ -22,6 +22,7 @@ import (
 	"layervault/plugin/mountns"
 	"layervault/plugin/socket"
 	volumedoor "layervault/plugin/volume"
+	"layervault/vault"
 	"layervault/volume"
 )
 
@@ -101,8 +102,8 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 	person := handover.New(a.layout().Tier(persist.Vault), log)
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	tiers := newTiers(a, s, person, log)
-	upgrade := newUpgrading(a, s, tiers, onlyVolumes, log)
+	open := a.newVault(s, v, person, log)
+	upgrade := vault.NewUpgrading(open, !onlyVolumes, s.noUpgrade)
 	volumes := volumedoor.New(log)
 	doors := []door{volumes}
 	implements := []string{volumedoor.Implements}
@@ -115,8 +116,8 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 			// dockerd, or systemd, starts a plugin that ends with an error.
 			Fatal:       fail,
 			Layout:      a.layout(),
-			Unlock:      tiers.forDriver,
-			Started:     upgrade.layersOpen,
+			Unlock:      open.Borrow,
+			Started:     upgrade.LayersOpen,
 			CryptParams: s.crypt(),
 			DefaultSize: s.sizeBytes,
 			Log:         log,
@@ -125,7 +126,7 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 			// After a crash dockerd does not call Init again. A failure is told to
 			// whoever asks next: the driver tries again at each request.
 			if err := d.Resume(ctx); err != nil {
-				log.Error("cannot take up where the last run ended", "error", err, "hint", nextStep(err))
+				log.Error("cannot take up where the last run ended", "error", err)
 			}
 			front.Open(d)
 		})
@@ -136,12 +137,12 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 	}
 	var store *volume.Store
 	starting.Go(func() {
-		store = a.startVolumes(ctx, volumes, s, v, tiers, onlyVolumes, log)
-		upgrade.volumes <- store
+		store = startVolumes(ctx, volumes, open, onlyVolumes, log)
+		upgrade.VolumesOpen(store)
 	})
 	behind, stop := context.WithCancel(ctx)
 	defer stop()
-	starting.Go(func() { upgrade.run(behind) })
+	starting.Go(func() { upgrade.Run(behind) })
 
 	err = socket.Serve(ctx, l, h, func() error {
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
@@ -164,20 +165,20 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 	if store != nil {
 		err = errors.Join(err, store.Close())
 	}
-	return errors.Join(err, tiers.Close(), person.Close())
+	return errors.Join(err, open.Close(), person.Close())
 }
 
 // startVolumes opens the volume store for its door. The vault may be locked: volumes are
 // listed all the same.
-func (a *app) startVolumes(ctx context.Context, door *volumedoor.Server, s settings, v volumeSettings, tiers *tiers, alone bool, log *slog.Logger) *volume.Store {
+func startVolumes(ctx context.Context, door *volumedoor.Server, v *vault.Vault, alone bool, log *slog.Logger) *volume.Store {
 	if alone { // else the graph driver does so
 		if err := crypt.Sweep(ctx); err != nil {
 			log.Warn("cannot sweep devices that an earlier run left", "error", err)
 		}
 	}
-	store, err := a.openVolumes(ctx, s, v, tiers.forVolumes, log)
+	store, err := v.OpenVolumes(ctx)
 	if err != nil {
-		log.Error("no volumes can be served", "error", err, "hint", nextStep(err))
+		log.Error("no volumes can be served", "error", err)
 		door.Refuse(err)
 		return nil
 	}

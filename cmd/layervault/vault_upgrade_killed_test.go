@@ -121,19 +121,19 @@ func killUpgrade(t *testing.T, dir string, after time.Duration) (died bool) {
 
 // oldVaultWith is the frozen vault with more layers.
 func oldVaultWith(t *testing.T, layers int) string {
-	dir := memoryDir(t)
+	dir := vaulttest.Dir(t)
 	if err := vaulttest.Unpack(dir); err != nil {
 		t.Fatal(err)
 	}
-	key, _ := openKey(t, dir)
+	key, _ := vaulttest.Open(t, dir)
 	for i := range layers {
-		addLayerOf(t, dir, key, fmt.Sprintf("more%d", i), []layer.Kind{layer.Sealed, layer.Writable}[i%2], luks2.Format1)
+		vaulttest.AddLayer(t, dir, key, fmt.Sprintf("more%d", i), []layer.Kind{layer.Sealed, layer.Writable}[i%2], luks2.Format1)
 	}
 	return dir
 }
 
 func copyOf(t *testing.T, dir string) string {
-	to := memoryDir(t)
+	to := vaulttest.Dir(t)
 	if out, err := exec.CommandContext(t.Context(), "cp", "-a", "--sparse=always", dir+"/.", to).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -152,11 +152,11 @@ func checkUpgrade(t *testing.T, dir, when string) (old, floor int) {
 			t.Fatalf("%s: %v", when, err)
 		}
 		source := unlock.NewSource(cfg, key)
-		f, err := vault.Survey(t.Context(), a.contents(tier, source), source)
+		f, err := vault.Survey(t.Context(), a.contents(tier), source)
 		if err != nil || len(f.Problems) > 0 || f.Images != count {
 			t.Fatalf("%s: %s: %d images, %v, %v", when, tier, f.Images, f.Problems, err)
 		}
-		images, err := a.tierImages(tier)
+		images, err := a.contents(tier).Images()
 		if err != nil {
 			t.Fatal(err)
 		}

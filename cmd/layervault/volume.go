@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"layervault/vault"
 	"layervault/volume"
 )
 
@@ -47,13 +47,6 @@ func (v *volumeSettings) check() (err error) {
 	return nil
 }
 
-// openVolumes opens the store of volumes.
-func (a *app) openVolumes(ctx context.Context, s settings, v volumeSettings, keys volumeKeys, log *slog.Logger) (*volume.Store, error) {
-	return volume.Open(ctx, volume.Config{
-		Layout: a.layout(), Mounts: v.mounts, MountsGID: v.gid, Keys: keys, Disks: a.disks(s, v, keys, log), DefaultSize: v.sizeBytes, CryptParams: s.crypt(), Log: log,
-	})
-}
-
 // volumeVerb is what the volume and revision verbs share.
 type volumeVerb struct {
 	app *app
@@ -69,20 +62,30 @@ func (a *app) newVolumeVerb(f *pflag.FlagSet) *volumeVerb {
 	return v
 }
 
-// with calls f with an open store. No tier is opened before f needs it.
-func (v *volumeVerb) with(ctx context.Context, f func(s *volume.Store) error) (err error) {
+// withVault calls f with the vault. No tier is opened before f needs it.
+func (v *volumeVerb) withVault(f func(*vault.Vault) error) (err error) {
 	if err := errors.Join(v.set.check(), v.vol.check()); err != nil {
 		return err
 	}
-	log := v.app.ringLog()
-	tiers := newTiers(v.app, v.set, nil, log)
-	defer func() { err = errors.Join(err, tiers.Close()) }()
-	store, err := v.app.openVolumes(ctx, v.set, v.vol, tiers.forVolumes, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, store.Close()) }()
-	return f(store)
+	open := v.app.newVault(v.set, v.vol, nil, v.app.ringLog())
+	defer func() { err = errors.Join(err, open.Close()) }()
+	return f(open)
+}
+
+// with calls f with the open store of volumes.
+func (v *volumeVerb) with(ctx context.Context, f func(s *volume.Store) error) error {
+	return v.withStore(ctx, func(_ *vault.Vault, s *volume.Store) error { return f(s) })
+}
+
+func (v *volumeVerb) withStore(ctx context.Context, f func(open *vault.Vault, s *volume.Store) error) error {
+	return v.withVault(func(open *vault.Vault) (err error) {
+		store, err := open.OpenVolumes(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, store.Close()) }()
+		return f(open, store)
+	})
 }
 
 func newVolumeCommand(a *app) *cobra.Command {

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -12,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"layervault/driver"
 )
 
 const (
@@ -85,30 +83,30 @@ func askInfo(ctx context.Context, socket string, into any) error {
 	return nil
 }
 
-func checkDocker(ctx context.Context) []finding {
+func (h Host) checkDocker(ctx context.Context) []Finding {
 	e, err := askDocker(ctx, dockerSocket)
 	if err != nil {
-		return []finding{warn("apt-get install docker.io, systemctl start docker", "no engine answers on %s: %v", dockerSocket, err)}
+		return []Finding{warn("apt-get install docker.io, systemctl start docker", "no engine answers on %s: %v", dockerSocket, err)}
 	}
-	return judgeEngine(e, dockerdEnv(gateEnv) != "")
+	return judgeEngine(e, h.Driver, dockerdEnv(gateEnv) != "")
 }
 
-// judgeEngine says what an engine does with graph driver plugins.
-func judgeEngine(e engine, gateOpen bool) []finding {
+// judgeEngine says what an engine does with a graph driver plugin of that name.
+func judgeEngine(e engine, driver string, gateOpen bool) []Finding {
 	name, _, _ := strings.Cut(e.Driver, ":")
 	switch major := e.major(); {
 	case major == 0:
-		return []finding{warn("", "engine version %q is not understood", e.Version)}
+		return []Finding{warn("", "engine version %q is not understood", e.Version)}
 	case major >= removedMajor:
-		return []finding{lack("stay on Docker 27 or older, or use the containerd snapshotter (docs/install.md)",
+		return []Finding{lack("stay on Docker 27 or older, or use the containerd snapshotter (docs/install.md)",
 			"Docker %s: graph driver plugins were removed in 28.0", e.Version)}
-	case name == driver.Name:
-		return []finding{ok("Docker %s runs on %s", e.Version, e.Driver)}
+	case name == driver:
+		return []Finding{ok("Docker %s runs on %s", e.Version, e.Driver)}
 	case major == gatedMajor && !gateOpen:
-		return []finding{lack("systemctl edit docker, Environment="+gateEnv+"=1",
+		return []Finding{lack("systemctl edit docker, Environment="+gateEnv+"=1",
 			"Docker %s: graph driver plugins are deprecated and want %s set", e.Version, gateEnv)}
 	}
-	var out []finding
+	var out []Finding
 	if !e.Experimental {
 		out = append(out, lack(`make install sets it; by hand: "experimental": true in /etc/docker/daemon.json`,
 			"Docker %s is not experimental, and refuses graph driver plugins", e.Version))

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -8,11 +8,13 @@ import (
 	"layervault/keys"
 	"layervault/keys/tpm"
 	"layervault/keys/unlock"
+	"layervault/vault"
 )
 
 // checkSlots tries the vault's slots: a running plugin has its key for long, and what keeps
 // the next start from opening the vault is to be known before.
-func checkSlots(ctx context.Context, cfg unlock.Config) []finding {
+func (h Host) checkSlots(ctx context.Context) []Finding {
+	cfg := h.Keys
 	ring, err := cfg.Load(ctx)
 	if err != nil {
 		return nil // checkRecovery says it
@@ -20,9 +22,9 @@ func checkSlots(ctx context.Context, cfg unlock.Config) []finding {
 	cfg.Looking = true
 	providers, err := cfg.Providers()
 	if err != nil {
-		return []finding{warn(nextStep(err), "%v", err)}
+		return []Finding{warn(h.NextStep(err), "%v", err)}
 	}
-	var out []finding
+	var out []Finding
 	for _, slot := range ring.Probe(ctx, providers...) {
 		title := fmt.Sprintf("slot %s (%s)", slot.ID, slot.Provider)
 		switch {
@@ -43,7 +45,7 @@ func checkSlots(ctx context.Context, cfg unlock.Config) []finding {
 }
 
 // checkSteady looks whether a slot's PCRs change in the course of a boot of this machine.
-func checkSteady(slot keys.SlotState) []finding {
+func checkSteady(slot keys.SlotState) []Finding {
 	if slot.Provider != tpm.Name || slot.PCRs == "" {
 		return nil
 	}
@@ -51,7 +53,7 @@ func checkSteady(slot keys.SlotState) []finding {
 	if err != nil {
 		return nil // a damaged slot, whose reason is told
 	}
-	var out []finding
+	var out []Finding
 	for _, why := range tpm.Unsteady(sel) {
 		out = append(out, warn("layervault key reseal --pcrs "+tpm.DefaultPCRs, "slot %s may not open early in the next boot: %s", slot.ID, why))
 	}
@@ -59,16 +61,16 @@ func checkSteady(slot keys.SlotState) []finding {
 }
 
 // checkAnchor looks whether an older key ring would be noticed.
-func checkAnchor(cfg unlock.Config, ring *keys.Ring) finding {
+func checkAnchor(cfg unlock.Config, ring *keys.Ring) Finding {
 	if ring.Anchored() {
-		return ok("%s", anchorLine(true))
+		return ok("%s", vault.AnchorLine(true))
 	}
 	_, err := tpm.Locate(cfg.TPM)
 	switch {
 	case cfg.NoAnchor:
-		return warn("anchor=tpm, then: layervault key reseal", "%s: it was set so (anchor=none)", anchorLine(false))
+		return warn("anchor=tpm, then: layervault key reseal", "%s: it was set so (anchor=none)", vault.AnchorLine(false))
 	case errors.Is(err, keys.ErrNoTPM):
-		return warn("", "%s: there is no TPM", anchorLine(false))
+		return warn("", "%s: there is no TPM", vault.AnchorLine(false))
 	}
-	return warn("layervault key reseal", "%s", anchorLine(false))
+	return warn("layervault key reseal", "%s", vault.AnchorLine(false))
 }

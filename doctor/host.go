@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -13,7 +13,6 @@ import (
 	"layervault/keys/recovery"
 	"layervault/keys/tpm"
 	"layervault/keys/trusted"
-	"layervault/keys/unlock"
 )
 
 // lowSpace is when doctor begins to warn: the next pull of a usual image would
@@ -21,7 +20,7 @@ import (
 const lowSpace = 2 << 30
 
 // checkTPM looks at the TPM; without one only a vault that wants it is in trouble.
-func checkTPM(key, path string) []finding {
+func checkTPM(key, path string) []Finding {
 	verdict := warn
 	if key == tpm.Name {
 		verdict = lack
@@ -29,19 +28,19 @@ func checkTPM(key, path string) []finding {
 	const other = "docker plugin set layervault key=versatile (a key file: protects nothing on a stolen disk)"
 	found, err := tpm.Locate(path)
 	if err != nil {
-		return []finding{verdict("switch the TPM on in the firmware, modprobe tpm_tis tpm_crb; or "+other, "%v", err)}
+		return []Finding{verdict("switch the TPM on in the firmware, modprobe tpm_tis tpm_crb; or "+other, "%v", err)}
 	}
 	if found != path {
-		return []finding{warn("docker plugin set layervault tpm="+found, "%s is not there, %s is taken for it", path, found)}
+		return []Finding{warn("docker plugin set layervault tpm="+found, "%s is not there, %s is taken for it", path, found)}
 	}
 	if path != tpm.DefaultPath {
-		return []finding{ok("%s", path)} // an emulator, or one of several: sysfs speaks of the first
+		return []Finding{ok("%s", path)} // an emulator, or one of several: sysfs speaks of the first
 	}
 	dir := "/sys/class/tpm/tpm0"
 	if major, err := os.ReadFile(filepath.Join(dir, "tpm_version_major")); err == nil && strings.TrimSpace(string(major)) != "2" {
-		return []finding{verdict(other, "TPM version %s, 2 is needed", strings.TrimSpace(string(major)))}
+		return []Finding{verdict(other, "TPM version %s, 2 is needed", strings.TrimSpace(string(major)))}
 	}
-	out := []finding{ok("%s", tpm.DefaultPath)}
+	out := []Finding{ok("%s", tpm.DefaultPath)}
 	if exists(dir) && !exists(filepath.Join(dir, "pcr-sha256")) {
 		out = append(out, verdict("switch the SHA-256 PCR bank on in the firmware", "no SHA-256 PCR bank"))
 	}
@@ -50,17 +49,17 @@ func checkTPM(key, path string) []finding {
 
 // checkTrusted looks at the kernel's trusted keys, where the vault wants them: by the
 // setting, or in a slot.
-func checkTrusted(ctx context.Context, s settings, cfg unlock.Config) []finding {
+func (h Host) checkTrusted(ctx context.Context) []Finding {
 	sources := map[string]trusted.Source{}
-	src, err := trusted.ParseSource(s.source)
+	src, err := trusted.ParseSource(h.Keys.Source)
 	switch {
-	case s.key != trusted.Name:
+	case h.Keys.Provider != trusted.Name:
 	case err != nil || src.None():
-		return []finding{lack("docker plugin set layervault source=caam (or tpm, dcp, tee, tagged)", "key=trusted wants a source; source=%q is none", s.source)}
+		return []Finding{lack("docker plugin set layervault source=caam (or tpm, dcp, tee, tagged)", "key=trusted wants a source; source=%q is none", h.Keys.Source)}
 	default:
 		sources[src.String()] = src
 	}
-	if ring, err := cfg.Load(ctx); err == nil { // else checkRecovery says it
+	if ring, err := h.Keys.Load(ctx); err == nil { // else checkRecovery says it
 		for _, slot := range ring.Slots() {
 			if src, err := trusted.SourceOf(slot.Blob); slot.Provider == trusted.Name && err == nil {
 				sources[src.String()] = src
@@ -68,9 +67,9 @@ func checkTrusted(ctx context.Context, s settings, cfg unlock.Config) []finding 
 		}
 	}
 	if len(sources) == 0 {
-		return []finding{ok("not used")}
+		return []Finding{ok("not used")}
 	}
-	var out []finding
+	var out []Finding
 	for _, name := range slices.Sorted(maps.Keys(sources)) {
 		src := sources[name]
 		if err := trusted.Available(src); err != nil {
@@ -91,33 +90,33 @@ func checkTrusted(ctx context.Context, s settings, cfg unlock.Config) []finding 
 	return out
 }
 
-func checkPersist(dir string) []finding {
+func checkPersist(dir string) []Finding {
 	if !filepath.IsAbs(dir) {
-		return []finding{lack("give --persist an absolute path", "%q is no absolute path", dir)}
+		return []Finding{lack("give --persist an absolute path", "%q is no absolute path", dir)}
 	}
 	info, err := os.Stat(dir)
 	if err != nil || !info.IsDir() {
-		return []finding{lack("mkdir -m 700 "+dir+" (on the disk that is to hold the layers; or: docker plugin set layervault persist.source=DIR)", "%s is no directory", dir)}
+		return []Finding{lack("mkdir -m 700 "+dir+" (on the disk that is to hold the layers; or: docker plugin set layervault persist.source=DIR)", "%s is no directory", dir)}
 	}
-	space, err := readSpace(dir)
+	space, err := ReadSpace(dir)
 	if err != nil {
-		return []finding{warn("", "%v", err)}
+		return []Finding{warn("", "%v", err)}
 	}
 	switch space.Filesystem {
 	case "ext4", "xfs", "btrfs", "f2fs":
 	case "tmpfs", "overlay", "ramfs":
-		return []finding{warn("mount a disk at "+dir, "%s is on %s: the layers do not outlive a reboot, or lie within a container", dir, space.Filesystem)}
+		return []Finding{warn("mount a disk at "+dir, "%s is on %s: the layers do not outlive a reboot, or lie within a container", dir, space.Filesystem)}
 	default:
-		return []finding{warn("use ext4 or xfs", "%s is on %s, which nobody tested", dir, space.Filesystem)}
+		return []Finding{warn("use ext4 or xfs", "%s is on %s, which nobody tested", dir, space.Filesystem)}
 	}
 	if space.Free < lowSpace {
-		return []finding{warn("docker system prune, or a larger disk", "%s free of %s on %s", size(space.Free), size(space.Total), dir)}
+		return []Finding{warn("docker system prune, or a larger disk", "%s free of %s on %s", bytesOf(space.Free), bytesOf(space.Total), dir)}
 	}
-	return []finding{ok("%s on %s, %s free", dir, space.Filesystem, size(space.Free))}
+	return []Finding{ok("%s on %s, %s free", dir, space.Filesystem, bytesOf(space.Free))}
 }
 
 // checkSwap looks for swap that would write memory to disk in the clear.
-func checkSwap() finding {
+func checkSwap() Finding {
 	const fix = "swapoff -a, or encrypt it: a line \"swap DEVICE /dev/urandom swap\" in /etc/crypttab"
 	data, err := os.ReadFile("/proc/swaps")
 	if errors.Is(err, os.ErrNotExist) {
@@ -166,7 +165,7 @@ func isEncrypted(path string) bool {
 
 // checkDockerTmp looks where dockerd unpacks pulls and loads: in the clear, below
 // its data-root, unless DOCKER_TMPDIR says otherwise.
-func checkDockerTmp() finding {
+func checkDockerTmp() Finding {
 	const fix = "make install sets it; by hand: systemctl edit docker, Environment=DOCKER_TMPDIR=/run/docker-tmp with ExecStartPre=/bin/mkdir -p -m 700 /run/docker-tmp"
 	if _, err := dockerPID(); err != nil {
 		return warn("systemctl start docker, then: layervault doctor", "dockerd does not run: %v", err)
@@ -186,14 +185,14 @@ func checkDockerTmp() finding {
 }
 
 // checkRecovery wants a slot that outlives the TPM.
-func checkRecovery(ctx context.Context, cfg unlock.Config) finding {
+func (h Host) checkRecovery(ctx context.Context) Finding {
 	const fix = "layervault key enroll recovery, and keep what it prints away from this host"
-	ring, err := cfg.Load(ctx)
+	ring, err := h.Keys.Load(ctx)
 	if errors.Is(err, keys.ErrNoRing) {
 		return warn("docker plugin enable layervault, then: "+fix, "the vault is not made yet")
 	}
 	if err != nil {
-		return warn(nextStep(err), "%v", err)
+		return warn(h.NextStep(err), "%v", err)
 	}
 	for _, slot := range ring.Slots() {
 		if slot.Provider == recovery.Name {

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 // neither: the root file system, and docker's data-root.
 
 // checkDataRoot looks where dockerd keeps containers' configuration and managed plugins.
-func checkDataRoot(ctx context.Context, socket string) finding {
+func checkDataRoot(ctx context.Context, socket string) Finding {
 	dir, err := dockerRoot(ctx, socket)
 	if err != nil {
 		return warn("systemctl start docker, then: layervault doctor", "no engine says where its data-root is: %v", err)
@@ -31,7 +31,7 @@ func checkDataRoot(ctx context.Context, socket string) finding {
 
 // judgeDataRoot says what a data-root is worth on that mount; name is that of its
 // device-mapper device, "" for none.
-func judgeDataRoot(dir string, m *mountinfo.Info, name string, encrypted bool) finding {
+func judgeDataRoot(dir string, m *mountinfo.Info, name string, encrypted bool) Finding {
 	switch {
 	case strings.HasPrefix(name, crypt.DeviceName("")):
 		return ok("%s on a volume of layervault (%s)", dir, m.Mountpoint)
@@ -44,7 +44,7 @@ func judgeDataRoot(dir string, m *mountinfo.Info, name string, encrypted bool) f
 }
 
 // checkRoot looks whether somebody vouches for the root file system.
-func checkRoot() finding {
+func checkRoot() Finding {
 	m, err := mountOf("/")
 	if err != nil {
 		return warn("run doctor on the host, outside of containers", "%v", err)
@@ -58,7 +58,7 @@ func checkRoot() finding {
 
 // judgeRoot says what vouches for a root file system on that mount; uuid is that of its
 // device-mapper device, "" for none.
-func judgeRoot(m *mountinfo.Info, uuid, cmdline string) finding {
+func judgeRoot(m *mountinfo.Info, uuid, cmdline string) Finding {
 	words := strings.Fields(cmdline)
 	appraises := slices.ContainsFunc(words, func(w string) bool {
 		policy, is := strings.CutPrefix(w, "ima_policy=")

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"errors"
@@ -20,7 +20,7 @@ const (
 	kernelMinor = 9
 )
 
-func checkKernel() finding {
+func checkKernel() Finding {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		return warn("", "version unknown: %v", err)
@@ -36,7 +36,7 @@ func checkKernel() finding {
 	return ok("%s", release)
 }
 
-func checkDM() finding {
+func checkDM() Finding {
 	const fix = "modprobe dm-crypt && echo dm-crypt >> /etc/modules (kernel option CONFIG_DM_CRYPT)"
 	control, err := dm.Open()
 	if err != nil {
@@ -49,19 +49,19 @@ func checkDM() finding {
 	return ok("crypt target %v", version)
 }
 
-func checkLoop() finding {
+func checkLoop() Finding {
 	if _, err := os.Stat("/dev/loop-control"); err != nil {
 		return lack("modprobe loop && echo loop >> /etc/modules (kernel option CONFIG_BLK_DEV_LOOP)", "%v", err)
 	}
 	return ok("/dev/loop-control")
 }
 
-func checkFilesystems() []finding {
+func checkFilesystems() []Finding {
 	known, err := os.ReadFile("/proc/filesystems")
 	if err != nil {
-		return []finding{warn("", "%v", err)}
+		return []Finding{warn("", "%v", err)}
 	}
-	var out []finding
+	var out []Finding
 	for _, fs := range []struct{ name, option string }{{"overlay", "CONFIG_OVERLAY_FS"}, {"ext4", "CONFIG_EXT4_FS"}} {
 		switch {
 		case strings.Contains(string(known), "\t"+fs.name+"\n"):
@@ -84,7 +84,7 @@ var kernelCiphers = map[string]struct{ algorithm, option string }{
 
 // checkCipher asks for the algorithm through AF_ALG: /proc/crypto lists only what
 // somebody has used already.
-func checkCipher(cipher string) finding {
+func checkCipher(cipher string) Finding {
 	want, known := kernelCiphers[cipher]
 	if !known {
 		return lack("docker plugin set layervault cipher=aes-xts-plain64", "unknown cipher %q", cipher)
@@ -102,7 +102,7 @@ func checkCipher(cipher string) finding {
 
 // checkKeyring puts a logon key into this thread's keyring, as is done for each
 // image that is opened, and takes it out again.
-func checkKeyring() finding {
+func checkKeyring() Finding {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	id, err := unix.AddKey("logon", "layervault:doctor", []byte("x"), unix.KEY_SPEC_THREAD_KEYRING)
@@ -115,7 +115,7 @@ func checkKeyring() finding {
 	return ok("logon keys")
 }
 
-func checkTools() finding {
+func checkTools() Finding {
 	var absent []string
 	for _, tool := range []string{"mkfs.ext4", "e2fsck", "resize2fs"} {
 		if _, err := exec.LookPath(tool); err != nil {

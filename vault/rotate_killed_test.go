@@ -3,7 +3,7 @@
 // Each kill starts this test's binary, which takes seconds with the race detector; the
 // suite kills runs these without.
 
-package main
+package vault_test
 
 import (
 	"errors"
@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"layervault/vault/vaulttest"
 )
 
 // rotateChildEnv makes TestRotateChild rotate: FOLDER:STEP, at which it kills itself.
@@ -30,8 +32,8 @@ func TestRotateChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &breaking{left: left, stop: func() error { return syscall.Kill(os.Getpid(), syscall.SIGKILL) }}
-	if err := rotateBreaking(t.Context(), dir, b); err != nil {
+	b := &vaulttest.Breaking{Left: left, Stop: func() error { return syscall.Kill(os.Getpid(), syscall.SIGKILL) }}
+	if err := vaulttest.Rotate(t.Context(), dir, b); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -39,13 +41,13 @@ func TestRotateChild(t *testing.T) {
 const rotateImages = 3
 
 // TestRotateKilled kills a process that rotates at 50 random points (between any two
-// writes or syncs, and within writes), and finishes with the command. Every third time
+// writes or syncs, and within writes), and finishes. Every third time
 // the process that finishes is killed too.
 func TestRotateKilled(t *testing.T) {
-	dir := memoryDir(t)
-	newVault(t, dir, rotateImages)
-	counter := &breaking{}
-	if err := rotateBreaking(t.Context(), dir, counter); err != nil {
+	dir := vaulttest.Dir(t)
+	vaulttest.New(t, dir, rotateImages)
+	counter := &vaulttest.Breaking{}
+	if err := vaulttest.Rotate(t.Context(), dir, counter); err != nil {
 		t.Fatal(err)
 	}
 	const kills = 50
@@ -67,15 +69,15 @@ func TestRotateKilled(t *testing.T) {
 	}
 	resumed := 0
 	for i := range kills {
-		old, _ := openKey(t, dir)
-		at := rng.IntN(counter.count)
+		old, _ := vaulttest.Open(t, dir)
+		at := rng.IntN(counter.Count)
 		if !kill(at) {
-			t.Fatalf("step %d of %d was not reached", at, counter.count)
+			t.Fatalf("step %d of %d was not reached", at, counter.Count)
 		}
 		if i%3 == 0 {
-			kill(rng.IntN(counter.count)) // may come to the end
+			kill(rng.IntN(counter.Count)) // may come to the end
 		}
-		key, ring := openKey(t, dir)
+		key, ring := vaulttest.Open(t, dir)
 		if ring.Proves(old) == nil { // it had not begun
 			if ring.Rotating() {
 				t.Fatalf("step %d: a rotation to the same key", at)
@@ -85,12 +87,12 @@ func TestRotateKilled(t *testing.T) {
 		}
 		if ring.Proves(old) == nil || ring.Rotating() {
 			finish(t, dir)
-			key, ring = openKey(t, dir)
+			key, ring = vaulttest.Open(t, dir)
 		}
 		if ring.Rotating() {
 			t.Fatalf("step %d: not finished", at)
 		}
-		checkImages(t, fmt.Sprintf("killed at step %d", at), dir, key, old, rotateImages)
+		vaulttest.CheckImages(t, fmt.Sprintf("killed at step %d", at), dir, key, old, rotateImages)
 	}
-	t.Logf("killed at %d of %d steps, %d times after the ring had turned", kills, counter.count, resumed)
+	t.Logf("killed at %d of %d steps, %d times after the ring had turned", kills, counter.Count, resumed)
 }
