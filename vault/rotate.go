@@ -18,7 +18,7 @@ type Rotation struct {
 	Open func(ctx context.Context) (*keys.TierKey, *keys.Ring, error)
 	// Again makes the provider that wraps a key as that of the slot is wrapped. Recovery slots
 	// are carried over with Typed.
-	Again func(slot keys.Slot) (keys.Provider, error)
+	Again Again
 	// Typed are the recovery keys and passphrases of slots that the new key keeps. The caller
 	// wipes them.
 	Typed [][]byte

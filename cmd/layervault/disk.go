@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"layervault/internal/secretio"
 	"layervault/vault"
 	"layervault/volume"
 	"layervault/volume/disk"
@@ -16,12 +17,18 @@ import (
 const defaultDiskMounts = "/run/layervault-disks"
 
 func newDiskCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{}
-	v := a.newVolumeVerb(cmd.PersistentFlags())
-	g := group("disk", "Look at Pantavisor's disks (device.json, setting disks), and mount them",
-		v.listDisks(), v.checkDisks(), v.mountDisk(), v.umountDisk(), v.composeDisk(), v.diskKey())
-	g.PersistentFlags().AddFlagSet(cmd.PersistentFlags())
-	return g
+	verb := func(of func(*volumeVerb) *cobra.Command, what int) *cobra.Command {
+		v := a.newVolumeVerb()
+		return v.reads(of(v), what)
+	}
+	return group("disk", "Manage Pantavisor's disks (device.json, setting disks)",
+		verb((*volumeVerb).listDisks, readsDisks),
+		verb((*volumeVerb).checkDisks, readsDisks),
+		verb((*volumeVerb).mountDisk, readsDisks|readsKeys|makesVault|makesImages),
+		verb((*volumeVerb).umountDisk, readsDisks),
+		verb((*volumeVerb).composeDisk, readsDisks),
+		verb((*volumeVerb).diskKey, readsDisks|readsKeys),
+	)
 }
 
 // withDisks calls f with the disks that are configured.
@@ -253,7 +260,7 @@ func (v *volumeVerb) diskKey() *cobra.Command {
 					return err
 				}
 				defer clear(pass)
-				return writeSecret(v.app.out, out, pass)
+				return secretio.Write(v.app.out, out, pass)
 			})
 		},
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 func newDoctorCommand(a *app) *cobra.Command {
-	var s settings
+	s := settingsOf(a.env)
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check that this host has what layervault needs",
@@ -24,7 +24,9 @@ essential is missing.`,
 			return a.doctor(cmd.Context(), s)
 		},
 	}
-	s.register(cmd.Flags(), a.env)
+	s.opening(cmd.Flags())
+	cmd.Flags().StringVar(&s.source, "source", s.source, "hardware of trusted keys that the vault is to use (env source)")
+	cmd.Flags().StringVar(&s.cipher, "cipher", s.cipher, "cipher of new images, as dm-crypt names it (env cipher)")
 	return cmd
 }
 

@@ -12,6 +12,7 @@ import (
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
 	"layervault/doctor"
+	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/pemkey"
@@ -42,7 +43,7 @@ var statuses = []struct {
 	status int
 	errs   []error
 }{
-	{statusUsage, []error{keys.ErrWeakPIN, keys.ErrNoProvider, keys.ErrUnknownProvider, keys.ErrBadPolicyKey, keys.ErrBadPolicy, keys.ErrBadAgent, keys.ErrBadSource, pemkey.ErrBadPEM, layer.ErrBadID, vault.ErrAmbiguous, crypt.ErrBadParams,
+	{statusUsage, []error{keys.ErrWeakPIN, keys.ErrNoProvider, keys.ErrUnknownProvider, keys.ErrBadPolicyKey, keys.ErrBadPolicy, keys.ErrBadAgent, keys.ErrBadSource, pemkey.ErrBadPEM, layer.ErrBadID, vault.ErrAmbiguous, secretio.ErrLength, secretio.ErrDiffer, crypt.ErrBadParams,
 		volume.ErrBadName, volume.ErrBadOption, volume.ErrUnknownOption, volume.ErrNotHere, disk.ErrBadFile, disk.ErrUnsupported}},
 	{statusNoSpace, []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}},
 	{statusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrWrongPIN, keys.ErrLockout, keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost, keys.ErrWeakSlot, keys.ErrPCRChanged, keys.ErrWrongKey, keys.ErrBadRecovery, vault.ErrOpensNothing, luks2.ErrNoKey}},

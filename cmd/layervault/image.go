@@ -2,18 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
+	"layervault/internal/secretio"
 	"layervault/vault"
 )
 
 func newImageCommand(a *app) *cobra.Command {
-	return group("image", "Look at the encrypted images", newImageListCommand(a), newImageKeyCommand(a), newImageAdoptCommand(a))
+	return group("image", "Manage the encrypted images of layers", newImageListCommand(a), newImageKeyCommand(a), newImageAdoptCommand(a))
 }
 
 func newImageListCommand(a *app) *cobra.Command {
@@ -54,7 +51,7 @@ func orDash(s string) string {
 }
 
 func newImageKeyCommand(a *app) *cobra.Command {
-	var s settings
+	s := settingsOf(a.env)
 	var out string
 	cmd := &cobra.Command{
 		Use:   "key LAYER",
@@ -71,8 +68,8 @@ LAYER is a layer's id, the beginning of one, or the path of its image. For examp
 		},
 	}
 	keyFileOut(cmd, &out)
-	s.registerKey(cmd.Flags(), a.env)
-	s.registerRecovery(cmd.Flags())
+	s.opening(cmd.Flags())
+	s.rescuing(cmd.Flags())
 	return cmd
 }
 
@@ -83,7 +80,7 @@ func keyFileOut(cmd *cobra.Command, out *string) {
 
 // noKeyOnTerminal refuses to show a passphrase to whoever looks at the screen.
 func (a *app) noKeyOnTerminal(out string) error {
-	if out == "-" && isTerminal(a.out) {
+	if out == "-" && secretio.IsTerminal(a.out) {
 		return usagef("standard output is a terminal: pipe the key to cryptsetup, or name a file with --key-file-out")
 	}
 	return nil
@@ -103,25 +100,5 @@ func (a *app) imageKey(ctx context.Context, s settings, name, out string) (err e
 		return err
 	}
 	defer clear(pass)
-	return writeSecret(a.out, out, pass)
-}
-
-// writeSecret writes to stdout for "-", and otherwise to a file that must be new:
-// one that exists may have other readers.
-func writeSecret(stdout io.Writer, name string, secret []byte) error {
-	if name == "-" {
-		if _, err := stdout.Write(secret); err != nil {
-			return fmt.Errorf("write the key: %w", err)
-		}
-		return nil
-	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("write the key: %w", err)
-	}
-	_, err = f.Write(secret)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write the key: %w", errors.Join(err, os.Remove(name)))
-	}
-	return nil
+	return secretio.Write(a.out, out, pass)
 }

@@ -55,7 +55,8 @@ read. A cipher, a size or an offset that no image may have is never taken in.
 LAYER is a layer's id, the beginning of one, or the path of its image.`,
 		Args: cobra.MaximumNArgs(1),
 	}
-	v := a.newVolumeVerb(cmd.Flags())
+	v := a.newVolumeVerb()
+	v.reads(cmd, readsPlaces|readsKeys)
 	cmd.Flags().StringVar(&name, "volume", "", "name, or id, of a volume in place of a layer")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

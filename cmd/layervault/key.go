@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/keys/recovery"
 	"layervault/keys/tpm"
@@ -57,14 +58,9 @@ func (k *keyFlags) register(f *pflag.FlagSet, env func(string) string) {
 	f.StringVar(&k.keyFile, "key-file", "", "key file of versatile slots (default versatile.key beside the tier)")
 	f.StringVar(&k.agent, "agent", env("agent"), "address of the key service of agent slots, such as unix:///run/keys.sock; see key enroll --help (env agent)")
 	f.StringVar(&k.source, "source", env("source"), "what new trusted slots rest on: tpm, caam, dcp, tee, tagged or encrypted:user:NAME; see key enroll --help (env source)")
-	f.StringVar(&k.zeroPCRs, "allow-zero-pcrs", envOr(env, "allow-zero-pcrs", "false"), "seal even where the firmware measured nothing; such a slot opens whatever boots (env allow-zero-pcrs)")
-	f.Lookup("allow-zero-pcrs").NoOptDefVal = "true"
-	registerAnchor(f, &k.anchor, env)
-}
-
-// registerAnchor adds the flag that says what remembers the key ring's writes.
-func registerAnchor(f *pflag.FlagSet, anchor *string, env func(string) string) {
-	f.StringVar(anchor, "anchor", envOr(env, "anchor", anchorTPM), "what remembers the newest write of the key ring, so that an older one is noticed: tpm (where there is one) or none (env anchor)")
+	k.zeroPCRs, k.anchor = envOr(env, "allow-zero-pcrs", "false"), envOr(env, "anchor", anchorTPM)
+	registerZeroPCRs(f, &k.zeroPCRs)
+	registerAnchor(f, &k.anchor)
 }
 
 // The values of the setting anchor.
@@ -115,7 +111,7 @@ func (a *app) tierConfig(k keyFlags) (unlock.Config, error) {
 		Log:           a.ringLog(),
 	}
 	if k.pin != "" {
-		cfg.PIN = func(context.Context) ([]byte, error) { return readSecretFile(a.in, k.pin) }
+		cfg.PIN = func(context.Context) ([]byte, error) { return secretio.Read(a.in, k.pin) }
 	}
 	return cfg, nil
 }
@@ -134,7 +130,7 @@ func (a *app) loadRing(ctx context.Context, k keyFlags) (unlock.Config, *keys.Ri
 // flags name. The caller closes the key.
 func (a *app) unlockTier(ctx context.Context, cfg unlock.Config, k keyFlags) (*keys.TierKey, *keys.Ring, error) {
 	if k.recovery != "" {
-		typed, err := readSecretFile(a.in, k.recovery)
+		typed, err := secretio.Read(a.in, k.recovery)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/keys/versatile"
 	"layervault/persist"
@@ -50,7 +51,7 @@ func (a *app) backup(ctx context.Context, k keyFlags, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeSecret(a.out, name, data); err != nil {
+	if err := secretio.Write(a.out, name, data); err != nil {
 		return err
 	}
 	if name == "-" {
@@ -107,12 +108,12 @@ func (a *app) restore(ctx context.Context, k keyFlags, name string, force bool) 
 	if err != nil {
 		return err
 	}
-	data, err := a.readRing(name)
+	data, err := secretio.ReadFile(a.in, name, maxRing)
 	if err != nil {
 		return err
 	}
 	if k.recovery != "" {
-		if cfg.Recovery, err = readSecretFile(a.in, k.recovery); err != nil {
+		if cfg.Recovery, err = secretio.Read(a.in, k.recovery); err != nil {
 			return err
 		}
 		defer clear(cfg.Recovery)
@@ -132,19 +133,6 @@ func (a *app) restore(ctx context.Context, k keyFlags, name string, force bool) 
 		return a.printf("the vault opens; %d images verified\n", view.Images)
 	}
 	return a.printf("not tried on images: %v\n", done.Why)
-}
-
-// readRing reads a backup, - for standard input.
-func (a *app) readRing(name string) ([]byte, error) {
-	if name == "-" {
-		return readAtMost(a.in, "standard input", maxRing)
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAtMost(f, name, maxRing)
 }
 
 // maxRing bounds what is read as a backup: more than package keys takes.

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/keys/agent"
 	"layervault/keys/recovery"
@@ -172,9 +174,9 @@ func (a *app) addSlot(ctx context.Context, cfg unlock.Config, e enrollFlags, p k
 // newSecret gives a secret that a person chooses.
 func (a *app) newSecret(ctx context.Context, source, question string) ([]byte, error) {
 	if source == ask {
-		return a.askTwice(ctx, question)
+		return secretio.AskTwice(ctx, a.in, a.err, question)
 	}
-	return readSecretFile(a.in, source)
+	return secretio.Read(a.in, source)
 }
 
 // handOver shows a generated recovery key, once: on standard output, alone, so that
@@ -183,7 +185,7 @@ func (a *app) handOver(secret []byte, out string) error {
 	line := append(append([]byte{}, secret...), '\n')
 	defer clear(line)
 	if out != "" {
-		return writeSecret(a.out, out, line)
+		return secretio.Write(a.out, out, line)
 	}
 	if _, err := fmt.Fprintln(a.err, "This recovery key opens the vault when nothing else does. It is not stored: print it or write it down now."); err != nil {
 		return err
@@ -192,4 +194,20 @@ func (a *app) handOver(secret []byte, out string) error {
 		return fmt.Errorf("write the recovery key: %w", err)
 	}
 	return nil
+}
+
+// readPublicPEM reads the public key of a policy's signer; nil without a name.
+func readPublicPEM(name string) (crypto.PublicKey, error) {
+	if name == "" {
+		return nil, nil
+	}
+	text, err := secretio.ReadFile(nil, name, secretio.MaxPEM)
+	if err != nil {
+		return nil, err
+	}
+	key, err := tpm.ParsePublicKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return key, nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"layervault/internal/secretio"
 	"layervault/keys/escrow"
 	"layervault/keys/pemkey"
 )
@@ -40,7 +41,7 @@ func (a *app) escrowExport(ctx context.Context, k keyFlags, to, name string) (er
 	if to == "" {
 		return usagef("--to is missing: the public key of the keeper")
 	}
-	text, err := readBounded(to)
+	text, err := secretio.ReadFile(nil, to, secretio.MaxPEM)
 	if err != nil {
 		return err
 	}
@@ -65,7 +66,7 @@ func (a *app) escrowExport(ctx context.Context, k keyFlags, to, name string) (er
 	if err != nil {
 		return err
 	}
-	if err := writeSecret(a.out, name, append(data, '\n')); err != nil || name == "-" {
+	if err := secretio.Write(a.out, name, append(data, '\n')); err != nil || name == "-" {
 		return err
 	}
 	if a.json {
@@ -96,10 +97,10 @@ func (a *app) escrowOpen(private, name, out string) error {
 	switch {
 	case private == "":
 		return usagef("--key is missing: the private key of the keeper")
-	case out == "-" && isTerminal(a.out):
+	case out == "-" && secretio.IsTerminal(a.out):
 		return usagef("standard output is a terminal: pipe the key, or name a file with --out")
 	}
-	data, err := a.readWhole(name)
+	data, err := secretio.ReadFile(a.in, name, secretio.MaxPEM)
 	if err != nil {
 		return err
 	}
@@ -107,7 +108,7 @@ func (a *app) escrowOpen(private, name, out string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	text, err := readPrivatePEM(private)
+	text, err := secretio.ReadPrivatePEM(private)
 	if err != nil {
 		return err
 	}
@@ -126,7 +127,7 @@ func (a *app) escrowOpen(private, name, out string) error {
 		return err
 	}
 	defer clear(secret)
-	if err := writeSecret(a.out, out, append(secret, '\n')); err != nil || out == "-" {
+	if err := secretio.Write(a.out, out, append(secret, '\n')); err != nil || out == "-" {
 		return err
 	}
 	if a.json {
@@ -158,7 +159,7 @@ func (a *app) escrowImport(ctx context.Context, k keyFlags, name string) (err er
 	if err != nil {
 		return err
 	}
-	data, err := readSecretFile(a.in, name)
+	data, err := secretio.Read(a.in, name)
 	if err != nil {
 		return err
 	}

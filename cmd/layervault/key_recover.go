@@ -3,25 +3,18 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/spf13/cobra"
 
+	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/keys/recovery"
 	"layervault/keys/tpm"
 	"layervault/keys/trusted"
 	"layervault/keys/unlock"
+	"layervault/vault"
 )
-
-// resealed is one slot in key recover --json and key reseal --json.
-type resealed struct {
-	Slot     string              `json:"slot"`
-	Provider string              `json:"provider"`
-	Changed  []*keys.PCRMismatch `json:"changed_pcrs,omitempty"` // why it did not open
-	Reason   string              `json:"reason,omitempty"`       // why it did not open
-	Sealed   bool                `json:"sealed"`
-	Error    string              `json:"error,omitempty"` // why it was not sealed
-}
 
 func newKeyRecoverCommand(a *app) *cobra.Command {
 	var k keyFlags
@@ -51,9 +44,9 @@ func (a *app) recoverTier(ctx context.Context, k keyFlags) (err error) {
 	}
 	var typed []byte
 	if k.recovery != "" {
-		typed, err = readSecretFile(a.in, k.recovery)
+		typed, err = secretio.Read(a.in, k.recovery)
 	} else {
-		typed, err = a.askSecret(ctx, "recovery key or passphrase")
+		typed, err = secretio.Ask(ctx, a.in, a.err, "recovery key or passphrase")
 	}
 	if err != nil {
 		return err
@@ -75,21 +68,16 @@ func sealedByHardware(slot keys.Slot) bool {
 
 // mendSlots seals each TPM and trusted slot anew that does not open, and tells of it.
 func (a *app) mendSlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring, key *keys.TierKey) error {
-	var done []resealed
-	var failures []error
-	for _, slot := range ring.Slots() {
-		if !sealedByHardware(slot) {
-			continue
-		}
-		r, err := a.mendSlot(ctx, cfg, ring, key, slot)
-		done = append(done, r)
-		failures = append(failures, err)
+	done, err := vault.Mend(ctx, ring, key, hardwareSlots(ring), func(slot keys.Slot) (keys.Provider, error) { return sameProvider(cfg, slot) })
+	if printErr := a.printResealed(done, "the vault opens; nothing had to be sealed anew\n"); printErr != nil {
+		return printErr
 	}
-	failures = append(failures, ring.Reanchor(ctx, key))
-	if err := a.printResealed(done, "the vault opens; nothing had to be sealed anew\n"); err != nil {
-		return err
-	}
-	return errors.Join(failures...)
+	return err
+}
+
+// hardwareSlots are the slots that hardware seals.
+func hardwareSlots(ring *keys.Ring) []keys.Slot {
+	return slices.DeleteFunc(slices.Clone(ring.Slots()), func(s keys.Slot) bool { return !sealedByHardware(s) })
 }
 
 // recoveryFault leaves out of a locked ring's reasons the slots that recover does not
@@ -102,30 +90,9 @@ func recoveryFault(err error) error {
 	return err
 }
 
-// mendSlot tries a TPM slot and seals it anew when it does not open.
-func (a *app) mendSlot(ctx context.Context, cfg unlock.Config, ring *keys.Ring, key *keys.TierKey, slot keys.Slot) (resealed, error) {
-	r := resealed{Slot: slot.ID, Provider: slot.Provider}
-	p, err := sameProvider(cfg, slot)
-	if err != nil {
-		r.Error = err.Error()
-		return r, err
-	}
-	why := ring.Try(ctx, slot.ID, p)
-	if why == nil {
-		return r, nil
-	}
-	r.Changed, r.Reason = keys.ChangedPCRs(why), why.Error()
-	if _, err := ring.Reseal(ctx, key, slot.ID, p); err != nil {
-		r.Error = err.Error()
-		return r, err
-	}
-	r.Sealed = true
-	return r, nil
-}
-
-func (a *app) printResealed(done []resealed, nothing string) error {
+func (a *app) printResealed(done []vault.Resealed, nothing string) error {
 	if a.json {
-		return a.printJSON(map[string]any{"slots": append([]resealed{}, done...)})
+		return a.printJSON(map[string]any{"slots": append([]vault.Resealed{}, done...)})
 	}
 	touched := false
 	for _, r := range done {
@@ -200,26 +167,11 @@ func (a *app) reseal(ctx context.Context, k keyFlags, pcrs string, names []strin
 		slots = append(slots, slot)
 	}
 	if len(names) == 0 {
-		for _, s := range ring.Slots() {
-			if sealedByHardware(s) {
-				slots = append(slots, s)
-			}
-		}
+		slots = hardwareSlots(ring)
 	}
 	cfg.PCRs = pcrs
-	var done []resealed
-	for _, slot := range slots {
-		p, err := sameProvider(cfg, slot)
-		if err != nil {
-			return err
-		}
-		if _, err := ring.Reseal(ctx, key, slot.ID, p); err != nil {
-			return err
-		}
-		done = append(done, resealed{Slot: slot.ID, Provider: slot.Provider, Sealed: true})
-	}
-	// By whatever opened the tier: with a recovery key, also a ring that the TPM refused.
-	if err := ring.Reanchor(ctx, key); err != nil {
+	done, err := vault.Reseal(ctx, ring, key, slots, func(slot keys.Slot) (keys.Provider, error) { return sameProvider(cfg, slot) })
+	if err != nil {
 		return err
 	}
 	return a.printResealed(done, "there is no TPM or trusted slot to seal anew\n")

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/keys/recovery"
 	"layervault/keys/unlock"
@@ -95,7 +96,7 @@ func (a *app) carry(ring *keys.Ring, r rotateFlags, rotation *vault.Rotation) er
 		files = append(slices.Clone(files), r.recovery) // what unlocks may be carried too
 	}
 	for _, name := range files {
-		text, err := readSecretFile(a.in, name)
+		text, err := secretio.Read(a.in, name)
 		if err != nil {
 			return err
 		}
@@ -113,7 +114,7 @@ func (a *app) carry(ring *keys.Ring, r rotateFlags, rotation *vault.Rotation) er
 
 // progress shows a count on a terminal, and nothing elsewhere.
 func (a *app) progress(verb string) func(done, total int, name string) {
-	if a.json || !isTerminal(a.err) {
+	if a.json || !secretio.IsTerminal(a.err) {
 		return nil
 	}
 	return func(done, total int, _ string) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/recovery"
@@ -73,7 +74,7 @@ func (a *app) unlockPlugin(ctx context.Context, k keyFlags, wait bool) (err erro
 // nothing opens without a person.
 func (a *app) openByPerson(ctx context.Context, cfg unlock.Config, k keyFlags) (*keys.TierKey, keys.Slot, error) {
 	if k.recovery != "" {
-		typed, err := readSecretFile(a.in, k.recovery)
+		typed, err := secretio.Read(a.in, k.recovery)
 		if err != nil {
 			return nil, keys.Slot{}, err
 		}
@@ -81,10 +82,10 @@ func (a *app) openByPerson(ctx context.Context, cfg unlock.Config, k keyFlags) (
 		cfg.Recovery = typed
 	}
 	key, ring, slot, err := unlock.Open(ctx, cfg)
-	if !errors.Is(err, keys.ErrLocked) || k.recovery != "" || !isTerminal(a.in) {
+	if !errors.Is(err, keys.ErrLocked) || k.recovery != "" || !secretio.IsTerminal(a.in) {
 		return key, slot, err
 	}
-	typed, err := a.askSecret(ctx, "recovery key or passphrase")
+	typed, err := secretio.Ask(ctx, a.in, a.err, "recovery key or passphrase")
 	if err != nil {
 		return nil, keys.Slot{}, err
 	}

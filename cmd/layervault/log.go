@@ -74,3 +74,16 @@ func (s split) WithAttrs(attrs []slog.Attr) slog.Handler {
 func (s split) WithGroup(name string) slog.Handler {
 	return split{s.out.WithGroup(name), s.err.WithGroup(name)}
 }
+
+// ringLog shows the ring's warnings (a mended copy) on standard error.
+func (a *app) ringLog() *slog.Logger {
+	return slog.New(hinting{slog.NewTextHandler(a.err, &slog.HandlerOptions{
+		Level: slog.LevelWarn,
+		ReplaceAttr: func(_ []string, attr slog.Attr) slog.Attr {
+			if attr.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return attr
+		},
+	})})
+}

@@ -14,12 +14,11 @@ import (
 )
 
 func newRevisionCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{}
-	v := a.newVolumeVerb(cmd.PersistentFlags())
-	g := group("revision", "Say which revision this host runs: volumes with persistence=revision follow it",
-		v.setRevision(), v.listRevisions(), v.gcRevisions())
-	g.PersistentFlags().AddFlagSet(cmd.PersistentFlags())
-	return g
+	set, list, gc := a.newVolumeVerb(), a.newVolumeVerb(), a.newVolumeVerb()
+	return group("revision", "Set the revision that this host runs: volumes with persistence=revision follow it",
+		set.reads(set.setRevision(), readsKeys|makesVault),
+		list.listRevisions(),
+		gc.reads(gc.gcRevisions(), readsPlaces|readsKeys))
 }
 
 func (v *volumeVerb) setRevision() *cobra.Command {

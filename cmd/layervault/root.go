@@ -66,18 +66,26 @@ func newRootCommand(a *app) *cobra.Command {
 	root.SetErr(a.err)
 	root.PersistentFlags().StringVar(&a.persist, "persist", envOr(a.env, "persist", persist.DefaultRoot), "folder that holds the vault (env persist)")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print results, and errors, as JSON")
-	root.AddCommand(
-		newServeCommand(a),
-		newStatusCommand(a),
-		newDoctorCommand(a),
-		newKeyCommand(a),
-		newVaultCommand(a),
-		newImageCommand(a),
-		newVolumeCommand(a),
-		newRevisionCommand(a),
-		newDiskCommand(a),
-		newVersionCommand(a),
+	root.AddGroup(
+		&cobra.Group{ID: "daily", Title: "Daily:"},
+		&cobra.Group{ID: "keys", Title: "Keys:"},
+		&cobra.Group{ID: "volumes", Title: "Volumes:"},
+		&cobra.Group{ID: "layers", Title: "Layers:"},
+		&cobra.Group{ID: "host", Title: "Host:"},
 	)
+	add := func(group string, commands ...*cobra.Command) {
+		for _, c := range commands {
+			c.GroupID = group
+		}
+		root.AddCommand(commands...)
+	}
+	add("daily", newStatusCommand(a), newDoctorCommand(a))
+	add("keys", newKeyCommand(a), newVaultCommand(a))
+	add("volumes", newVolumeCommand(a), newRevisionCommand(a), newDiskCommand(a))
+	add("layers", newImageCommand(a))
+	add("host", newServeCommand(a), newVersionCommand(a))
+	root.SetHelpCommandGroupID("daily")
+	root.SetCompletionCommandGroupID("host")
 	return root
 }
 

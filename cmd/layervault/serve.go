@@ -11,6 +11,7 @@ import (
 
 	"github.com/docker/go-plugins-helpers/sdk"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt"
@@ -42,14 +43,13 @@ const (
 )
 
 func newServeCommand(a *app) *cobra.Command {
-	var s settings
-	var v volumeSettings
+	s, v := settingsOf(a.env), volumeSettingsOf(a.env)
 	var path string
 	var onlyVolumes bool
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Answer dockerd: the graph driver and volume plugin",
-		Long: `Answer dockerd on a socket: the graph driver and the volume driver, or with --volumes
+		Short: "Run the plugin: the graph driver and the volume driver",
+		Long: `Run the plugin on a socket: the graph driver and the volume driver, or with --volumes
 the volume driver alone, which every Docker takes, 28 and later too.
 
 Each setting is a flag, or else the environment variable of the same name, which is
@@ -62,10 +62,12 @@ how "docker plugin set layervault key=tpm" arrives. The first start makes the va
 			return a.serve(cmd.Context(), path, s, v, onlyVolumes)
 		},
 	}
-	cmd.Flags().StringVar(&path, "socket", defaultSocket, "socket to answer on")
-	cmd.Flags().BoolVar(&onlyVolumes, "volumes", false, "serve volumes only")
-	s.register(cmd.Flags(), a.env)
-	v.register(cmd.Flags(), a.env)
+	f := cmd.Flags()
+	f.StringVar(&path, "socket", defaultSocket, "socket to listen on")
+	f.BoolVar(&onlyVolumes, "volumes", false, "serve volumes only")
+	for _, add := range []func(*pflag.FlagSet){s.opening, s.making, s.images, s.serving, v.found, v.made, v.serving} {
+		add(f)
+	}
 	return cmd
 }
 

@@ -52,36 +52,74 @@ const (
 	upgradeOff  = "off"
 )
 
-func (s *settings) register(f *pflag.FlagSet, env func(string) string) {
-	s.registerKey(f, env)
-	f.StringVar(&s.size, "size", envOr(env, "size", defaultSize), "size of a container's layer (env size)")
-	f.StringVar(&s.cipher, "cipher", envOr(env, "cipher", ""), "cipher of new layers, as dm-crypt names it; empty for aes-xts-plain64 (env cipher)")
-	f.StringVar(&s.sector, "sector", envOr(env, "sector", "4096"), "encryption sector of new layers: 512 or 4096 (env sector)")
-	f.StringVar(&s.upgrade, "upgrade", envOr(env, "upgrade", upgradeAuto), "a vault of format 1 is brought to format 2 at the start: auto, or off (env upgrade)")
-	f.StringVar(&s.loglevel, "loglevel", envOr(env, "loglevel", defaultLogLevel), "debug, info, warn or error (env loglevel)")
+// settingsOf reads the settings from the environment. A verb adds the flags of those that it
+// reads: opening, making, and so on.
+func settingsOf(env func(string) string) settings {
+	return settings{
+		key:      env("key"),
+		pcrs:     envOr(env, "pcrs", defaultPCRs),
+		agent:    env("agent"),
+		source:   env("source"),
+		tpm:      envOr(env, "tpm", tpm.DefaultPath),
+		pinFile:  env("pin-file"),
+		zeroPCRs: envOr(env, "allow-zero-pcrs", "false"),
+		anchor:   envOr(env, "anchor", anchorTPM),
+		size:     envOr(env, "size", defaultSize),
+		cipher:   env("cipher"),
+		sector:   envOr(env, "sector", "4096"),
+		upgrade:  envOr(env, "upgrade", upgradeAuto),
+		loglevel: envOr(env, "loglevel", defaultLogLevel),
+	}
 }
 
-// registerKey adds the flags that say how the vault opens.
-func (s *settings) registerKey(f *pflag.FlagSet, env func(string) string) {
-	f.StringVar(&s.key, "key", envOr(env, "key", ""), "key provider of the vault: tpm, trusted, versatile or agent (env key)")
-	f.StringVar(&s.pcrs, "pcrs", envOr(env, "pcrs", defaultPCRs), "PCRs a tpm key is sealed under (env pcrs)")
-	f.StringVar(&s.agent, "agent", env("agent"), "address of the key service, for key=agent or agent slots (env agent)")
-	f.StringVar(&s.source, "source", env("source"), "what key=trusted rests on: tpm, caam, dcp, tee, tagged or encrypted:user:NAME; see key enroll --help (env source)")
-	f.StringVar(&s.tpm, "tpm", envOr(env, "tpm", tpm.DefaultPath), "TPM device, or the unix socket of an emulator (env tpm)")
-	f.StringVar(&s.pinFile, "pin-file", env("pin-file"), "the PIN of tpm slots is in this file; a new vault's slot gets it (env pin-file)")
-	f.StringVar(&s.zeroPCRs, "allow-zero-pcrs", envOr(env, "allow-zero-pcrs", "false"), "seal even where the firmware measured nothing; such a slot opens whatever boots (env allow-zero-pcrs)")
-	f.Lookup("allow-zero-pcrs").NoOptDefVal = "true"
-	registerAnchor(f, &s.anchor, env)
+// opening adds the flags that say how the vault opens.
+func (s *settings) opening(f *pflag.FlagSet) {
+	f.StringVar(&s.key, "key", s.key, "key provider of the vault: tpm, trusted, versatile or agent (env key)")
+	f.StringVar(&s.pcrs, "pcrs", s.pcrs, "PCRs a tpm key is sealed under (env pcrs)")
+	f.StringVar(&s.agent, "agent", s.agent, "address of the key service, for key=agent or agent slots (env agent)")
+	f.StringVar(&s.tpm, "tpm", s.tpm, "TPM device, or the unix socket of an emulator (env tpm)")
+	f.StringVar(&s.pinFile, "pin-file", s.pinFile, "the PIN of tpm slots is in this file; a new vault's slot gets it (env pin-file)")
+	registerAnchor(f, &s.anchor)
 }
 
-// registerRecovery adds the way in for a person who has the recovery key at hand, on a
-// machine whose slots do not open: for verbs that read.
-func (s *settings) registerRecovery(f *pflag.FlagSet) {
+// making adds the flags of verbs that may make the vault.
+func (s *settings) making(f *pflag.FlagSet) {
+	f.StringVar(&s.source, "source", s.source, "hardware of a new trusted key: tpm, caam, dcp, tee, tagged or encrypted:user:NAME; see key enroll --help (env source)")
+	registerZeroPCRs(f, &s.zeroPCRs)
+}
+
+// images adds the flags that say how new images are encrypted.
+func (s *settings) images(f *pflag.FlagSet) {
+	f.StringVar(&s.cipher, "cipher", s.cipher, "cipher of new images, as dm-crypt names it; empty for aes-xts-plain64 (env cipher)")
+	f.StringVar(&s.sector, "sector", s.sector, "encryption sector of new images: 512 or 4096 (env sector)")
+}
+
+// serving adds the flags of a running plugin.
+func (s *settings) serving(f *pflag.FlagSet) {
+	f.StringVar(&s.size, "size", s.size, "size of a container's layer (env size)")
+	f.StringVar(&s.upgrade, "upgrade", s.upgrade, "upgrade a vault of format 1 to format 2 at the start: auto, or off (env upgrade)")
+	f.StringVar(&s.loglevel, "loglevel", s.loglevel, "debug, info, warn or error (env loglevel)")
+}
+
+// rescuing adds the flag for a person with the recovery key, on a machine whose slots do not
+// open.
+func (s *settings) rescuing(f *pflag.FlagSet) {
 	f.StringVar(&s.recovery, "recovery-key-file", "", "unlock with the recovery key or passphrase in this file, - for standard input")
 }
 
-// check reads the settings that are numbers and words. A missing key is not its
-// business: the plugin must start without one, to say so to dockerd.
+// registerZeroPCRs adds the flag that accepts a TPM into which nothing was measured.
+func registerZeroPCRs(f *pflag.FlagSet, zeroPCRs *string) {
+	f.StringVar(zeroPCRs, "allow-zero-pcrs", *zeroPCRs, "seal even where the firmware measured nothing; such a slot opens whatever boots (env allow-zero-pcrs)")
+	f.Lookup("allow-zero-pcrs").NoOptDefVal = "true"
+}
+
+// registerAnchor adds the flag that says what remembers the key ring's writes.
+func registerAnchor(f *pflag.FlagSet, anchor *string) {
+	f.StringVar(anchor, "anchor", *anchor, "what remembers the newest write of the key ring, so that an older one is noticed: tpm (where there is one) or none (env anchor)")
+}
+
+// check reads the settings that are numbers and words. It accepts a missing key: the plugin
+// must start without one, to say so to dockerd.
 func (s *settings) check() error {
 	if err := s.checkKey(); err != nil {
 		return err
@@ -104,7 +142,7 @@ func (s *settings) check() error {
 	return nil
 }
 
-// checkKey is check for what registerKey adds.
+// checkKey is check for the settings that say how the vault opens.
 func (s *settings) checkKey() (err error) {
 	if s.allowZeroPCRs, err = strconv.ParseBool(s.zeroPCRs); err != nil {
 		return usagef("setting allow-zero-pcrs=%q: it is true or false", s.zeroPCRs)

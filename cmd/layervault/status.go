@@ -32,7 +32,7 @@ type openImages struct {
 }
 
 func newStatusCommand(a *app) *cobra.Command {
-	var s settings
+	s := settingsOf(a.env)
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the vault, its key slots, the layers, the volumes and the space",
@@ -52,7 +52,7 @@ without one, and while the vault is locked. A locked vault is exit status 3.`,
 			return err
 		},
 	}
-	s.registerKey(cmd.Flags(), a.env)
+	s.opening(cmd.Flags())
 	return cmd
 }
 

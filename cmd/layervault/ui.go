@@ -18,11 +18,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"text/tabwriter"
 
 	"github.com/docker/go-units"
-	"golang.org/x/sys/unix"
 )
 
 // streams are the three standard streams, files in production.
@@ -66,16 +64,6 @@ func (s streams) printf(format string, args ...any) error {
 		return fmt.Errorf("write the result: %w", err)
 	}
 	return nil
-}
-
-// isTerminal says whether a stream is a person's screen.
-func isTerminal(stream any) bool {
-	f, ok := stream.(*os.File)
-	if !ok {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }
 
 // size prints bytes for people.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"layervault/driver"
+	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/unlock"
@@ -63,7 +64,7 @@ func (a *app) keyConfig(s settings, log *slog.Logger) unlock.Config {
 	}
 	if s.pinFile != "" {
 		cfg.PIN = func(context.Context) ([]byte, error) {
-			pin, err := readSecretFile(a.in, s.pinFile)
+			pin, err := secretio.Read(a.in, s.pinFile)
 			if errors.Is(err, fs.ErrNotExist) { // nobody has put it there yet
 				return nil, fmt.Errorf("%w: no PIN: %w", keys.ErrNeedsPerson, err)
 			}
@@ -90,5 +91,5 @@ func (a *app) typedKey(s settings) ([]byte, error) {
 	if s.recovery == "" {
 		return nil, nil
 	}
-	return readSecretFile(a.in, s.recovery)
+	return secretio.Read(a.in, s.recovery)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/persist"
 	"layervault/vault"
@@ -53,7 +54,7 @@ func formatsOf(f vault.Formats) formatsView {
 }
 
 func newVaultCommand(a *app) *cobra.Command {
-	return group("vault", "Work on a whole vault", newVaultUpgradeCommand(a))
+	return group("vault", "Manage a whole vault", newVaultUpgradeCommand(a))
 }
 
 func newVaultUpgradeCommand(a *app) *cobra.Command {
@@ -78,7 +79,8 @@ with no key of this tier before, either.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return u.run(cmd.Context()) },
 	}
-	u.volumeVerb = a.newVolumeVerb(cmd.Flags())
+	u.volumeVerb = a.newVolumeVerb()
+	u.reads(cmd, readsPlaces|readsKeys)
 	cmd.Flags().BoolVarP(&u.dryRun, "dry-run", "n", false, "show what is of format 1 and whether it opens, and change nothing")
 	cmd.Flags().BoolVar(&u.force, "force", false, "refuse format 1 although something does not open")
 	return cmd
@@ -129,7 +131,7 @@ func (u *upgradeVerb) tier(ctx context.Context, v *vault.Vault, tier persist.Tie
 
 // upgradeProgress shows how far an upgrade is on a terminal, and nothing elsewhere.
 func (a *app) upgradeProgress() func(part string, done, total int, name string) {
-	if a.json || !isTerminal(a.err) {
+	if a.json || !secretio.IsTerminal(a.err) {
 		return nil
 	}
 	return func(part string, done, total int, _ string) {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"layervault/internal/secretio"
 	"layervault/vault"
 	"layervault/volume"
 )
@@ -27,12 +28,36 @@ type volumeSettings struct {
 	gid       int
 }
 
-func (v *volumeSettings) register(f *pflag.FlagSet, env func(string) string) {
-	f.StringVar(&v.mounts, "mounts", envOr(env, "mounts", volume.DefaultMounts), "folder where volumes are mounted for docker (env mounts)")
-	f.StringVar(&v.group, "mountsgroup", envOr(env, "mountsgroup", "0"), "number of the group that may pass through the folder of mounts: with userns-remap, that of the remapped root (env mountsgroup)")
-	f.StringVar(&v.size, "volumesize", envOr(env, "volumesize", defaultSize), "size of a volume unless its option size= says another (env volumesize)")
-	f.StringVar(&v.disks, "disks", env("disks"), "device.json or disks.json with disks for volumes (env disks)")
-	f.StringVar(&v.diskRoot, "diskroot", env("diskroot"), "folder that all disks must lie below; empty for --persist (env diskroot)")
+func volumeSettingsOf(env func(string) string) volumeSettings {
+	return volumeSettings{
+		mounts:   envOr(env, "mounts", volume.DefaultMounts),
+		group:    envOr(env, "mountsgroup", "0"),
+		size:     envOr(env, "volumesize", defaultSize),
+		disks:    env("disks"),
+		diskRoot: env("diskroot"),
+	}
+}
+
+// found adds the flags that say where volumes are.
+func (v *volumeSettings) found(f *pflag.FlagSet) {
+	f.StringVar(&v.mounts, "mounts", v.mounts, "folder where volumes are mounted for docker (env mounts)")
+	v.onDisks(f)
+}
+
+// onDisks adds the flags that say where disks are.
+func (v *volumeSettings) onDisks(f *pflag.FlagSet) {
+	f.StringVar(&v.disks, "disks", v.disks, "device.json or disks.json with disks for volumes (env disks)")
+	f.StringVar(&v.diskRoot, "diskroot", v.diskRoot, "folder that all disks must lie below; empty for --persist (env diskroot)")
+}
+
+// made adds the flag of verbs that make volumes.
+func (v *volumeSettings) made(f *pflag.FlagSet) {
+	f.StringVar(&v.size, "volumesize", v.size, "size of a volume unless its option size= says another (env volumesize)")
+}
+
+// serving adds the flag of a running plugin.
+func (v *volumeSettings) serving(f *pflag.FlagSet) {
+	f.StringVar(&v.group, "mountsgroup", v.group, "number of the group that may pass through the folder of mounts: with userns-remap, that of the remapped root (env mountsgroup)")
 }
 
 func (v *volumeSettings) check() (err error) {
@@ -54,12 +79,40 @@ type volumeVerb struct {
 	vol volumeSettings
 }
 
-func (a *app) newVolumeVerb(f *pflag.FlagSet) *volumeVerb {
-	v := &volumeVerb{app: a}
-	v.set.register(f, a.env)
-	v.set.registerRecovery(f)
-	v.vol.register(f, a.env)
-	return v
+func (a *app) newVolumeVerb() *volumeVerb {
+	return &volumeVerb{app: a, set: settingsOf(a.env), vol: volumeSettingsOf(a.env)}
+}
+
+// The flags that the verbs read, beside their own.
+const (
+	readsDisks  = 1 << iota // where disks are
+	readsPlaces             // where volumes and disks are
+	readsKeys               // how the vault opens
+	makesVault              // how the vault is made
+	makesImages             // how images are made
+)
+
+// reads adds flags to a verb.
+func (v *volumeVerb) reads(cmd *cobra.Command, what int) *cobra.Command {
+	f := cmd.Flags()
+	for _, set := range []struct {
+		what int
+		add  []func(*pflag.FlagSet)
+	}{
+		{readsDisks, []func(*pflag.FlagSet){v.vol.onDisks}},
+		{readsPlaces, []func(*pflag.FlagSet){v.vol.found}},
+		{readsKeys, []func(*pflag.FlagSet){v.set.opening, v.set.rescuing}},
+		{makesVault, []func(*pflag.FlagSet){v.set.making}},
+		{makesImages, []func(*pflag.FlagSet){v.set.images, v.vol.made}},
+	} {
+		if what&set.what == 0 {
+			continue
+		}
+		for _, add := range set.add {
+			add(f)
+		}
+	}
+	return cmd
 }
 
 // withVault calls f with the vault. No tier is opened before f needs it.
@@ -89,12 +142,24 @@ func (v *volumeVerb) withStore(ctx context.Context, f func(open *vault.Vault, s 
 }
 
 func newVolumeCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{}
-	v := a.newVolumeVerb(cmd.PersistentFlags())
-	g := group("volume", "Look after encrypted volumes",
-		v.list(), v.show(), v.create(), v.grow(), v.trim(), v.purge(), v.remove(), v.gc(), v.mount(), v.umount(), v.key())
-	g.PersistentFlags().AddFlagSet(cmd.PersistentFlags())
-	return g
+	const opens = readsPlaces | readsKeys
+	verb := func(of func(*volumeVerb) *cobra.Command, what int) *cobra.Command {
+		v := a.newVolumeVerb()
+		return v.reads(of(v), what)
+	}
+	return group("volume", "Manage encrypted volumes",
+		verb((*volumeVerb).list, opens),
+		verb((*volumeVerb).show, opens),
+		verb((*volumeVerb).create, opens|makesVault|makesImages),
+		verb((*volumeVerb).grow, opens),
+		verb((*volumeVerb).trim, opens),
+		verb((*volumeVerb).purge, opens|makesImages),
+		verb((*volumeVerb).remove, opens),
+		verb((*volumeVerb).gc, opens),
+		verb((*volumeVerb).mount, opens),
+		verb((*volumeVerb).umount, readsPlaces),
+		verb((*volumeVerb).key, opens),
+	)
 }
 
 // volumeRow is one volume in volume list --json, and volume show --json.
@@ -474,7 +539,7 @@ func (v *volumeVerb) key() *cobra.Command {
 					return err
 				}
 				defer clear(pass)
-				return writeSecret(v.app.out, out, pass)
+				return secretio.Write(v.app.out, out, pass)
 			})
 		},
 	}
