@@ -24,14 +24,18 @@ type Problem struct {
 
 func (p Problem) Error() string { return fmt.Sprintf("%s: %v", p.Title, p.Err) }
 
-// Formats is what a tier has of each format.
+// MarshalText makes a problem its text in JSON.
+func (p Problem) MarshalText() ([]byte, error) { return []byte(p.Error()), nil }
+
+// Formats is what a tier has of each format. The JSON names are those of vault upgrade --json.
 type Formats struct {
-	Images  int // in all; those that nobody opens are not counted
-	Records int // in all
+	Images  int `json:"images"` // in all; those that nobody opens are not counted
+	Records int `json:"records"`
 	// OldImages and OldRecords are of format 1, by title.
-	OldImages, OldRecords []string
+	OldImages  []string `json:"old_images"`
+	OldRecords []string `json:"old_records"`
 	// Problems are not counted as of any format.
-	Problems []Problem
+	Problems []Problem `json:"problems"`
 }
 
 // Old counts images and records of format 1.
@@ -41,13 +45,18 @@ func (f Formats) Old() int { return len(f.OldImages) + len(f.OldRecords) }
 // keys it is what the disk says; with keys every image is opened, and every record held
 // against the key that should have written it.
 func Survey(ctx context.Context, c Contents, keys layer.KeySource) (Formats, error) {
-	s := survey{contents: c, keys: keys}
+	s := survey{contents: c, keys: keys, found: none()}
 	for _, part := range []func(context.Context) error{s.images, s.layers, s.volumes, s.records} {
 		if err := part(ctx); err != nil {
 			return s.found, fmt.Errorf("look for old formats in %s: %w", c.Tier, err)
 		}
 	}
 	return s.found, nil
+}
+
+// none is Formats of a tier that has nothing, whose lists are empty in JSON and not null.
+func none() Formats {
+	return Formats{OldImages: []string{}, OldRecords: []string{}, Problems: []Problem{}}
 }
 
 type survey struct {

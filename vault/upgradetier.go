@@ -43,6 +43,7 @@ func (v *Vault) Look(ctx context.Context, tier persist.Tier, floor int) (out Upg
 // UpgradeTier upgrades a tier that no other process uses. Errors: layer.ErrBusy, and those of
 // Upgrade.Run.
 func (v *Vault) UpgradeTier(ctx context.Context, tier persist.Tier, force bool, progress func(part string, done, total int, name string)) (out Upgraded, err error) {
+	out.Before = none()
 	// First: it finishes a rotation that was cut short, for which it takes the locks itself.
 	opened, err := v.Unlock(ctx, tier)
 	if err != nil {

@@ -20,9 +20,7 @@ func newDoctorCommand(a *app) *cobra.Command {
 missing the command that mends it. Nothing is changed. Exit status 8 if something
 essential is missing.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.doctor(cmd.Context(), s)
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context(), s) },
 	}
 	s.opening(cmd.Flags())
 	cmd.Flags().StringVar(&s.source, "source", s.source, "hardware of trusted keys that the vault is to use (env source)")

@@ -63,9 +63,7 @@ LAYER is a layer's id, the beginning of one, or the path of its image. For examp
   layervault image key 3f2a | cryptsetup open --readonly --key-file - \
       /persist/vault/layers/3f2a.../image.luks rescue`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.imageKey(cmd.Context(), s, args[0], out)
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.imageKey(cmd.Context(), s, args[0], out) },
 	}
 	keyFileOut(cmd, &out)
 	s.opening(cmd.Flags())

@@ -21,18 +21,11 @@ var errNotAdopted = errors.New("not adopted, nothing was changed")
 
 // adoption is the result of image adopt --json.
 type adoption struct {
-	Image   string          `json:"image"`
-	Path    string          `json:"path"`
-	Changes []changedHeader `json:"changes"`
-	Adopted bool            `json:"adopted"` // false where there was nothing to adopt in the header
-	Listed  bool            `json:"listed"`  // a volume was entered in the list of its tier
-}
-
-// changedHeader is one field of a header that the image's key did not write.
-type changedHeader struct {
-	Field string `json:"field"`
-	What  string `json:"what"`
-	Now   string `json:"now,omitempty"` // JSON
+	Image   string         `json:"image"`
+	Path    string         `json:"path"`
+	Changes []luks2.Change `json:"changes"`
+	Adopted bool           `json:"adopted"` // false where there was nothing to adopt in the header
+	Listed  bool           `json:"listed"`  // a volume was entered in the list of its tier
 }
 
 func newImageAdoptCommand(a *app) *cobra.Command {
@@ -92,7 +85,7 @@ func (v *volumeVerb) adoptVolume(ctx context.Context, name string, yes bool) err
 		if err != nil && (found.Path == "" || found.ID().String() != name) {
 			return err
 		}
-		result := adoption{Image: "volume " + found.ID().String(), Path: found.Path, Changes: []changedHeader{}}
+		result := adoption{Image: "volume " + found.ID().String(), Path: found.Path, Changes: []luks2.Change{}}
 		if found.IsImage() {
 			if result, err = v.adopt(ctx, open, vault.VolumeImage(found.ID().String(), found.Path), found.Options.Tier, yes); err != nil {
 				return err
@@ -108,7 +101,7 @@ func (v *volumeVerb) adoptVolume(ctx context.Context, name string, yes bool) err
 		if _, err := s.Adopt(ctx, found.ID().String()); err != nil {
 			return err
 		}
-		result.Changes = append(result.Changes, changedHeader{Field: unlisted.Field, What: unlisted.What})
+		result.Changes = append(result.Changes, unlisted)
 		result.Listed = true
 		return v.app.printAdoption(result)
 	})
@@ -116,13 +109,11 @@ func (v *volumeVerb) adoptVolume(ctx context.Context, name string, yes bool) err
 
 // adopt shows, asks and adopts.
 func (v *volumeVerb) adopt(ctx context.Context, open *vault.Vault, im *vault.Image, tier persist.Tier, yes bool) (adoption, error) {
-	result := adoption{Image: im.Title(), Path: im.Path, Changes: []changedHeader{}}
+	result := adoption{Image: im.Title(), Path: im.Path, Changes: []luks2.Change{}}
 	changes, err := open.Adopt(ctx, im, tier, func(changes []luks2.Change) error {
 		return v.app.showChanges(im.Title(), im.Path, changes, yes)
 	})
-	for _, c := range changes {
-		result.Changes = append(result.Changes, changedHeader{c.Field, c.What, c.Now})
-	}
+	result.Changes = append(result.Changes, changes...)
 	result.Adopted = err == nil && len(changes) > 0
 	return result, err
 }

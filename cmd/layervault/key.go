@@ -239,9 +239,7 @@ then rotate (layervault key rotate), which makes it worthless.
 The last slot, and the last recovery slot, are only removed with --force. Without any
 slot nothing opens the tier again: its data is gone.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.removeSlot(cmd.Context(), k, args[0], force)
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.removeSlot(cmd.Context(), k, args[0], force) },
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
@@ -266,10 +264,7 @@ func (a *app) removeSlot(ctx context.Context, k keyFlags, name string, force boo
 	if err := ring.Remove(ctx, key, slot.ID, force); err != nil {
 		return err
 	}
-	if a.json {
-		return a.printJSON(map[string]string{"removed": slot.ID})
-	}
-	return a.printf("removed slot %s; if it may be known to others: layervault key rotate\n", slot.Title())
+	return a.result(map[string]string{"removed": slot.ID}, "removed slot %s; if it may be known to others: layervault key rotate\n", slot.Title())
 }
 
 // slotView describes one slot after a change.

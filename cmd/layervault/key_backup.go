@@ -34,9 +34,7 @@ The copy holds no key in the clear, but all slots: a passphrase of your own can 
 guessed at, so keep it where few can read it. The key file of a versatile slot is not
 in it. After enroll, remove and rotate make a new one.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.backup(cmd.Context(), k, args[0])
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.backup(cmd.Context(), k, args[0]) },
 	}
 	k.register(cmd.Flags(), a.env)
 	return cmd
@@ -93,9 +91,7 @@ Where a slot of the backup opens, the images are tried first: a backup that open
 of them is refused. A sound ring is only replaced with --force, and kept as
 keyring.json.replaced; delete that when all is well.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.restore(cmd.Context(), k, args[0], force)
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.restore(cmd.Context(), k, args[0], force) },
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)

@@ -55,9 +55,7 @@ Sources of trusted keys:
   ` + trusted.Help,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: []string{tpm.Name, trusted.Name, versatile.Name, agent.Name, recovery.Name},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.enroll(cmd.Context(), args[0], e)
-		},
+		RunE:      func(cmd *cobra.Command, args []string) error { return a.enroll(cmd.Context(), args[0], e) },
 	}
 	f := cmd.Flags()
 	e.register(f, a.env)

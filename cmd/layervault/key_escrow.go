@@ -27,9 +27,7 @@ func newEscrowExportCommand(a *app) *cobra.Command {
 		Long: `Wrap the tier key to a public key (EC P-256 or RSA) and write it to a new FILE, for a
 keeper: only the private key opens it. The tier must open. Export again after a rotation.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.escrowExport(cmd.Context(), k, to, args[0])
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.escrowExport(cmd.Context(), k, to, args[0]) },
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
@@ -69,10 +67,7 @@ func (a *app) escrowExport(ctx context.Context, k keyFlags, to, name string) (er
 	if err := secretio.Write(a.out, name, append(data, '\n')); err != nil || name == "-" {
 		return err
 	}
-	if a.json {
-		return a.printJSON(map[string]string{"file": name, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256, "to": parcel.To})
-	}
-	return a.printf("wrapped the key (SHA-256 %s) to %s in %s\n", parcel.KeySHA256, parcel.To, name)
+	return a.result(map[string]string{"file": name, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256, "to": parcel.To}, "wrapped the key (SHA-256 %s) to %s in %s\n", parcel.KeySHA256, parcel.To, name)
 }
 
 func newEscrowOpenCommand(a *app) *cobra.Command {
@@ -84,9 +79,7 @@ func newEscrowOpenCommand(a *app) *cobra.Command {
 wrote), for key escrow import on the device. What comes out is the key itself: send it
 over a channel that you trust, and delete it.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			return a.escrowOpen(private, args[0], out)
-		},
+		RunE: func(_ *cobra.Command, args []string) error { return a.escrowOpen(private, args[0], out) },
 	}
 	cmd.Flags().StringVar(&private, "key", "", "private key of the keeper, a PEM file")
 	cmd.Flags().StringVar(&out, "out", "-", "file to make (mode 0600), or - for standard output, which must not be a terminal")
@@ -130,10 +123,7 @@ func (a *app) escrowOpen(private, name, out string) error {
 	if err := secretio.Write(a.out, out, append(secret, '\n')); err != nil || out == "-" {
 		return err
 	}
-	if a.json {
-		return a.printJSON(map[string]string{"file": out, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256})
-	}
-	return a.printf("took the key of ring %s out, into %s\n", parcel.Ring, out)
+	return a.result(map[string]string{"file": out, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256}, "took the key of ring %s out, into %s\n", parcel.Ring, out)
 }
 
 func newEscrowImportCommand(a *app) *cobra.Command {
@@ -145,9 +135,7 @@ func newEscrowImportCommand(a *app) *cobra.Command {
 standard input; it must be private), and seal anew each TPM slot that no longer opens,
 as key recover does. The key's SHA-256 is checked, and that it is this tier's.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.escrowImport(cmd.Context(), k, args[0])
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.escrowImport(cmd.Context(), k, args[0]) },
 	}
 	k.register(cmd.Flags(), a.env)
 	cmd.Flags().StringVar(&k.pin, "pin-file", a.env("pin-file"), "the PIN of a TPM slot is in this file (env pin-file)")

@@ -85,10 +85,7 @@ func (a *app) signPolicy(s signFlags) error {
 	if err := secretio.WriteNew(s.out, data, 0o644); err != nil {
 		return err
 	}
-	if a.json {
-		return a.printJSON(map[string]string{"policy": s.out, "pcrs": sel.String()})
-	}
-	return a.printf("signed PCRs %s in %s\n", sel, s.out)
+	return a.result(map[string]string{"policy": s.out, "pcrs": sel.String()}, "signed PCRs %s in %s\n", sel, s.out)
 }
 
 // givenPCRs collects the values of --pcr and --values.
@@ -123,9 +120,7 @@ func newKeyLoadPolicyCommand(a *app) *cobra.Command {
 of signed policies, beside the key ring, where unlocking finds them. The vault need not
 open. A policy that no slot's signer signed is refused.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.loadPolicy(cmd.Context(), k, args[0])
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.loadPolicy(cmd.Context(), k, args[0]) },
 	}
 	k.register(cmd.Flags(), a.env)
 	return cmd
@@ -144,10 +139,7 @@ func (a *app) loadPolicy(ctx context.Context, k keyFlags, name string) error {
 	if err != nil {
 		return fmt.Errorf("load %s: %w", name, err)
 	}
-	if a.json {
-		return a.printJSON(view)
-	}
-	return a.printf("added %d signed policies for slot %s; %d in %s\n", view.Added, strings.Join(view.Slots, ", "), view.Total, view.File)
+	return a.result(view, "added %d signed policies for slot %s; %d in %s\n", view.Added, strings.Join(view.Slots, ", "), view.Total, view.File)
 }
 
 func (a *app) readPolicies(name string) (tpm.PolicyFile, error) {

@@ -28,9 +28,7 @@ ring as the newest one, also if it was refused as an older one.
 
 The key is asked for on the terminal, or read with --recovery-key-file.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.recoverTier(cmd.Context(), k)
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.recoverTier(cmd.Context(), k) },
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
@@ -133,9 +131,7 @@ func newKeyResealCommand(a *app) *cobra.Command {
 		Long: `Seal the named slots anew (all TPM and trusted slots without a name), to the present values of
 their PCRs, or of those in --pcrs. The tier must open, by any slot or with
 --recovery-key-file. Images are not touched.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.reseal(cmd.Context(), k, pcrs, args)
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.reseal(cmd.Context(), k, pcrs, args) },
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)

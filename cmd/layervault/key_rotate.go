@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -68,9 +67,11 @@ func (a *app) rotate(ctx context.Context, r rotateFlags) error {
 		Open: func(ctx context.Context) (*keys.TierKey, *keys.Ring, error) {
 			return a.unlockTier(ctx, cfg, r.keyFlags)
 		},
-		Again:    func(slot keys.Slot) (keys.Provider, error) { return sameProvider(cfg, slot) },
-		Force:    r.force,
-		Progress: a.progress("exchanged"),
+		Again: func(slot keys.Slot) (keys.Provider, error) { return sameProvider(cfg, slot) },
+		Force: r.force,
+	}
+	if show := a.progress("exchanged"); show != nil {
+		rotation.Progress = func(done, total int, _ string) { show(done, total, "images") }
 	}
 	if !ring.Rotating() {
 		defer func() {
@@ -110,19 +111,6 @@ func (a *app) carry(ring *keys.Ring, r rotateFlags, rotation *vault.Rotation) er
 		rotation.Drop = append(rotation.Drop, slot.ID)
 	}
 	return nil
-}
-
-// progress shows a count on a terminal, and nothing elsewhere.
-func (a *app) progress(verb string) func(done, total int, name string) {
-	if a.json || !secretio.IsTerminal(a.err) {
-		return nil
-	}
-	return func(done, total int, _ string) {
-		_, _ = fmt.Fprintf(a.err, "\r%s %d of %d images", verb, done, total)
-		if done == total {
-			_, _ = fmt.Fprintln(a.err)
-		}
-	}
 }
 
 func (a *app) printRotated(ring *keys.Ring, cfg unlock.Config, done keys.Rotated, dropped []string) error {

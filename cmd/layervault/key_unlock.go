@@ -32,9 +32,7 @@ started, or started again:
 
     layervault key unlock --wait --pin-file FILE & systemctl start docker`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.unlockPlugin(cmd.Context(), k, wait)
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.unlockPlugin(cmd.Context(), k, wait) },
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
@@ -64,10 +62,7 @@ func (a *app) unlockPlugin(ctx context.Context, k keyFlags, wait bool) (err erro
 	if err != nil {
 		return err
 	}
-	if a.json {
-		return a.printJSON(map[string]string{"slot": slot.ID, "provider": slot.Provider})
-	}
-	return a.printf("the plugin has the key, by slot %s\n", slot.Title())
+	return a.result(map[string]string{"slot": slot.ID, "provider": slot.Provider}, "the plugin has the key, by slot %s\n", slot.Title())
 }
 
 // openByPerson opens the tier with what the flags name, or asks for the recovery key when

@@ -11,13 +11,20 @@ import (
 // former for an error of its own. There are no times: dockerd and journald add
 // theirs.
 func newLog(out, err io.Writer, level slog.Level) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+	return slog.New(split{out: text(out, level), err: hinting{text(err, level)}})
+}
+
+// ringLog shows the warnings of a verb, such as a mended copy of a key ring, on standard error.
+func (a *app) ringLog() *slog.Logger { return slog.New(hinting{text(a.err, slog.LevelWarn)}) }
+
+// text is a log for people, without times.
+func text(w io.Writer, level slog.Level) slog.Handler {
+	return slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey && len(groups) == 0 {
 			return slog.Attr{}
 		}
 		return a
-	}}
-	return slog.New(split{out: slog.NewTextHandler(out, opts), err: hinting{slog.NewTextHandler(err, opts)}})
+	}})
 }
 
 // hinting adds the command to type next to what failed.
@@ -73,17 +80,4 @@ func (s split) WithAttrs(attrs []slog.Attr) slog.Handler {
 // WithGroup implements slog.Handler.
 func (s split) WithGroup(name string) slog.Handler {
 	return split{s.out.WithGroup(name), s.err.WithGroup(name)}
-}
-
-// ringLog shows the ring's warnings (a mended copy) on standard error.
-func (a *app) ringLog() *slog.Logger {
-	return slog.New(hinting{slog.NewTextHandler(a.err, &slog.HandlerOptions{
-		Level: slog.LevelWarn,
-		ReplaceAttr: func(_ []string, attr slog.Attr) slog.Attr {
-			if attr.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return attr
-		},
-	})})
 }

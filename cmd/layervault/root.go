@@ -52,12 +52,10 @@ func run(ctx context.Context, args []string, s streams, env func(string) string)
 
 func newRootCommand(a *app) *cobra.Command {
 	root := &cobra.Command{
-		Use:   "layervault",
-		Short: "Encrypted container storage: every layer is a LUKS2 image",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return cmd.Help()
-		},
+		Use:           "layervault",
+		Short:         "Encrypted container storage: every layer is a LUKS2 image",
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true, // reported once, by app.report
 		SilenceUsage:  true,
 	}

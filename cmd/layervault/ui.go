@@ -21,6 +21,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/docker/go-units"
+
+	"layervault/internal/secretio"
 )
 
 // streams are the three standard streams, files in production.
@@ -64,6 +66,27 @@ func (s streams) printf(format string, args ...any) error {
 		return fmt.Errorf("write the result: %w", err)
 	}
 	return nil
+}
+
+// result prints one outcome, for people or as JSON.
+func (a *app) result(v any, format string, args ...any) error {
+	if a.json {
+		return a.printJSON(v)
+	}
+	return a.printf(format, args...)
+}
+
+// progress shows a count on a terminal, and nothing elsewhere. verb is what was done.
+func (a *app) progress(verb string) func(done, total int, things string) {
+	if a.json || !secretio.IsTerminal(a.err) {
+		return nil
+	}
+	return func(done, total int, things string) {
+		_, _ = fmt.Fprintf(a.err, "\r%s %d of %d %s", verb, done, total, things)
+		if done == total {
+			_, _ = fmt.Fprintln(a.err)
+		}
+	}
 }
 
 // size prints bytes for people.

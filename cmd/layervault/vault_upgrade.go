@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/persist"
 	"layervault/vault"
@@ -28,29 +27,10 @@ type upgradeView struct {
 	Floor  int    `json:"floor"` // the lowest format that the tier takes now
 	// Upgraded: this run raised it.
 	Upgraded bool `json:"upgraded"`
-	formatsView
+	// Formats is what the tier has, or had before the upgrade.
+	vault.Formats
 	// Refused resisted, or was put back after the upgrade: it does not open.
 	Refused []string `json:"refused"`
-}
-
-// formatsView is what a tier has, or had before the upgrade, of each format.
-type formatsView struct {
-	Images     int      `json:"images"`
-	Records    int      `json:"records"`
-	OldImages  []string `json:"old_images"` // of format 1, by title
-	OldRecords []string `json:"old_records"`
-	Problems   []string `json:"problems"`
-}
-
-func formatsOf(f vault.Formats) formatsView {
-	view := formatsView{
-		Images: f.Images, Records: f.Records, Problems: []string{},
-		OldImages: append([]string{}, f.OldImages...), OldRecords: append([]string{}, f.OldRecords...),
-	}
-	for _, p := range f.Problems {
-		view.Problems = append(view.Problems, p.Error())
-	}
-	return view
 }
 
 func newVaultCommand(a *app) *cobra.Command {
@@ -121,25 +101,16 @@ func (u *upgradeVerb) tier(ctx context.Context, v *vault.Vault, tier persist.Tie
 	if u.dryRun {
 		done, err = v.Look(ctx, tier, ring.Floor())
 	} else {
-		done, err = v.UpgradeTier(ctx, tier, u.force, u.app.upgradeProgress())
+		var progress func(part string, done, total int, _ string)
+		if show := u.app.progress("upgraded"); show != nil {
+			progress = func(part string, done, total int, _ string) { show(done, total, part) }
+		}
+		done, err = v.UpgradeTier(ctx, tier, u.force, progress)
 	}
 	return upgradeView{
 		Tier: string(tier), DryRun: u.dryRun, Floor: cmp.Or(done.Floor, ring.Floor()), Upgraded: done.Raised,
-		formatsView: formatsOf(done.Before), Refused: append([]string{}, done.Refused...),
+		Formats: done.Before, Refused: append([]string{}, done.Refused...),
 	}, err
-}
-
-// upgradeProgress shows how far an upgrade is on a terminal, and nothing elsewhere.
-func (a *app) upgradeProgress() func(part string, done, total int, name string) {
-	if a.json || !secretio.IsTerminal(a.err) {
-		return nil
-	}
-	return func(part string, done, total int, _ string) {
-		_, _ = fmt.Fprintf(a.err, "\rupgraded %d of %d %s", done, total, part)
-		if done == total {
-			_, _ = fmt.Fprintln(a.err)
-		}
-	}
 }
 
 func (u *upgradeVerb) print(views []upgradeView) error {
