@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +8,8 @@ import (
 	"github.com/docker/go-units"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"layervault/internal/mounts"
 )
 
 // Space is what a disk has.
@@ -36,29 +37,13 @@ func ReadSpace(dir string) (Space, error) {
 	return st, nil
 }
 
-var errNoMount = errors.New("no mount holds it")
-
 // mountOf finds the mount that a path lies on.
 func mountOf(path string) (*mountinfo.Info, error) {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, fmt.Errorf("mount of %s: %w", path, err)
 	}
-	infos, err := mountinfo.GetMounts(mountinfo.ParentsFilter(real))
-	if err != nil {
-		return nil, fmt.Errorf("mount of %s: %w", path, err)
-	}
-	var best *mountinfo.Info
-	for _, m := range infos {
-		// Of two on one path the later one is on top.
-		if best == nil || len(m.Mountpoint) >= len(best.Mountpoint) {
-			best = m
-		}
-	}
-	if best == nil {
-		return nil, fmt.Errorf("mount of %s: %w", path, errNoMount)
-	}
-	return best, nil
+	return mounts.Of(real)
 }
 
 // bytesOf prints bytes for people.

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"layervault/internal/flock"
 	"layervault/layer"
 )
 
@@ -24,7 +25,7 @@ const lockName = ".lock"
 
 // Lock takes both locks of the tier. Error: layer.ErrBusy.
 func (c Contents) Lock() (unlock func() error, err error) {
-	layers, err := flock(filepath.Join(c.Layout.Layers(c.Tier), lockName), unix.LOCK_EX)
+	layers, err := lockFile(filepath.Join(c.Layout.Layers(c.Tier), lockName), flock.Exclusive)
 	if err != nil {
 		return nil, fmt.Errorf("lock the layer store: %w", err)
 	}
@@ -36,7 +37,7 @@ func (c Contents) Lock() (unlock func() error, err error) {
 }
 
 func (c Contents) lockVolumes() (*os.File, error) {
-	f, err := flock(filepath.Join(c.Layout.Volumes(c.Tier), lockName), unix.LOCK_EX)
+	f, err := lockFile(filepath.Join(c.Layout.Volumes(c.Tier), lockName), flock.Exclusive)
 	if err != nil {
 		return nil, fmt.Errorf("lock the volumes: %w", err)
 	}
@@ -46,7 +47,7 @@ func (c Contents) lockVolumes() (*os.File, error) {
 // Share keeps a rotation off while the caller has the tier's key for volumes. Error:
 // layer.ErrBusy.
 func (c Contents) Share() (unlock func() error, err error) {
-	f, err := flock(filepath.Join(c.Layout.Volumes(c.Tier), lockName), unix.LOCK_SH)
+	f, err := lockFile(filepath.Join(c.Layout.Volumes(c.Tier), lockName), flock.Shared)
 	if err != nil {
 		return nil, fmt.Errorf("use the volumes of %s: %w", c.Tier, err)
 	}
@@ -84,11 +85,11 @@ func openLock(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 }
 
-// flock locks a file that it makes. It does not wait. The file is nil where nothing can be
+// lockFile locks a file that it makes. It does not wait. The file is nil where nothing can be
 // written and nothing needs a lock.
-func flock(path string, how int) (*os.File, error) {
+func lockFile(path string, how flock.Mode) (*os.File, error) {
 	f, err := openLock(path)
-	if errors.Is(err, unix.EROFS) && how == unix.LOCK_SH {
+	if errors.Is(err, unix.EROFS) && how == flock.Shared {
 		// A reader on a disk that cannot be written takes the lock of a file that is there: the
 		// disk may be mounted for writing elsewhere. Where there is no such file, the key was
 		// never rotated, and through this mount it cannot be.
@@ -99,12 +100,12 @@ func flock(path string, how int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
+	if err := flock.TryLock(f, how); err != nil {
 		_ = f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) && how == unix.LOCK_SH {
+		if errors.Is(err, flock.ErrHeld) && how == flock.Shared {
 			return nil, fmt.Errorf("%w: the tier key is being rotated; try again", layer.ErrBusy)
 		}
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if errors.Is(err, flock.ErrHeld) {
 			return nil, fmt.Errorf("%w: a plugin serves %s; stop it first (docker plugin disable layervault)", layer.ErrBusy, filepath.Dir(path))
 		}
 		return nil, err

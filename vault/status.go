@@ -11,6 +11,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 
 	"layervault/crypt"
+	"layervault/internal/mounts"
 	"layervault/keys"
 	"layervault/keys/unlock"
 	"layervault/layer"
@@ -237,12 +238,12 @@ func OpenImages(rows []LayerRow) (open, mounted int, err error) {
 		ids[r.Layer] = true
 	}
 	// The driver shows a layer at HOME/ID/merged.
-	infos, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+	infos, err := mounts.List(func(m *mountinfo.Info) bool {
 		dir, base := filepath.Split(m.Mountpoint)
-		return m.FSType != "overlay" || base != "merged" || !ids[filepath.Base(dir)], false
+		return m.FSType == "overlay" && base == "merged" && ids[filepath.Base(dir)]
 	})
 	if err != nil {
-		return open, 0, fmt.Errorf("read the mount table: %w", err)
+		return open, 0, err
 	}
 	seen := map[string]bool{}
 	for _, m := range infos {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"layervault/crypt"
+	"layervault/internal/keylock"
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/unlock"
@@ -50,7 +51,7 @@ type Vault struct {
 	cfg Config
 	log *slog.Logger
 
-	locks layer.Locks
+	locks keylock.Locks
 	open  map[persist.Tier]*Tier // guarded by each tier's lock
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"layervault/crypt"
 	"layervault/internal/durable"
+	"layervault/internal/flock"
 	"layervault/persist"
 )
 
@@ -304,7 +305,7 @@ func (s *Store) makeFolder(r Record, path string) (err error) {
 		}
 		err = errors.Join(err, hold.Close())
 	}()
-	if err := unix.Flock(int(hold.Fd()), unix.LOCK_EX); err != nil { // sweepFolders leaves it alone
+	if err := flock.TryLock(hold, flock.Exclusive); err != nil { // sweepFolders leaves it alone
 		return err
 	}
 	root, err := os.OpenRoot(tmp)
@@ -372,7 +373,7 @@ func removeUnlocked(path string) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+	if err := flock.TryLock(f, flock.Exclusive); errors.Is(err, flock.ErrHeld) {
 		return nil
 	}
 	return removeAll(path)

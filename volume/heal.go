@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"layervault/internal/mounts"
 )
 
 // Heal takes down what an earlier process of ours mounted for docker and nobody uses:
@@ -78,7 +78,7 @@ func (s *Store) release(ctx context.Context, v Volume) (used string, err error) 
 		return "", err
 	}
 	for _, dir := range dirs {
-		if err := detach(filepath.Join(s.cfg.Mounts, dir)); err != nil {
+		if err := mounts.DetachAll(filepath.Join(s.cfg.Mounts, dir)); err != nil {
 			return "", err
 		}
 	}
@@ -118,7 +118,7 @@ func (s *Store) usedByPeople(v Volume) (used string, err error) {
 	if v.IsImage() {
 		if dev, err := s.device(v, ""); err == nil {
 			if number, err := dev.Opened(); err == nil && number != 0 {
-				used += "; " + HoldersOfDevice(number)
+				used += "; " + mounts.HoldersOfDevice(number)
 			}
 		}
 	}
@@ -139,7 +139,7 @@ func (s *Store) usedStill(v Volume) (used string, err error) {
 		if err != nil || number == 0 {
 			return "", err
 		}
-		return HoldersOfDevice(number), nil
+		return mounts.HoldersOfDevice(number), nil
 	}
 	if v.Damage != nil {
 		return "", nil
@@ -148,15 +148,15 @@ func (s *Store) usedStill(v Volume) (used string, err error) {
 	if err != nil || is == nil {
 		return "", err
 	}
-	found, err := mountsEverywhere(is)
+	found, err := mounts.Everywhere(is)
 	if err != nil || len(found) == 0 {
 		return "", err
 	}
 	var at []string
 	for _, m := range found {
-		at = append(at, fmt.Sprintf("%s (of process %s)", m.Mountpoint, m.process))
+		at = append(at, fmt.Sprintf("%s (of process %s)", m.Mountpoint, m.Process))
 	}
-	return "mounted at " + strings.Join(at[:min(len(at), mostHolders)], ", "), nil
+	return "mounted at " + strings.Join(at[:min(len(at), mounts.MostHolders)], ", "), nil
 }
 
 // ours lists docker's mount points that are mounted here. A person's command has a mount
@@ -165,7 +165,7 @@ func (s *Store) usedStill(v Volume) (used string, err error) {
 func (s *Store) ours(u uses) ([]string, error) {
 	var here []string
 	for _, dir := range u.dirs() {
-		mounted, err := isMounted(filepath.Join(s.cfg.Mounts, dir))
+		mounted, err := mounts.IsMounted(filepath.Join(s.cfg.Mounts, dir))
 		if err != nil {
 			return nil, err
 		}
@@ -197,9 +197,4 @@ func (s *Store) keepMounted(v Volume, u uses) error {
 		}
 	}
 	return s.keepUses(v.ID(), u)
-}
-
-// deviceNumber is a device number as /proc/PID/mountinfo writes it.
-func deviceNumber(dev uint64) string {
-	return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"layervault/internal/mounts"
 	"layervault/persist"
 )
 
@@ -37,7 +38,7 @@ func (s *Store) MountAt(ctx context.Context, name, at string) error {
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return fmt.Errorf("make the mount point: %w", err)
 	}
-	mounted, err := isMounted(at)
+	mounted, err := mounts.IsMounted(at)
 	if err != nil {
 		return err
 	}
@@ -90,12 +91,12 @@ func hostFlags(o Options) (flags uintptr) {
 // bindRestricted is bind with more flags, which are there from the first moment: a bind
 // mount has those of the mount that it comes from, so they are set at a private place.
 func (s *Store) bindRestricted(content *os.File, at string, flags uintptr) (err error) {
-	private, release, err := s.scratch()
+	private, release, err := mounts.MakeTemp(s.cfg.Scratch)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	if err := bind(content, private); err != nil {
+	if err := mounts.BindDir(content, private); err != nil {
 		return err
 	}
 	var st unix.Statfs_t
@@ -113,7 +114,7 @@ func (s *Store) bindRestricted(content *os.File, at string, flags uintptr) (err 
 		return err
 	}
 	defer func() { _ = dir.Close() }()
-	return bind(dir, at)
+	return mounts.BindDir(dir, at)
 }
 
 // UnmountHost unmounts a volume from the host: from the path at, or for "" from everywhere
@@ -125,21 +126,21 @@ func (s *Store) UnmountHost(ctx context.Context, name, at string) error {
 		return err
 	}
 	defer unlock()
-	mounts, err := s.HostMounts(v)
+	points, err := s.HostMounts(v)
 	if err != nil {
 		return err
 	}
-	slices.Reverse(mounts)
-	for _, m := range mounts {
+	slices.Reverse(points)
+	for _, m := range points {
 		if at != "" && m != at {
 			continue
 		}
-		err := unix.Unmount(m, unix.UMOUNT_NOFOLLOW)
-		if errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("%w: %s at %s: %s", ErrInUse, v.Name, m, HoldersOf(m))
+		err := mounts.Unmount(m)
+		if errors.Is(err, mounts.ErrBusy) {
+			return fmt.Errorf("%w: %s at %s: %s", ErrInUse, v.Name, m, mounts.HoldersOf(m))
 		}
-		if err != nil && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("unmount %s from %s: %w", v.Name, m, err)
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", v.Name, err)
 		}
 	}
 	return nil
@@ -152,18 +153,10 @@ func (s *Store) HostMounts(v Volume) ([]string, error) {
 	if err != nil || is == nil {
 		return nil, err
 	}
-	infos, err := mountinfo.GetMounts(nil)
-	if err != nil {
-		return nil, fmt.Errorf("read the mount table: %w", err)
-	}
-	slices.SortFunc(infos, func(a, b *mountinfo.Info) int { return a.ID - b.ID })
-	var at []string
-	for _, m := range infos {
-		if is(m) && !strings.HasPrefix(m.Mountpoint, s.cfg.Scratch+"/") && !isDockers(v.ID(), m.Mountpoint) {
-			at = append(at, m.Mountpoint)
-		}
-	}
-	return at, nil
+	infos, err := mounts.List(func(m *mountinfo.Info) bool {
+		return is(m) && !strings.HasPrefix(m.Mountpoint, s.cfg.Scratch+"/") && !isDockers(v.ID(), m.Mountpoint)
+	})
+	return mounts.Points(infos), err
 }
 
 // isDockers says whether a mount point is one that a plugin made for docker: by its name,
@@ -179,17 +172,10 @@ func (s *Store) dockersElsewhere(v Volume) ([]string, error) {
 	if err != nil || is == nil {
 		return nil, err
 	}
-	infos, err := mountinfo.GetMounts(nil)
-	if err != nil {
-		return nil, fmt.Errorf("read the mount table: %w", err)
-	}
-	var at []string
-	for _, m := range infos {
-		if is(m) && isDockers(v.ID(), m.Mountpoint) && !strings.HasPrefix(m.Mountpoint, s.cfg.Mounts+"/") {
-			at = append(at, m.Mountpoint)
-		}
-	}
-	return at, nil
+	infos, err := mounts.List(func(m *mountinfo.Info) bool {
+		return is(m) && isDockers(v.ID(), m.Mountpoint) && !strings.HasPrefix(m.Mountpoint, s.cfg.Mounts+"/")
+	})
+	return mounts.Points(infos), err
 }
 
 // mountsOf tells the volume's mounts from others; nil when it has none.
@@ -204,17 +190,14 @@ func (s *Store) mountsOf(v Volume) (func(*mountinfo.Info) bool, error) {
 		if err != nil || number == 0 {
 			return nil, err
 		}
-		return func(m *mountinfo.Info) bool {
-			return m.Major == int(unix.Major(number)) && m.Minor == int(unix.Minor(number))
-		}, nil
+		return mounts.OnDevice(number), nil
 	case v.Options.Tier == persist.Clear:
 		dev, root, err := withinFileSystem(v.Path)
 		if err != nil {
 			return nil, err
 		}
-		return func(m *mountinfo.Info) bool {
-			return m.Major == int(unix.Major(dev)) && m.Minor == int(unix.Minor(dev)) && strings.HasPrefix(m.Root, root+"/")
-		}, nil
+		onDevice := mounts.OnDevice(dev)
+		return func(m *mountinfo.Info) bool { return onDevice(m) && strings.HasPrefix(m.Root, root+"/") }, nil
 	}
 	return func(m *mountinfo.Info) bool { return onDiskRoot(v.Record, m.Root) }, nil
 }
@@ -238,67 +221,20 @@ func onDiskRoot(r Record, root string) bool {
 
 // withinFileSystem gives the device of a path's file system, and where in that it lies.
 func withinFileSystem(at string) (dev uint64, root string, err error) {
-	infos, err := mountinfo.GetMounts(mountinfo.ParentsFilter(at))
-	if err != nil {
-		return 0, "", fmt.Errorf("read the mount table: %w", err)
-	}
-	var best *mountinfo.Info
-	for _, m := range infos {
-		if best == nil || len(m.Mountpoint) >= len(best.Mountpoint) { // the last of equals covers the others
-			best = m
-		}
-	}
-	if best == nil {
-		return 0, "", fmt.Errorf("%s is on no mount", at)
-	}
-	rest, err := filepath.Rel(best.Mountpoint, at)
+	m, err := mounts.Of(at)
 	if err != nil {
 		return 0, "", err
 	}
-	return unix.Mkdev(uint32(best.Major), uint32(best.Minor)), path.Join(best.Root, rest), nil
-}
-
-// foundMount is a mount in some mount namespace, as a process in that sees it.
-type foundMount struct {
-	*mountinfo.Info
-	process string
-}
-
-// mountsEverywhere lists the mounts that is picks, in every mount namespace that /proc
-// shows: a container's own mounts among them.
-func mountsEverywhere(is func(*mountinfo.Info) bool) (found []foundMount, err error) {
-	procs, err := filepath.Glob("/proc/[0-9]*")
+	rest, err := filepath.Rel(m.Mountpoint, at)
 	if err != nil {
-		return nil, err
+		return 0, "", err
 	}
-	seen := map[string]bool{}
-	for _, proc := range append([]string{"/proc/self"}, procs...) {
-		ns, err := os.Readlink(filepath.Join(proc, "ns/mnt"))
-		if err != nil || seen[ns] {
-			continue // a process that went, or one of a namespace that was looked at
-		}
-		f, err := os.Open(filepath.Join(proc, "mountinfo"))
-		if err != nil {
-			continue
-		}
-		infos, err := mountinfo.GetMountsFromReader(f, nil)
-		_ = f.Close()
-		if err != nil {
-			continue
-		}
-		seen[ns] = true
-		for _, m := range infos {
-			if is(m) {
-				found = append(found, foundMount{m, filepath.Base(proc)})
-			}
-		}
-	}
-	return found, nil
+	return unix.Mkdev(uint32(m.Major), uint32(m.Minor)), path.Join(m.Root, rest), nil
 }
 
 // rootsOf lists the roots of the mounts that is picks, in every mount namespace.
 func rootsOf(is func(*mountinfo.Info) bool) ([]string, error) {
-	found, err := mountsEverywhere(is)
+	found, err := mounts.Everywhere(is)
 	var roots []string
 	for _, m := range found {
 		roots = append(roots, m.Root)
