@@ -10,9 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"layervault/disk"
 	"layervault/persist"
 	"layervault/volume"
-	"layervault/volume/disk"
 )
 
 // volumeKeys opens a tier for volumes and disks.

@@ -15,11 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt/luks2"
+	"layervault/disk"
 	"layervault/keys"
 	"layervault/layer"
 	"layervault/persist"
 	"layervault/volume"
-	"layervault/volume/disk"
 )
 
 // layerKind is the kind in the key derivation of layers; layer.Reader.Passphrase has

@@ -12,10 +12,10 @@ import (
 	"github.com/google/uuid"
 
 	"layervault/crypt/luks2"
+	"layervault/disk"
 	"layervault/keys"
 	"layervault/persist"
 	"layervault/volume"
-	"layervault/volume/disk"
 	"layervault/volume/volumetest"
 )
 
