@@ -12,11 +12,11 @@ import (
 	"strings"
 
 	"layervault/crypt/luks2"
+	"layervault/disk"
 	"layervault/keys"
 	"layervault/layer"
 	"layervault/persist"
 	"layervault/volume"
-	"layervault/volume/disk"
 )
 
 // ErrOtherImages: the tier holds images of a kind that this layervault does not know.

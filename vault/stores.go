@@ -7,10 +7,10 @@ import (
 	"path/filepath"
 
 	"layervault/crypt"
+	"layervault/disk"
 	"layervault/layer"
 	"layervault/persist"
 	"layervault/volume"
-	"layervault/volume/disk"
 )
 
 // Volumes says how volumes are kept.

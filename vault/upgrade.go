@@ -8,9 +8,9 @@ import (
 	"strings"
 
 	"layervault/crypt"
+	"layervault/disk"
 	"layervault/layer"
 	"layervault/volume"
-	"layervault/volume/disk"
 )
 
 // An upgrade brings one tier from format 1, whose headers and records say what they like, to

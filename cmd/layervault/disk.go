@@ -7,10 +7,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"layervault/disk"
 	"layervault/internal/secretio"
 	"layervault/vault"
 	"layervault/volume"
-	"layervault/volume/disk"
 )
 
 // defaultDiskMounts is where disk mount --all mounts.

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"layervault/volume/disk"
+	"layervault/disk"
 )
 
 // mountView is one volume in disk compose --json.

@@ -11,6 +11,7 @@ import (
 	"layervault/crypt"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
+	"layervault/disk"
 	"layervault/doctor"
 	"layervault/internal/secretio"
 	"layervault/keys"
@@ -20,7 +21,6 @@ import (
 	"layervault/plugin/socket"
 	"layervault/vault"
 	"layervault/volume"
-	"layervault/volume/disk"
 )
 
 // The exit statuses. Scripts rely on them; a new kind of failure gets a new number.

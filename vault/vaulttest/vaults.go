@@ -12,13 +12,13 @@ import (
 	"github.com/google/uuid"
 
 	"layervault/crypt/luks2"
+	"layervault/disk"
 	"layervault/keys"
 	"layervault/keys/unlock"
 	"layervault/layer"
 	"layervault/persist"
 	"layervault/vault"
 	"layervault/volume"
-	"layervault/volume/disk"
 	"layervault/volume/volumetest"
 )
 

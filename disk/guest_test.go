@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt/ext4"
+	"layervault/disk"
 	"layervault/persist"
 	"layervault/volume"
-	"layervault/volume/disk"
 	"layervault/volume/volumetest"
 )
 
