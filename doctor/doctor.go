@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 
+	"layervault/keys"
 	"layervault/keys/unlock"
 )
 
@@ -15,13 +16,13 @@ import (
 var ErrHost = errors.New("this host lacks something layervault needs")
 
 // Verdict is the outcome of one check.
-type Verdict string
+type Verdict = keys.Verdict
 
 // The verdicts.
 const (
-	Good    Verdict = "ok"
-	Warning Verdict = "warning" // works, but should be mended
-	Missing Verdict = "missing" // essential: nothing works without it
+	Good    = keys.Good
+	Warning = keys.Warning // works, but should be mended
+	Missing = keys.Missing // essential: nothing works without it
 )
 
 // Finding is what a check found.
@@ -65,15 +66,20 @@ func (h Host) Checks() []Check {
 	one := func(f func() Finding) func(context.Context) []Finding {
 		return func(context.Context) []Finding { return []Finding{f()} }
 	}
-	return []Check{
+	checks := []Check{
 		{"kernel", one(checkKernel)},
 		{"dm-crypt", one(checkDM)},
 		{"loop", one(checkLoop)},
 		{"filesystems", func(context.Context) []Finding { return checkFilesystems() }},
 		{"cipher", one(func() Finding { return checkCipher(h.Cipher) })},
 		{"kernel keys", one(checkKeyring)},
-		{"tpm", func(context.Context) []Finding { return checkTPM(h.Keys.Provider, h.Keys.TPM) }},
-		{"trusted keys", h.checkTrusted},
+	}
+	for _, k := range unlock.Kinds() {
+		if k.Hardware != nil && k.Hardware.Check != nil {
+			checks = append(checks, Check{strings.ToLower(k.Hardware.Title), func(ctx context.Context) []Finding { return h.checkHardware(ctx, k) }})
+		}
+	}
+	return append(checks, []Check{
 		{"e2fsprogs", one(checkTools)},
 		{"docker", h.checkDocker},
 		{"docker tmp", one(checkDockerTmp)},
@@ -83,7 +89,7 @@ func (h Host) Checks() []Check {
 		{"swap", one(checkSwap)},
 		{"key slots", h.checkSlots},
 		{"recovery", func(ctx context.Context) []Finding { return []Finding{h.checkRecovery(ctx)} }},
-	}
+	}...)
 }
 
 // Run makes the checks, one after the other. Error: ErrHost, with the names of the checks that

@@ -3,89 +3,32 @@ package doctor
 import (
 	"context"
 	"errors"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"layervault/keys"
 	"layervault/keys/recovery"
-	"layervault/keys/tpm"
-	"layervault/keys/trusted"
 )
 
 // lowSpace is when doctor begins to warn: the next pull of a usual image would
 // not fit.
 const lowSpace = 2 << 30
 
-// checkTPM looks at the TPM; without one only a vault that wants it is in trouble.
-func checkTPM(key, path string) []Finding {
-	verdict := warn
-	if key == tpm.Name {
-		verdict = lack
+// checkHardware looks at what key slots rest on, as their provider does.
+func (h Host) checkHardware(ctx context.Context, k keys.Kind) []Finding {
+	var slots []keys.Slot
+	if ring, err := h.Keys.Load(ctx); err == nil { // else checkRecovery says it
+		slots = ring.Slots()
 	}
-	const other = "docker plugin set layervault key=versatile (a key file: protects nothing on a stolen disk)"
-	found, err := tpm.Locate(path)
-	if err != nil {
-		return []Finding{verdict("switch the TPM on in the firmware, modprobe tpm_tis tpm_crb; or "+other, "%v", err)}
-	}
-	if found != path {
-		return []Finding{warn("docker plugin set layervault tpm="+found, "%s is not there, %s is taken for it", path, found)}
-	}
-	if path != tpm.DefaultPath {
-		return []Finding{ok("%s", path)} // an emulator, or one of several: sysfs speaks of the first
-	}
-	dir := "/sys/class/tpm/tpm0"
-	if major, err := os.ReadFile(filepath.Join(dir, "tpm_version_major")); err == nil && strings.TrimSpace(string(major)) != "2" {
-		return []Finding{verdict(other, "TPM version %s, 2 is needed", strings.TrimSpace(string(major)))}
-	}
-	out := []Finding{ok("%s", tpm.DefaultPath)}
-	if exists(dir) && !exists(filepath.Join(dir, "pcr-sha256")) {
-		out = append(out, verdict("switch the SHA-256 PCR bank on in the firmware", "no SHA-256 PCR bank"))
-	}
-	return out
+	return asFindings(k.Hardware.Check(h.Keys.Settings(), h.Keys.Provider == k.Name, slots))
 }
 
-// checkTrusted looks at the kernel's trusted keys, where the vault wants them: by the
-// setting, or in a slot.
-func (h Host) checkTrusted(ctx context.Context) []Finding {
-	sources := map[string]trusted.Source{}
-	src, err := trusted.ParseSource(h.Keys.Source)
-	switch {
-	case h.Keys.Provider != trusted.Name:
-	case err != nil || src.None():
-		return []Finding{lack("docker plugin set layervault source=caam (or tpm, dcp, tee, tagged)", "key=trusted wants a source; source=%q is none", h.Keys.Source)}
-	default:
-		sources[src.String()] = src
-	}
-	if ring, err := h.Keys.Load(ctx); err == nil { // else checkRecovery says it
-		for _, slot := range ring.Slots() {
-			if src, err := trusted.SourceOf(slot.Blob); slot.Provider == trusted.Name && err == nil {
-				sources[src.String()] = src
-			}
-		}
-	}
-	if len(sources) == 0 {
-		return []Finding{ok("not used")}
-	}
+// asFindings gives the findings of a key provider.
+func asFindings(found []keys.Finding) []Finding {
 	var out []Finding
-	for _, name := range slices.Sorted(maps.Keys(sources)) {
-		src := sources[name]
-		if err := trusted.Available(src); err != nil {
-			out = append(out, lack("a kernel with that source, or: layervault key recover with another slot", "%v", err))
-			continue
-		}
-		why, err := trusted.Weakness(src)
-		if err != nil {
-			out = append(out, warn("run doctor as root, outside of containers", "%s: cannot see whether the chip seals with a test key: %v", src, err))
-			continue
-		}
-		if why != "" {
-			out = append(out, warn("fuse the board and switch secure boot (HAB) on, then: layervault key reseal", "%s: slots of it protect nothing: %s", src, why))
-			continue
-		}
-		out = append(out, ok("%s", src))
+	for _, f := range found {
+		out = append(out, Finding{Verdict: f.Verdict, Detail: f.Detail, Fix: f.Fix})
 	}
 	return out
 }

@@ -2,11 +2,9 @@ package doctor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"layervault/keys"
-	"layervault/keys/tpm"
 	"layervault/keys/unlock"
 	"layervault/vault"
 )
@@ -39,23 +37,20 @@ func (h Host) checkSlots(ctx context.Context) []Finding {
 		default:
 			out = append(out, warn("layervault key list; a slot that is of no use: layervault key remove "+slot.ID, "%s: %s", title, slot.Reason))
 		}
-		out = append(out, checkSteady(slot)...)
+		out = append(out, checkSteady(cfg, ring, slot.ID)...)
 	}
 	return append(out, checkAnchor(cfg, ring))
 }
 
-// checkSteady looks whether a slot's PCRs change in the course of a boot of this machine.
-func checkSteady(slot keys.SlotState) []Finding {
-	if slot.Provider != tpm.Name || slot.PCRs == "" {
+// checkSteady looks whether what a slot is sealed to changes in the course of a boot.
+func checkSteady(cfg unlock.Config, ring *keys.Ring, id string) []Finding {
+	slot, err := ring.Slot(id)
+	if err != nil {
 		return nil
 	}
-	sel, err := tpm.ParsePCRs(slot.PCRs)
-	if err != nil {
-		return nil // a damaged slot, whose reason is told
-	}
-	var out []Finding
-	for _, why := range tpm.Unsteady(sel) {
-		out = append(out, warn("layervault key reseal --pcrs "+tpm.DefaultPCRs, "slot %s may not open early in the next boot: %s", slot.ID, why))
+	out := asFindings(cfg.Unsteady(slot))
+	for i := range out {
+		out[i].Detail = "slot " + id + " may not open early in the next boot: " + out[i].Detail
 	}
 	return out
 }
@@ -65,11 +60,10 @@ func checkAnchor(cfg unlock.Config, ring *keys.Ring) Finding {
 	if ring.Anchored() {
 		return ok("%s", vault.AnchorLine(true))
 	}
-	_, err := tpm.Locate(cfg.TPM)
 	switch {
 	case cfg.NoAnchor:
 		return warn("anchor=tpm, then: layervault key reseal", "%s: it was set so (anchor=none)", vault.AnchorLine(false))
-	case errors.Is(err, keys.ErrNoTPM):
+	case !cfg.CanAnchor():
 		return warn("", "%s: there is no TPM", vault.AnchorLine(false))
 	}
 	return warn("layervault key reseal", "%s", vault.AnchorLine(false))

@@ -29,7 +29,7 @@ type Anchor interface {
 	// Kind goes into the ring: "tpm-nv".
 	Kind() string
 	// Places gives both places, and what lies in those that exist. It needs no auth, so
-	// nothing is proved by it. Error: ErrNoTPM, ...
+	// nothing is proved by it. Errors are those of the hardware.
 	Places(ctx context.Context) ([]AnchorPlace, error)
 	// Read gives what lies in a place. Error: ErrAnchorLost when it does not exist or has
 	// another auth value; nothing for one into which nothing was written.
@@ -66,6 +66,15 @@ func (r *Ring) UseNone() { r.anchor, r.unasked = nil, true }
 // Anchored says whether the ring names a place that remembers its writes. It is to be
 // believed after unlocking only.
 func (r *Ring) Anchored() bool { return r.snapshot().Anchor != nil }
+
+// AnchorKind is the Kind of the anchor that the ring names, "" for none; as Anchored, it is
+// to be believed after unlocking only.
+func (r *Ring) AnchorKind() string {
+	if a := r.snapshot().Anchor; a != nil {
+		return a.Kind
+	}
+	return ""
+}
 
 // finding is what the anchor says of a ring.
 type finding struct {

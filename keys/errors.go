@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 )
 
 // The errors a caller can tell apart with errors.Is. Types that carry more
-// (LockedError, PCRMismatch, Lockout, BadRecovery) answer to them too.
+// (LockedError, PCRChanges, ForgedRing) answer to them too. The errors of a provider lie in
+// its package.
 var (
 	// ErrLocked: no slot of the ring opened. The error is a *LockedError that
 	// tells why for each slot.
@@ -36,46 +36,15 @@ var (
 	ErrBusy = errors.New("the key ring is in use")
 	// ErrPCRChanged: PCRs have other values than at sealing time; see PCRChanges.
 	ErrPCRChanged = errors.New("PCRs changed")
-	// ErrNoTPM: there is no TPM at the given path, or it does not answer.
-	ErrNoTPM = errors.New("no TPM")
-	// ErrOtherTPM: the slot was sealed by another TPM, or this one was cleared.
-	ErrOtherTPM = errors.New("sealed by another TPM")
-	// ErrTPMFull: the TPM has no room for what unlocking takes for a moment.
-	ErrTPMFull = errors.New("the TPM has no room")
-	// ErrForgedAnswer: what a TPM answered contradicts itself. Something between it and the
-	// processor changes what passes.
-	ErrForgedAnswer = errors.New("the TPM's answer was changed on its way")
-	// ErrOwnerPassword: the TPM's owner has a password, which is needed once.
-	ErrOwnerPassword = errors.New("the TPM has an owner password")
-	// ErrPCRBank: the PCR bank is absent or holds no measurements.
-	ErrPCRBank = errors.New("the PCR bank cannot be trusted")
-	// ErrLockout: the TPM refuses authorisation for some time; see Lockout.
-	ErrLockout = errors.New("the TPM is in lockout")
-	// ErrWrongPIN: the TPM refused the PIN.
-	ErrWrongPIN = errors.New("wrong PIN")
-	// ErrWeakPIN: a new PIN is too short for what the TPM does against guessing.
-	ErrWeakPIN = errors.New("the PIN is too short")
 	// ErrNeedsPerson: the slot opens only with something a person must give.
 	ErrNeedsPerson = errors.New("needs a person")
 	// ErrBadMode: others may read or own the key file.
 	ErrBadMode = errors.New("key file is not private")
-	// ErrBadKeyFile: the key file has the wrong length or kind.
-	ErrBadKeyFile = errors.New("not a key file")
-	// ErrNoKeyFile: the key file is not there.
-	ErrNoKeyFile = errors.New("no key file")
 	// ErrWrongKey: the wrap does not open with this key, or it was moved here from
 	// another ring or slot.
 	ErrWrongKey = errors.New("the key does not fit this slot")
-	// ErrBadRecovery: the recovery key is mistyped or is not the one of this slot.
-	ErrBadRecovery = errors.New("recovery key refused")
 	// ErrDamagedSlot: the ring is sound but this slot's blob makes no sense.
 	ErrDamagedSlot = errors.New("damaged key slot")
-	// ErrBadPolicyKey: no TPM verifies signed policies with this key.
-	ErrBadPolicyKey = errors.New("no key for signed policies")
-	// ErrBadPolicy: a signed policy, or what one was to be made of, makes no sense.
-	ErrBadPolicy = errors.New("not a signed policy")
-	// ErrNoPolicy: the PCRs changed, and no signed policy approves the new values.
-	ErrNoPolicy = errors.New("no signed policy fits")
 	// ErrUnfinished: a rotation could not begin, or is not complete. The error is an
 	// *UnfinishedError. Mend or remove the images it names, then rotate again.
 	ErrUnfinished = errors.New("the rotation is not complete")
@@ -84,17 +53,6 @@ var (
 	// ErrBadEscrow: the file is no escrowed key, was damaged, or the keeper's key is of
 	// a kind that nothing can be wrapped to.
 	ErrBadEscrow = errors.New("no use for escrow")
-	// ErrBadAgent: the address of a key service makes no sense.
-	ErrBadAgent = errors.New("not an address of a key service")
-	// ErrAgent: the key service did not give a usable key. It may be down: try again.
-	ErrAgent = errors.New("no key from the key service")
-	// ErrBadSource: no source of kernel trusted keys is set, or it makes no sense.
-	ErrBadSource = errors.New("not a source of trusted keys")
-	// ErrNoTrusted: this kernel makes no keys of that source, or its dm-crypt takes none.
-	ErrNoTrusted = errors.New("no such trusted keys in this kernel")
-	// ErrOtherChip: the kernel does not open what is in the slot. Another chip sealed it,
-	// or this one was cleared.
-	ErrOtherChip = errors.New("the kernel's keys do not open this slot")
 	// ErrForgedRing: the ring was changed by somebody who does not have its tier key. The
 	// error is a *ForgedRing that names what was changed.
 	ErrForgedRing = errors.New("the key ring was changed without its key")
@@ -209,32 +167,3 @@ func ChangedPCRs(err error) []*PCRMismatch {
 	walk(err)
 	return out
 }
-
-// Lockout is ErrLockout with what the TPM says of it (TPM 2.0 part 1, section
-// 19.8 "Dictionary attack protection").
-type Lockout struct {
-	Failures    int           // failed authorisations counted now
-	MaxFailures int           // lockout begins at this count
-	Recovery    time.Duration // one failure is forgotten after this long without a new one
-}
-
-func (e *Lockout) Error() string {
-	return fmt.Sprintf("%v after %d of %d failures; one is forgotten every %s (or reset it with tpm2_dictionarylockout -c)",
-		ErrLockout, e.Failures, e.MaxFailures, e.Recovery)
-}
-
-// Is makes the error match ErrLockout.
-func (e *Lockout) Is(target error) bool { return target == ErrLockout }
-
-// BadRecovery is ErrBadRecovery with what is wrong: Groups names the mistyped
-// groups, counted from 1; empty Groups with a well-formed key means that it is
-// the key of another ring or slot.
-type BadRecovery struct {
-	Groups []int
-	Reason string
-}
-
-func (e *BadRecovery) Error() string { return fmt.Sprintf("%v: %s", ErrBadRecovery, e.Reason) }
-
-// Is makes the error match ErrBadRecovery.
-func (e *BadRecovery) Is(target error) bool { return target == ErrBadRecovery }

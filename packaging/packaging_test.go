@@ -4,10 +4,14 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"layervault/keys"
+	"layervault/keys/unlock"
 )
 
 func TestMain(m *testing.M) {
@@ -90,13 +94,26 @@ func TestConfig(t *testing.T) {
 			t.Errorf("key has the default %q", *e.Value)
 		}
 	}
-	want := []string{"key", "pcrs", "agent", "source", "tpm", "pin-file", "allow-zero-pcrs", "anchor", "size", "volumesize", "disks", "cipher", "sector", "upgrade", "loglevel"}
-	if len(names) != len(want) {
-		t.Fatalf("settings are %v, want %v", names, want)
-	}
-	for i := range want {
-		if names[i] != want[i] {
-			t.Errorf("settings are %v, want %v", names, want)
+	// The key providers say which settings they have, and their defaults.
+	for _, k := range unlock.Kinds() {
+		for _, f := range k.Flags {
+			if f.For&(keys.ForSettings|keys.ForMaking) == 0 {
+				continue
+			}
+			i := slices.Index(names, f.Name)
+			if i < 0 {
+				t.Errorf("config.json lacks the setting %s of key=%s", f.Name, k.Name)
+				continue
+			}
+			if got := *config.Env[i].Value; got != f.Value {
+				t.Errorf("setting %s has the default %q, serve has %q", f.Name, got, f.Value)
+			}
+			names[i] = ""
 		}
+	}
+	names = slices.DeleteFunc(names, func(name string) bool { return name == "" })
+	want := []string{"key", "anchor", "size", "volumesize", "disks", "cipher", "sector", "upgrade", "loglevel"}
+	if !slices.Equal(names, want) {
+		t.Errorf("settings of no key provider are %v, want %v", names, want)
 	}
 }

@@ -54,7 +54,7 @@ func contents(l persist.Layout, tier persist.Tier) vault.Contents {
 func openTier(t *testing.T, l persist.Layout, tier persist.Tier) *open {
 	t.Helper()
 	ctx := context.Background()
-	cfg := unlock.Config{Tier: l.Tier(tier), Provider: "versatile", Unmeasured: tier != persist.Vault, TPM: "/nonexistent"}
+	cfg := unlock.Config{Tier: l.Tier(tier), Provider: "versatile", Unmeasured: tier != persist.Vault, Set: keys.Values{"tpm": "/nonexistent"}}
 	key, _, _, err := unlock.Open(ctx, cfg)
 	must(t, err)
 	source := unlock.NewSource(cfg, key)

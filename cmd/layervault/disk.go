@@ -24,7 +24,7 @@ func newDiskCommand(a *app) *cobra.Command {
 	return group("disk", "Manage Pantavisor's disks (device.json, setting disks)",
 		verb((*volumeVerb).listDisks, readsDisks),
 		verb((*volumeVerb).checkDisks, readsDisks),
-		verb((*volumeVerb).mountDisk, readsDisks|readsKeys|makesVault|makesImages),
+		verb((*volumeVerb).mountDisk, readsDisks|makesVault|makesImages),
 		verb((*volumeVerb).umountDisk, readsDisks),
 		verb((*volumeVerb).composeDisk, readsDisks),
 		verb((*volumeVerb).diskKey, readsDisks|readsKeys),

@@ -22,8 +22,7 @@ essential is missing.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context(), s) },
 	}
-	s.opening(cmd.Flags())
-	cmd.Flags().StringVar(&s.source, "source", s.source, "hardware of trusted keys that the vault is to use (env source)")
+	s.making(cmd.Flags(), a.env)
 	cmd.Flags().StringVar(&s.cipher, "cipher", s.cipher, "cipher of new images, as dm-crypt names it (env cipher)")
 	return cmd
 }

@@ -35,21 +35,9 @@ func nextStep(err error) string {
 		return "unset the TPM owner's password for the moment, then: layervault key reseal; or go without: anchor=none"
 	case is(keys.ErrWeakSlot):
 		return "the message says which setting admits the slot; or seal it as the settings ask: layervault key reseal"
-	case is(keys.ErrNoPolicy):
-		return "if this boot is an approved one: layervault key sign-policy where the private key is, layervault key load-policy here; else: layervault key recover"
-	case len(keys.ChangedPCRs(err)) > 0:
-		return "if you changed the firmware or kernel yourself: layervault key recover (asks for the recovery key and seals the vault anew)"
-	case is(keys.ErrForgedAnswer):
-		return "look between the processor and the TPM; trust this machine only when you know what changed its answers"
-	case is(keys.ErrWeakPIN):
-		return "give the TPM a lockout authorisation (tpm2_changeauth -c lockout PASSWORD), or choose a longer PIN"
-	case is(keys.ErrOwnerPassword):
-		return "the message has the commands that put the storage key where layervault finds it"
-	case is(keys.ErrLockout):
-		return "wait until the TPM lets go, or: layervault key recover"
-	case is(keys.ErrAgent):
-		return "see to the key service and try again; another way in: layervault key recover"
-	case is(keys.ErrLocked), is(keys.ErrNeedsPerson), is(keys.ErrOtherTPM), is(keys.ErrOtherChip):
+	case providerStep(err, true) != "":
+		return providerStep(err, true)
+	case is(keys.ErrLocked), is(keys.ErrNeedsPerson):
 		return "layervault key recover"
 	case is(vault.ErrUnfinished):
 		return "layervault vault upgrade --dry-run names everything that does not open"
@@ -61,20 +49,12 @@ func nextStep(err error) string {
 		return "--force replaces a sound key ring, and keeps it aside"
 	case is(keys.ErrNoProvider):
 		return "docker plugin set layervault key=tpm (or key=versatile where there is no TPM); for serve: --key"
-	case is(keys.ErrBadAgent):
-		return "layervault key enroll --help shows the addresses of key services"
-	case is(keys.ErrBadSource):
-		return "layervault key enroll --help shows the sources of trusted keys"
-	case is(keys.ErrNoTrusted):
-		return "layervault doctor; without such a chip: docker plugin set layervault key=tpm (or key=versatile)"
+	case providerStep(err, false) != "":
+		return providerStep(err, false)
 	case is(handover.ErrNobody):
 		return "layervault key unlock --wait, and start docker meanwhile"
 	case is(keys.ErrUnknownProvider):
 		return "layervault serve --help lists the key providers"
-	case is(keys.ErrNoTPM):
-		return "layervault doctor; without a TPM: docker plugin set layervault key=versatile"
-	case is(keys.ErrPCRBank):
-		return "switch the PCR bank on in the firmware, or seal to another: layervault key reseal --pcrs sha384:LIST"
 	case is(keys.ErrDamagedRing), is(keys.ErrRingLost):
 		return "restore keyring.json from a backup: layervault key restore FILE; nothing was changed"
 	case is(keys.ErrNewerRing):

@@ -43,16 +43,22 @@ var statuses = []struct {
 	status int
 	errs   []error
 }{
-	{statusUsage, []error{keys.ErrWeakPIN, keys.ErrNoProvider, keys.ErrUnknownProvider, keys.ErrBadPolicyKey, keys.ErrBadPolicy, keys.ErrBadAgent, keys.ErrBadSource, pemkey.ErrBadPEM, layer.ErrBadID, vault.ErrAmbiguous, secretio.ErrLength, secretio.ErrDiffer, crypt.ErrBadParams,
+	{statusUsage, []error{keys.ErrNoProvider, keys.ErrUnknownProvider, pemkey.ErrBadPEM, layer.ErrBadID, vault.ErrAmbiguous, secretio.ErrLength, secretio.ErrDiffer, crypt.ErrBadParams,
 		volume.ErrBadName, volume.ErrBadOption, volume.ErrUnknownOption, volume.ErrNotHere, disk.ErrBadFile, disk.ErrUnsupported}},
 	{statusNoSpace, []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}},
-	{statusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrWrongPIN, keys.ErrLockout, keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost, keys.ErrWeakSlot, keys.ErrPCRChanged, keys.ErrWrongKey, keys.ErrBadRecovery, vault.ErrOpensNothing, luks2.ErrNoKey}},
+	{statusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost, keys.ErrWeakSlot, keys.ErrWrongKey, vault.ErrOpensNothing, luks2.ErrNoKey}},
 	{statusDamaged, []error{keys.ErrForgedRing, keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, vault.ErrOtherImages, layer.ErrDamaged, volume.ErrDamaged, volume.ErrAmbiguous, disk.ErrKeyMissing, disk.ErrImageMissing, disk.ErrBadKey, ext4.ErrNotExt4, errFaultyDisk, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly, crypt.ErrOldFormat, vault.ErrUnfinished}},
 	{statusDenied, []error{keys.ErrBadMode, disk.ErrOutside, fs.ErrPermission}},
-	{statusHost, []error{doctor.ErrHost, keys.ErrNoTPM, keys.ErrOtherTPM, keys.ErrForgedAnswer, keys.ErrTPMFull, keys.ErrOwnerPassword, keys.ErrAnchor, keys.ErrPCRBank, keys.ErrAgent, keys.ErrNoTrusted, keys.ErrOtherChip, exec.ErrNotFound, disk.ErrTool}},
+	{statusHost, []error{doctor.ErrHost, keys.ErrAnchor, exec.ErrNotFound, disk.ErrTool}},
 	{statusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse, volume.ErrExists, volume.ErrInUse, volume.ErrBusyPath}},
-	{statusMissing, []error{keys.ErrNotFound, keys.ErrNoRing, keys.ErrNoKeyFile, handover.ErrNobody, layer.ErrNotFound, crypt.ErrNotExist, volume.ErrNotFound, volume.ErrNoDisk, volume.ErrNoRevision, disk.ErrNotFound, fs.ErrNotExist}},
+	{statusMissing, []error{keys.ErrNotFound, keys.ErrNoRing, handover.ErrNobody, layer.ErrNotFound, crypt.ErrNotExist, volume.ErrNotFound, volume.ErrNoDisk, volume.ErrNoRevision, disk.ErrNotFound, fs.ErrNotExist}},
 	{statusFailed, []error{context.Canceled}},
+}
+
+// classes are those of the key providers' errors, by status.
+var classes = map[int]keys.Class{
+	statusUsage: keys.ClassUsage, statusLocked: keys.ClassLocked, statusDamaged: keys.ClassDamaged,
+	statusHost: keys.ClassHost, statusMissing: keys.ClassMissing,
 }
 
 // exitStatus is the status of an error.
@@ -69,6 +75,9 @@ func exitStatus(err error) int {
 		return statusLocked
 	}
 	for _, row := range statuses {
+		if class, ok := classes[row.status]; ok && isProviderFault(err, class) {
+			return row.status
+		}
 		for _, target := range row.errs {
 			if errors.Is(err, target) {
 				return row.status

@@ -13,6 +13,8 @@ import (
 	"layervault/crypt/luks2"
 	"layervault/doctor"
 	"layervault/keys"
+	"layervault/keys/tpm"
+	"layervault/keys/trusted"
 	"layervault/layer"
 	"layervault/plugin/socket"
 )
@@ -34,10 +36,10 @@ func TestExitStatus(t *testing.T) {
 		{"no provider", keys.ErrNoProvider, 2, "key=tpm"},
 		{"bad id", layer.ErrBadID, 2, ""},
 		{"locked", locked(keys.ErrNeedsPerson), 3, "layervault key recover"},
-		{"locked, no TPM", locked(keys.ErrNoTPM), 3, "layervault key recover"},
+		{"locked, no TPM", locked(tpm.ErrNoTPM), 3, "layervault key recover"},
 		{"locked, no key file", locked(fs.ErrNotExist), 3, "layervault key recover"},
 		{"locked, PCRs changed", locked(&keys.PCRChanges{Changed: []*keys.PCRMismatch{{Index: 7}}}), 3, "changed the firmware"},
-		{"lockout", locked(keys.ErrLockout), 3, "wait"},
+		{"lockout", locked(tpm.ErrLockout), 3, "wait"},
 		{"header changed", fmt.Errorf("x: %w", &luks2.HeaderError{Fields: []luks2.Change{{Field: "uuid"}}, Reason: luks2.ErrNotAuthentic}), 6, "image adopt"},
 		{"header forbidden", fmt.Errorf("x: %w", &luks2.HeaderError{Fields: []luks2.Change{{Field: "uuid"}}, Reason: luks2.ErrForbidden}), 6, "backup"},
 		{"old format", crypt.CheckFormat(1, 2), 6, "vault upgrade"},
@@ -53,11 +55,11 @@ func TestExitStatus(t *testing.T) {
 		{"no space", crypt.ErrNoSpace, 7, "prune"},
 		{"no space, from the kernel", &fs.PathError{Op: "write", Path: "/p", Err: unix.ENOSPC}, 7, "prune"},
 		{"host", doctor.ErrHost, 8, "doctor"},
-		{"no TPM", keys.ErrNoTPM, 8, "key=versatile"},
-		{"no trusted keys", keys.ErrNoTrusted, 8, "doctor"},
-		{"another chip", keys.ErrOtherChip, 8, "key recover"},
-		{"locked, another chip", locked(keys.ErrOtherChip), 3, "key recover"},
-		{"no such source", keys.ErrBadSource, 2, "key enroll --help"},
+		{"no TPM", tpm.ErrNoTPM, 8, "key=versatile"},
+		{"no trusted keys", trusted.ErrNoTrusted, 8, "doctor"},
+		{"another chip", trusted.ErrOtherChip, 8, "key recover"},
+		{"locked, another chip", locked(trusted.ErrOtherChip), 3, "key recover"},
+		{"no such source", trusted.ErrBadSource, 2, "key enroll --help"},
 		{"key file for all", keys.ErrBadMode, 9, "chmod 600"},
 		{"not root", &fs.PathError{Op: "open", Path: "/p", Err: unix.EACCES}, 9, "run it as root"},
 	} {

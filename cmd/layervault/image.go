@@ -66,7 +66,7 @@ LAYER is a layer's id, the beginning of one, or the path of its image. For examp
 		RunE: func(cmd *cobra.Command, args []string) error { return a.imageKey(cmd.Context(), s, args[0], out) },
 	}
 	keyFileOut(cmd, &out)
-	s.opening(cmd.Flags())
+	s.opening(cmd.Flags(), a.env)
 	s.rescuing(cmd.Flags())
 	return cmd
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,16 +10,13 @@ import (
 
 	"layervault/internal/secretio"
 	"layervault/keys"
-	"layervault/keys/recovery"
-	"layervault/keys/tpm"
-	"layervault/keys/trusted"
 	"layervault/keys/unlock"
 	"layervault/persist"
 	"layervault/vault"
 )
 
 func newKeyCommand(a *app) *cobra.Command {
-	return group("key", "Look after the slots that open the vault",
+	return group("key", "Manage the key slots that open the vault",
 		newKeyListCommand(a),
 		newKeyEnrollCommand(a),
 		newKeyRemoveCommand(a),
@@ -39,27 +35,18 @@ func newKeyCommand(a *app) *cobra.Command {
 
 // keyFlags are what the key verbs share.
 type keyFlags struct {
-	tier     string
-	key      string // provider whose slots may open although they are of software alone
-	tpm      string
-	keyFile  string
-	agent    string // address of a key service
-	source   string // of trusted slots
-	recovery string // file with the recovery key, "-" for standard input
-	pin      string // file with the TPM slot's PIN
-	zeroPCRs string // a boolean
-	anchor   string // "tpm" or "none"
+	tier      string
+	key       string // provider whose slots may open although they are of software alone
+	providers providerFlags
+	recovery  string // file with the recovery key, "-" for standard input
+	anchor    string // "tpm" or "none"
 }
 
 func (k *keyFlags) register(f *pflag.FlagSet, env func(string) string) {
 	f.StringVar(&k.tier, "tier", string(persist.Vault), "tier: vault or unsealed-vault")
-	f.StringVar(&k.key, "key", env("key"), "a slot of software alone opens the tier only if this names its provider: versatile, agent or trusted (env key)")
-	f.StringVar(&k.tpm, "tpm", envOr(env, "tpm", tpm.DefaultPath), "TPM device, or the unix socket of an emulator (env tpm)")
-	f.StringVar(&k.keyFile, "key-file", "", "key file of versatile slots (default versatile.key beside the tier)")
-	f.StringVar(&k.agent, "agent", env("agent"), "address of the key service of agent slots, such as unix:///run/keys.sock; see key enroll --help (env agent)")
-	f.StringVar(&k.source, "source", env("source"), "what new trusted slots rest on: tpm, caam, dcp, tee, tagged or encrypted:user:NAME; see key enroll --help (env source)")
-	k.zeroPCRs, k.anchor = envOr(env, "allow-zero-pcrs", "false"), envOr(env, "anchor", anchorTPM)
-	registerZeroPCRs(f, &k.zeroPCRs)
+	f.StringVar(&k.key, "key", env("key"), "provider whose slots may open the tier although no hardware protects them: "+unlock.Names("", "or")+" (env key)")
+	k.providers.register(f, env, keys.ForKeys|keys.ForAll)
+	k.anchor = envOr(env, "anchor", anchorTPM)
 	registerAnchor(f, &k.anchor)
 }
 
@@ -80,7 +67,7 @@ func noAnchor(anchor string) (bool, error) {
 // registerUnlock adds the ways for a person to unlock.
 func (k *keyFlags) registerUnlock(f *pflag.FlagSet, env func(string) string) {
 	f.StringVar(&k.recovery, "recovery-key-file", "", "unlock with the recovery key or passphrase in this file, - for standard input")
-	f.StringVar(&k.pin, "pin-file", env("pin-file"), "the PIN of a TPM slot is in this file (env pin-file)")
+	k.providers.register(f, env, keys.ForPerson)
 }
 
 // config turns the flags into settings of the key ring.
@@ -89,30 +76,22 @@ func (a *app) tierConfig(k keyFlags) (unlock.Config, error) {
 	if t != persist.Vault && t != persist.Unsealed {
 		return unlock.Config{}, usagef("--tier %q: %s and %s have keys", k.tier, persist.Vault, persist.Unsealed)
 	}
-	zeroPCRs, err := strconv.ParseBool(k.zeroPCRs)
-	if err != nil {
-		return unlock.Config{}, usagef("--allow-zero-pcrs %q: it is true or false", k.zeroPCRs)
+	if err := k.providers.check(); err != nil {
+		return unlock.Config{}, err
 	}
 	noAnchor, err := noAnchor(k.anchor)
 	if err != nil {
 		return unlock.Config{}, err
 	}
 	cfg := unlock.Config{
-		Tier:          a.layout().Tier(t),
-		Provider:      k.key,
-		LeastPCRs:     a.env("pcrs"),
-		Unmeasured:    t == persist.Unsealed,
-		NoAnchor:      noAnchor,
-		TPM:           k.tpm,
-		KeyFile:       k.keyFile,
-		Agent:         k.agent,
-		Source:        k.source,
-		AllowZeroPCRs: zeroPCRs,
-		Log:           a.ringLog(),
+		Tier:       a.layout().Tier(t),
+		Provider:   k.key,
+		Unmeasured: t == persist.Unsealed,
+		NoAnchor:   noAnchor,
+		Secret:     a.readSecret,
+		Log:        a.ringLog(),
 	}
-	if k.pin != "" {
-		cfg.PIN = func(context.Context) ([]byte, error) { return secretio.Read(a.in, k.pin) }
-	}
+	cfg.Set, cfg.New = k.providers.values()
 	return cfg, nil
 }
 
@@ -280,33 +259,4 @@ func slotView(ring *keys.Ring, cfg unlock.Config, id string) (keys.SlotState, er
 	}
 	_, err = ring.Slot(id)
 	return keys.SlotState{}, err
-}
-
-// sameProvider makes what seals a slot anew as it was sealed before.
-func sameProvider(cfg unlock.Config, slot keys.Slot) (keys.Provider, error) {
-	switch slot.Provider {
-	case recovery.Name:
-		return nil, usagef("slot %s is a recovery slot: enroll a new one and remove this", slot.Title())
-	case tpm.Name:
-		sealing, err := tpm.SealingOf(slot.Blob)
-		if err != nil {
-			break // a damaged slot says nothing: the defaults of a new one
-		}
-		if cfg.PCRs == "" {
-			cfg.PCRs = sealing.PCRs.String()
-		}
-		cfg.SignedBy = sealing.SignedBy
-		if sealing.PIN && cfg.PIN == nil {
-			return nil, usagef("slot %s wants a PIN: give it with --pin-file", slot.Title())
-		}
-		if sealing.PIN {
-			cfg.NewPIN, cfg.KeepPIN = cfg.PIN, true
-		}
-	case trusted.Name:
-		source, err := trusted.SourceOf(slot.Blob)
-		if err == nil && cfg.Source == "" {
-			cfg.Source = source.String()
-		}
-	}
-	return cfg.ForNewSlot(slot.Provider)
 }

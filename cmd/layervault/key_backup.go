@@ -9,7 +9,6 @@ import (
 
 	"layervault/internal/secretio"
 	"layervault/keys"
-	"layervault/keys/versatile"
 	"layervault/persist"
 )
 
@@ -70,9 +69,9 @@ func (a *app) backup(ctx context.Context, k keyFlags, name string) error {
 	if err := a.printf("wrote %d slots of %s to %s\n", view.Slots, view.Ring, name); err != nil {
 		return err
 	}
-	for _, s := range ring.Slots() {
-		if s.Provider == versatile.Name {
-			return a.printf("the key file %s is not in it: back it up elsewhere\n", cfg.KeyFilePath())
+	for _, what := range cfg.Outside(ring.Slots()) {
+		if err := a.printf("%s is not in it: back it up elsewhere\n", what); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -9,12 +9,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"layervault/internal/secretio"
+	"layervault/keys"
 	"layervault/keys/escrow"
 	"layervault/keys/pemkey"
 )
 
 func newKeyEscrowCommand(a *app) *cobra.Command {
-	return group("escrow", "Give the tier key into somebody's keeping, and take it back",
+	return group("escrow", "Export the tier key to an escrow holder, and import it back",
 		newEscrowExportCommand(a), newEscrowOpenCommand(a), newEscrowImportCommand(a))
 }
 
@@ -138,7 +139,7 @@ as key recover does. The key's SHA-256 is checked, and that it is this tier's.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.escrowImport(cmd.Context(), k, args[0]) },
 	}
 	k.register(cmd.Flags(), a.env)
-	cmd.Flags().StringVar(&k.pin, "pin-file", a.env("pin-file"), "the PIN of a TPM slot is in this file (env pin-file)")
+	k.providers.register(cmd.Flags(), a.env, keys.ForPerson)
 	return cmd
 }
 

@@ -135,7 +135,7 @@ func (a *app) loadPolicy(ctx context.Context, k keyFlags, name string) error {
 	if err != nil {
 		return err
 	}
-	view, err := cfg.LoadPolicies(ring, offered)
+	view, err := tpm.LoadPolicies(ring, cfg.Tier, offered)
 	if err != nil {
 		return fmt.Errorf("load %s: %w", name, err)
 	}

@@ -10,8 +10,6 @@ import (
 	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/keys/recovery"
-	"layervault/keys/tpm"
-	"layervault/keys/trusted"
 	"layervault/keys/unlock"
 	"layervault/vault"
 )
@@ -58,15 +56,9 @@ func (a *app) recoverTier(ctx context.Context, k keyFlags) (err error) {
 	return a.mendSlots(ctx, cfg, ring, key)
 }
 
-// sealedByHardware says whether a slot is one that a change of hardware or of what boots
-// can shut, and that can be made anew without a person.
-func sealedByHardware(slot keys.Slot) bool {
-	return slot.Provider == tpm.Name || slot.Provider == trusted.Name
-}
-
 // mendSlots seals each TPM and trusted slot anew that does not open, and tells of it.
 func (a *app) mendSlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring, key *keys.TierKey) error {
-	done, err := vault.Mend(ctx, ring, key, hardwareSlots(ring), func(slot keys.Slot) (keys.Provider, error) { return sameProvider(cfg, slot) })
+	done, err := vault.Mend(ctx, ring, key, hardwareSlots(ring), func(slot keys.Slot) (keys.Provider, error) { return cfg.Again(ctx, slot) })
 	if printErr := a.printResealed(done, "the vault opens; nothing had to be sealed anew\n"); printErr != nil {
 		return printErr
 	}
@@ -75,13 +67,13 @@ func (a *app) mendSlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring,
 
 // hardwareSlots are the slots that hardware seals.
 func hardwareSlots(ring *keys.Ring) []keys.Slot {
-	return slices.DeleteFunc(slices.Clone(ring.Slots()), func(s keys.Slot) bool { return !sealedByHardware(s) })
+	return slices.DeleteFunc(slices.Clone(ring.Slots()), func(s keys.Slot) bool { return !unlock.SealedByHardware(s) })
 }
 
 // recoveryFault leaves out of a locked ring's reasons the slots that recover does not
 // try, so that a typing mistake is what the person reads.
 func recoveryFault(err error) error {
-	var bad *keys.BadRecovery
+	var bad *recovery.BadRecovery
 	if errors.As(err, &bad) {
 		return bad
 	}
@@ -124,30 +116,24 @@ func (a *app) printResealed(done []vault.Resealed, nothing string) error {
 
 func newKeyResealCommand(a *app) *cobra.Command {
 	var k keyFlags
-	var pcrs string
 	cmd := &cobra.Command{
 		Use:   "reseal [SLOT...]",
 		Short: "Seal slots anew, to the present PCRs or to others",
 		Long: `Seal the named slots anew (all TPM and trusted slots without a name), to the present values of
 their PCRs, or of those in --pcrs. The tier must open, by any slot or with
 --recovery-key-file. Images are not touched.`,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.reseal(cmd.Context(), k, pcrs, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.reseal(cmd.Context(), k, args) },
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
-	cmd.Flags().StringVar(&pcrs, "pcrs", "", "seal to these PCRs instead: 0-4,6-9,12-14, sha384:7, none")
+	k.providers.register(cmd.Flags(), a.env, keys.ForReseal)
 	return cmd
 }
 
-func (a *app) reseal(ctx context.Context, k keyFlags, pcrs string, names []string) (err error) {
+func (a *app) reseal(ctx context.Context, k keyFlags, names []string) (err error) {
 	cfg, err := a.tierConfig(k)
 	if err != nil {
 		return err
-	}
-	if pcrs != "" {
-		if _, err := tpm.ParsePCRs(pcrs); err != nil {
-			return &usageError{err}
-		}
 	}
 	key, ring, err := a.unlockTier(ctx, cfg, k)
 	if err != nil {
@@ -165,8 +151,7 @@ func (a *app) reseal(ctx context.Context, k keyFlags, pcrs string, names []strin
 	if len(names) == 0 {
 		slots = hardwareSlots(ring)
 	}
-	cfg.PCRs = pcrs
-	done, err := vault.Reseal(ctx, ring, key, slots, func(slot keys.Slot) (keys.Provider, error) { return sameProvider(cfg, slot) })
+	done, err := vault.Reseal(ctx, ring, key, slots, func(slot keys.Slot) (keys.Provider, error) { return cfg.Again(ctx, slot) })
 	if err != nil {
 		return err
 	}

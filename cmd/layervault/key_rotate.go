@@ -67,7 +67,7 @@ func (a *app) rotate(ctx context.Context, r rotateFlags) error {
 		Open: func(ctx context.Context) (*keys.TierKey, *keys.Ring, error) {
 			return a.unlockTier(ctx, cfg, r.keyFlags)
 		},
-		Again: func(slot keys.Slot) (keys.Provider, error) { return sameProvider(cfg, slot) },
+		Again: func(slot keys.Slot) (keys.Provider, error) { return cfg.Again(ctx, slot) },
 		Force: r.force,
 	}
 	if show := a.progress("exchanged"); show != nil {

@@ -16,7 +16,7 @@ import (
 func newRevisionCommand(a *app) *cobra.Command {
 	set, list, gc := a.newVolumeVerb(), a.newVolumeVerb(), a.newVolumeVerb()
 	return group("revision", "Set the revision that this host runs: volumes with persistence=revision follow it",
-		set.reads(set.setRevision(), readsKeys|makesVault),
+		set.reads(set.setRevision(), makesVault),
 		list.listRevisions(),
 		gc.reads(gc.gcRevisions(), readsPlaces|readsKeys))
 }

@@ -65,7 +65,8 @@ how "docker plugin set layervault key=tpm" arrives. The first start makes the va
 	f := cmd.Flags()
 	f.StringVar(&path, "socket", defaultSocket, "socket to listen on")
 	f.BoolVar(&onlyVolumes, "volumes", false, "serve volumes only")
-	for _, add := range []func(*pflag.FlagSet){s.opening, s.making, s.images, s.serving, v.found, v.made, v.serving} {
+	s.making(f, a.env)
+	for _, add := range []func(*pflag.FlagSet){s.images, s.serving, v.found, v.made, v.serving} {
 		add(f)
 	}
 	return cmd

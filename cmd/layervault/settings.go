@@ -8,20 +8,15 @@ import (
 	"github.com/spf13/pflag"
 
 	"layervault/crypt"
-	"layervault/keys/tpm"
+	"layervault/keys"
+	"layervault/keys/unlock"
 )
 
 // settings is what a person chooses for the plugin: config.json has one
 // environment variable for each, serve a flag too.
 type settings struct {
 	key      string
-	pcrs     string
-	agent    string
-	source   string // of a trusted key
-	tpm      string // device or socket
-	pinFile  string
 	recovery string // file with the recovery key, "-" for standard input
-	zeroPCRs string // a boolean
 	anchor   string
 	size     string
 	cipher   string
@@ -29,19 +24,19 @@ type settings struct {
 	loglevel string
 	upgrade  string
 
+	providers providerFlags
+
 	// Filled by check.
-	allowZeroPCRs bool
-	noAnchor      bool
-	sizeBytes     int64
-	sectorBytes   int
-	level         slog.Level
-	noUpgrade     bool
+	noAnchor    bool
+	sizeBytes   int64
+	sectorBytes int
+	level       slog.Level
+	noUpgrade   bool
 }
 
 // Defaults, the same in config.json. There is none for the key: an encrypted
 // store that nobody chose a key for would protect nothing.
 const (
-	defaultPCRs     = tpm.DefaultPCRs
 	defaultSize     = "64G"
 	defaultLogLevel = "info"
 )
@@ -57,12 +52,6 @@ const (
 func settingsOf(env func(string) string) settings {
 	return settings{
 		key:      env("key"),
-		pcrs:     envOr(env, "pcrs", defaultPCRs),
-		agent:    env("agent"),
-		source:   env("source"),
-		tpm:      envOr(env, "tpm", tpm.DefaultPath),
-		pinFile:  env("pin-file"),
-		zeroPCRs: envOr(env, "allow-zero-pcrs", "false"),
 		anchor:   envOr(env, "anchor", anchorTPM),
 		size:     envOr(env, "size", defaultSize),
 		cipher:   env("cipher"),
@@ -72,20 +61,21 @@ func settingsOf(env func(string) string) settings {
 	}
 }
 
-// opening adds the flags that say how the vault opens.
-func (s *settings) opening(f *pflag.FlagSet) {
-	f.StringVar(&s.key, "key", s.key, "key provider of the vault: tpm, trusted, versatile or agent (env key)")
-	f.StringVar(&s.pcrs, "pcrs", s.pcrs, "PCRs a tpm key is sealed under (env pcrs)")
-	f.StringVar(&s.agent, "agent", s.agent, "address of the key service, for key=agent or agent slots (env agent)")
-	f.StringVar(&s.tpm, "tpm", s.tpm, "TPM device, or the unix socket of an emulator (env tpm)")
-	f.StringVar(&s.pinFile, "pin-file", s.pinFile, "the PIN of tpm slots is in this file; a new vault's slot gets it (env pin-file)")
-	registerAnchor(f, &s.anchor)
+// opening adds the flags that say how the vault opens; those that say how it is made count by
+// the environment alone.
+func (s *settings) opening(f *pflag.FlagSet, env func(string) string) {
+	s.keys(f, env, keys.ForSettings|keys.ForAll)
 }
 
-// making adds the flags of verbs that may make the vault.
-func (s *settings) making(f *pflag.FlagSet) {
-	f.StringVar(&s.source, "source", s.source, "hardware of a new trusted key: tpm, caam, dcp, tee, tagged or encrypted:user:NAME; see key enroll --help (env source)")
-	registerZeroPCRs(f, &s.zeroPCRs)
+// making adds the flags of verbs that open the vault, or make it.
+func (s *settings) making(f *pflag.FlagSet, env func(string) string) {
+	s.keys(f, env, keys.ForSettings|keys.ForMaking)
+}
+
+func (s *settings) keys(f *pflag.FlagSet, env func(string) string, use keys.Use) {
+	f.StringVar(&s.key, "key", s.key, "key provider of the vault: "+unlock.Names("", "or")+" (env key)")
+	s.providers.register(f, env, use)
+	registerAnchor(f, &s.anchor)
 }
 
 // images adds the flags that say how new images are encrypted.
@@ -105,12 +95,6 @@ func (s *settings) serving(f *pflag.FlagSet) {
 // open.
 func (s *settings) rescuing(f *pflag.FlagSet) {
 	f.StringVar(&s.recovery, "recovery-key-file", "", "unlock with the recovery key or passphrase in this file, - for standard input")
-}
-
-// registerZeroPCRs adds the flag that accepts a TPM into which nothing was measured.
-func registerZeroPCRs(f *pflag.FlagSet, zeroPCRs *string) {
-	f.StringVar(zeroPCRs, "allow-zero-pcrs", *zeroPCRs, "seal even where the firmware measured nothing; such a slot opens whatever boots (env allow-zero-pcrs)")
-	f.Lookup("allow-zero-pcrs").NoOptDefVal = "true"
 }
 
 // registerAnchor adds the flag that says what remembers the key ring's writes.
@@ -144,8 +128,8 @@ func (s *settings) check() error {
 
 // checkKey is check for the settings that say how the vault opens.
 func (s *settings) checkKey() (err error) {
-	if s.allowZeroPCRs, err = strconv.ParseBool(s.zeroPCRs); err != nil {
-		return usagef("setting allow-zero-pcrs=%q: it is true or false", s.zeroPCRs)
+	if err := s.providers.check(); err != nil {
+		return err
 	}
 	s.noAnchor, err = noAnchor(s.anchor)
 	return err

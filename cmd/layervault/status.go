@@ -52,7 +52,7 @@ without one, and while the vault is locked. A locked vault is exit status 3.`,
 			return err
 		},
 	}
-	s.opening(cmd.Flags())
+	s.opening(cmd.Flags(), a.env)
 	return cmd
 }
 

@@ -51,26 +51,18 @@ func (a *app) contents(tier persist.Tier) vault.Contents {
 // keyConfig says where the vault's key comes from.
 func (a *app) keyConfig(s settings, log *slog.Logger) unlock.Config {
 	cfg := unlock.Config{
-		Tier:          a.layout().Tier(persist.Vault),
-		Provider:      s.key,
-		PCRs:          s.pcrs,
-		LeastPCRs:     s.pcrs,
-		NoAnchor:      s.noAnchor,
-		Agent:         s.agent,
-		Source:        s.source,
-		TPM:           s.tpm,
-		AllowZeroPCRs: s.allowZeroPCRs,
-		Log:           log,
+		Tier:     a.layout().Tier(persist.Vault),
+		Provider: s.key,
+		NoAnchor: s.noAnchor,
+		Log:      log,
 	}
-	if s.pinFile != "" {
-		cfg.PIN = func(context.Context) ([]byte, error) {
-			pin, err := secretio.Read(a.in, s.pinFile)
-			if errors.Is(err, fs.ErrNotExist) { // nobody has put it there yet
-				return nil, fmt.Errorf("%w: no PIN: %w", keys.ErrNeedsPerson, err)
-			}
-			return pin, err
+	cfg.Set, cfg.New = s.providers.values()
+	cfg.Secret = func(ctx context.Context, from, what string) ([]byte, error) {
+		secret, err := a.readSecret(ctx, from, what)
+		if errors.Is(err, fs.ErrNotExist) { // nobody has put it there yet
+			return nil, fmt.Errorf("%w: no %s: %w", keys.ErrNeedsPerson, what, err)
 		}
-		cfg.NewPIN = cfg.PIN
+		return secret, err
 	}
 	return cfg
 }
@@ -80,7 +72,7 @@ func (a *app) tierKeys(tier persist.Tier, s settings, log *slog.Logger) unlock.C
 	cfg := a.keyConfig(s, log)
 	if tier != persist.Vault {
 		// What must open before attestation cannot depend on what was measured.
-		cfg.Tier, cfg.PCRs, cfg.Unmeasured = a.layout().Tier(tier), "none", true
+		cfg.Tier, cfg.New, cfg.Unmeasured = a.layout().Tier(tier), cfg.New.With("pcrs", "none"), true
 	}
 	return cfg
 }

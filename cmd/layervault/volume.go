@@ -84,29 +84,31 @@ const (
 	readsDisks  = 1 << iota // where disks are
 	readsPlaces             // where volumes and disks are
 	readsKeys               // how the vault opens
-	makesVault              // how the vault is made
+	makesVault              // how the vault opens or is made
 	makesImages             // how images are made
 )
 
 // reads adds flags to a verb.
 func (v *volumeVerb) reads(cmd *cobra.Command, what int) *cobra.Command {
 	f := cmd.Flags()
-	for _, set := range []struct {
-		what int
-		add  []func(*pflag.FlagSet)
-	}{
-		{readsDisks, []func(*pflag.FlagSet){v.vol.onDisks}},
-		{readsPlaces, []func(*pflag.FlagSet){v.vol.found}},
-		{readsKeys, []func(*pflag.FlagSet){v.set.opening, v.set.rescuing}},
-		{makesVault, []func(*pflag.FlagSet){v.set.making}},
-		{makesImages, []func(*pflag.FlagSet){v.set.images, v.vol.made}},
-	} {
-		if what&set.what == 0 {
-			continue
-		}
-		for _, add := range set.add {
-			add(f)
-		}
+	if what&readsDisks != 0 {
+		v.vol.onDisks(f)
+	}
+	if what&readsPlaces != 0 {
+		v.vol.found(f)
+	}
+	switch {
+	case what&makesVault != 0:
+		v.set.making(f, v.app.env)
+	case what&readsKeys != 0:
+		v.set.opening(f, v.app.env)
+	}
+	if what&(readsKeys|makesVault) != 0 {
+		v.set.rescuing(f)
+	}
+	if what&makesImages != 0 {
+		v.set.images(f)
+		v.vol.made(f)
 	}
 	return cmd
 }
@@ -146,7 +148,7 @@ func newVolumeCommand(a *app) *cobra.Command {
 	return group("volume", "Manage encrypted volumes",
 		verb((*volumeVerb).list, opens),
 		verb((*volumeVerb).show, opens),
-		verb((*volumeVerb).create, opens|makesVault|makesImages),
+		verb((*volumeVerb).create, readsPlaces|makesVault|makesImages),
 		verb((*volumeVerb).grow, opens),
 		verb((*volumeVerb).trim, opens),
 		verb((*volumeVerb).purge, opens|makesImages),

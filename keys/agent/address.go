@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-
-	"layervault/keys"
 )
 
 // Address says where a key service is and how to speak to it.
@@ -62,13 +60,13 @@ const Help = `unix:///run/keys.sock            keyprovider (ocicrypt), gRPC on a
 All take timeout=30s; keyproviders take provider=NAME&param=VALUE.`
 
 // Parse reads an address; see Help. The empty text gives the zero Address. Error:
-// keys.ErrBadAgent.
+// ErrBadAgent.
 func Parse(text string) (Address, error) {
 	if text == "" {
 		return Address{}, nil
 	}
 	fail := func(format string, args ...any) (Address, error) {
-		return Address{}, fmt.Errorf("%w: agent %q: %s", keys.ErrBadAgent, text, fmt.Sprintf(format, args...))
+		return Address{}, fmt.Errorf("%w: agent %q: %s", ErrBadAgent, text, fmt.Sprintf(format, args...))
 	}
 	u, err := url.Parse(text)
 	if err != nil {

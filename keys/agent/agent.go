@@ -70,7 +70,7 @@ func (p *Provider) Wrap(ctx context.Context, b keys.Binding, key []byte) (json.R
 	}
 	defer clear(back)
 	if !bytes.Equal(back, kek) {
-		return nil, fmt.Errorf("%w: %s gives another key each time, nothing was changed", keys.ErrAgent, p.addr)
+		return nil, fmt.Errorf("%w: %s gives another key each time, nothing was changed", ErrAgent, p.addr)
 	}
 	if slot.Key, err = keys.WrapKey(kek, b, key); err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func (p *Provider) newKey(ctx context.Context, slot *blob) ([]byte, error) {
 	return kek, nil
 }
 
-// Unwrap implements keys.Provider. Errors: keys.ErrAgent, keys.ErrWrongKey,
+// Unwrap implements keys.Provider. Errors: ErrAgent, keys.ErrWrongKey,
 // keys.ErrDamagedSlot, keys.ErrUnknownProvider when no service is set.
 func (p *Provider) Unwrap(ctx context.Context, b keys.Binding, raw json.RawMessage) ([]byte, error) {
 	var slot blob
@@ -105,7 +105,7 @@ func (p *Provider) Unwrap(ctx context.Context, b keys.Binding, raw json.RawMessa
 		return nil, fmt.Errorf("%w (it was %s)", err, slot.Service)
 	}
 	if slot.Protocol != p.addr.protocol() {
-		return nil, fmt.Errorf("%w: the slot wants a %s service, and %s is set", keys.ErrAgent, slot.Protocol, p.addr)
+		return nil, fmt.Errorf("%w: the slot wants a %s service, and %s is set", ErrAgent, slot.Protocol, p.addr)
 	}
 	kek, err := p.fetch(ctx, &slot)
 	if err != nil {
@@ -140,10 +140,10 @@ func (p *Provider) fetch(ctx context.Context, slot *blob) (key []byte, err error
 // answer with nothing, with a short text, or with zeros.
 func usable(key []byte) error {
 	if len(key) != keys.KeySize {
-		return fmt.Errorf("%w: a key of %d bytes, want %d", keys.ErrAgent, len(key), keys.KeySize)
+		return fmt.Errorf("%w: a key of %d bytes, want %d", ErrAgent, len(key), keys.KeySize)
 	}
 	if bytes.Count(key, key[:1]) == len(key) {
-		return fmt.Errorf("%w: a key of one byte, repeated", keys.ErrAgent)
+		return fmt.Errorf("%w: a key of one byte, repeated", ErrAgent)
 	}
 	return nil
 }

@@ -183,7 +183,7 @@ func TestBadAnswers(t *testing.T) {
 				if kind != "exec" {
 					start(t, kind, mode, path)
 				}
-				if _, err := provider(t, addr(path)).Wrap(t.Context(), binding, tierKey); !errors.Is(err, keys.ErrAgent) {
+				if _, err := provider(t, addr(path)).Wrap(t.Context(), binding, tierKey); !errors.Is(err, ErrAgent) {
 					t.Fatalf("got %v", err)
 				}
 			})
@@ -209,7 +209,7 @@ func TestKilledInMidRequest(t *testing.T) {
 			}()
 			hangs.waitAsked(t)
 			hangs.kill()
-			if err := <-failed; !errors.Is(err, keys.ErrAgent) || errors.Is(err, context.DeadlineExceeded) {
+			if err := <-failed; !errors.Is(err, ErrAgent) || errors.Is(err, context.DeadlineExceeded) {
 				t.Fatalf("got %v", err)
 			}
 			start(t, kind, "good", path)
@@ -247,7 +247,7 @@ func TestPollsAreBounded(t *testing.T) {
 	path := socket(t)
 	never := start(t, "wlagent", "never", path)
 	_, err := provider(t, "wlagent://"+path+"?id="+keyID+"&interval=1ms&polls=5").Wrap(t.Context(), binding, tierKey)
-	if !errors.Is(err, keys.ErrAgent) || !strings.Contains(err.Error(), "asked 5 times") {
+	if !errors.Is(err, ErrAgent) || !strings.Contains(err.Error(), "asked 5 times") {
 		t.Fatalf("got %v", err)
 	}
 	for range 5 {
@@ -284,7 +284,7 @@ func TestCancel(t *testing.T) {
 				hangs.waitAsked(t)
 			}
 			cancel()
-			if err := <-done; !errors.Is(err, context.Canceled) || !errors.Is(err, keys.ErrAgent) {
+			if err := <-done; !errors.Is(err, context.Canceled) || !errors.Is(err, ErrAgent) {
 				t.Fatalf("got %v", err)
 			}
 		})
@@ -305,7 +305,7 @@ func TestCancel(t *testing.T) {
 func TestNobodyThere(t *testing.T) {
 	for _, addr := range []string{"unix:///nonexistent/s", "exec:///nonexistent/kp", "tls://127.0.0.1:1?timeout=5s",
 		"wlagent:///nonexistent/s?polls=2&interval=1ms&id=" + keyID} {
-		if _, err := provider(t, addr).Wrap(t.Context(), binding, tierKey); !errors.Is(err, keys.ErrAgent) {
+		if _, err := provider(t, addr).Wrap(t.Context(), binding, tierKey); !errors.Is(err, ErrAgent) {
 			t.Errorf("%s: %v", addr, err)
 		}
 	}
@@ -327,7 +327,7 @@ func TestTLSIsChecked(t *testing.T) {
 		"a CA file without a CA": "?ca=" + certs + "/ca.key",
 	} {
 		_, err := provider(t, "tls://"+server.addr+query).Wrap(t.Context(), binding, tierKey)
-		if !errors.Is(err, keys.ErrAgent) {
+		if !errors.Is(err, ErrAgent) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -344,7 +344,7 @@ func TestAddresses(t *testing.T) {
 		"exec:///kp?ca=x", "wlagent:///s", "wlagent:///s?id=x", "wlagent:///s?id=6ba7b810-9dad-11d1-80b4-00c04fd430c8",
 		"wlagent:///s?id=" + keyID + "&url=x", "wlagent:///s?id=" + keyID + "&polls=91", "wlagent:///s?id=" + keyID + "&polls=0",
 		"wlagent:///s?id=" + keyID + "&interval=2h", "unix:///s?timeout=-1s", "unix:///s?timeout=1s&timeout=2s", "unix:///s?%zz", "unix:///s?polls=3"} {
-		if _, err := Parse(bad); !errors.Is(err, keys.ErrBadAgent) {
+		if _, err := Parse(bad); !errors.Is(err, ErrBadAgent) {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}
@@ -371,7 +371,7 @@ func TestStandardErrorIsNotTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := provider(t, "exec://"+script).Wrap(t.Context(), binding, bytes.Repeat([]byte{7}, keys.KeySize))
-	if !errors.Is(err, keys.ErrAgent) || !strings.Contains(err.Error(), "exit status 3") {
+	if !errors.Is(err, ErrAgent) || !strings.Contains(err.Error(), "exit status 3") {
 		t.Fatalf("got %v", err)
 	}
 	got, readErr := os.ReadFile(dir + "/got")

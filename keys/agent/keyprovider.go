@@ -8,8 +8,6 @@ import (
 	"io"
 	"os/exec"
 	"time"
-
-	"layervault/keys"
 )
 
 // The messages of the keyprovider protocol (ocicrypt, docs/keyprovider.md), JSON in a
@@ -58,7 +56,7 @@ func (p *Provider) wrap(ctx context.Context, kek []byte) ([]byte, error) {
 	}
 	defer clear(out.Unwrap.Data)
 	if len(out.Wrap.Annotation) == 0 || bytes.Contains(out.Wrap.Annotation, kek) {
-		return nil, fmt.Errorf("%w: %s wrapped the key to nothing, or not at all", keys.ErrAgent, p.addr)
+		return nil, fmt.Errorf("%w: %s wrapped the key to nothing, or not at all", ErrAgent, p.addr)
 	}
 	return out.Wrap.Annotation, nil
 }
@@ -101,13 +99,13 @@ func (p *Provider) ask(ctx context.Context, r request) (*response, error) {
 		if ctxErr := ctx.Err(); ctxErr != nil {
 			err = ctxErr
 		}
-		return nil, fmt.Errorf("%w: %s: %w", keys.ErrAgent, p.addr, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrAgent, p.addr, err)
 	}
 	defer clear(raw)
 	var out response
 	if err := json.Unmarshal(raw, &out); err != nil {
 		// Not the error's text: it may quote what was to be the key.
-		return nil, fmt.Errorf("%w: %s: the answer is not of the keyprovider protocol", keys.ErrAgent, p.addr)
+		return nil, fmt.Errorf("%w: %s: the answer is not of the keyprovider protocol", ErrAgent, p.addr)
 	}
 	return &out, nil
 }

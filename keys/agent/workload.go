@@ -7,8 +7,6 @@ import (
 	"net"
 	"net/rpc"
 	"time"
-
-	"layervault/keys"
 )
 
 // The messages of the workload-agent (Intel SecL, versions 2.2 to 3.6), net/rpc with
@@ -43,12 +41,12 @@ func (p *Provider) poll(ctx context.Context, keyID string) ([]byte, error) {
 			return key, nil
 		}
 		if ctx.Err() == nil && n == p.addr.polls {
-			return nil, fmt.Errorf("%w: %s, asked %d times: %w", keys.ErrAgent, p.addr, n, err)
+			return nil, fmt.Errorf("%w: %s, asked %d times: %w", ErrAgent, p.addr, n, err)
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %s, asked %d times (%w): %w", keys.ErrAgent, p.addr, n, err, ctx.Err())
+			return nil, fmt.Errorf("%w: %s, asked %d times (%w): %w", ErrAgent, p.addr, n, err, ctx.Err())
 		}
 	}
 }

@@ -6,8 +6,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"strings"
-
-	"layervault/keys"
 )
 
 // A recovery key as people see it: 256 bits in eight groups of eight characters of
@@ -55,7 +53,7 @@ func encode(raw []byte) []byte {
 }
 
 // Decode reads a recovery key, with or without dashes and white space, in either case.
-// It returns the 32 bytes, which the caller wipes, or a *keys.BadRecovery that names
+// It returns the 32 bytes, which the caller wipes, or a *BadRecovery that names
 // the mistyped groups.
 func Decode(text []byte) ([]byte, error) {
 	var digits []byte
@@ -67,7 +65,7 @@ func Decode(text []byte) ([]byte, error) {
 			continue
 		}
 		if len(digits) == groups*groupChars {
-			return nil, &keys.BadRecovery{Reason: fmt.Sprintf("it is longer than %d characters", groups*groupChars)}
+			return nil, &BadRecovery{Reason: fmt.Sprintf("it is longer than %d characters", groups*groupChars)}
 		}
 		v, ok := digit(c)
 		if !ok {
@@ -76,7 +74,7 @@ func Decode(text []byte) ([]byte, error) {
 		digits = append(digits, v)
 	}
 	if len(digits) != groups*groupChars {
-		return nil, &keys.BadRecovery{Reason: fmt.Sprintf("it has %d characters, a recovery key has %d groups of %d",
+		return nil, &BadRecovery{Reason: fmt.Sprintf("it has %d characters, a recovery key has %d groups of %d",
 			len(digits), groups, groupChars)}
 	}
 	raw := make([]byte, groups*groupBytes)
@@ -95,7 +93,7 @@ func Decode(text []byte) ([]byte, error) {
 	}
 	if len(bad) > 0 {
 		clear(raw)
-		return nil, &keys.BadRecovery{Groups: bad, Reason: "there is a typing mistake in group " + join(bad)}
+		return nil, &BadRecovery{Groups: bad, Reason: "there is a typing mistake in group " + join(bad)}
 	}
 	return raw, nil
 }

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"layervault/keys"
 )
 
 func TestDecodeTolerates(t *testing.T) {
@@ -37,8 +35,8 @@ func TestDecodeTolerates(t *testing.T) {
 func badGroups(t *testing.T, text string) []int {
 	t.Helper()
 	_, err := Decode([]byte(text))
-	var bad *keys.BadRecovery
-	if !errors.As(err, &bad) || !errors.Is(err, keys.ErrBadRecovery) {
+	var bad *BadRecovery
+	if !errors.As(err, &bad) || !errors.Is(err, ErrBadRecovery) {
 		t.Fatalf("%q: got %v", text, err)
 	}
 	return bad.Groups
@@ -102,7 +100,7 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		raw, err := Decode(text)
 		if err != nil {
-			if !errors.Is(err, keys.ErrBadRecovery) {
+			if !errors.Is(err, ErrBadRecovery) {
 				t.Fatalf("untyped error: %v", err)
 			}
 			return

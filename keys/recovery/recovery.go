@@ -35,24 +35,24 @@ const (
 	maxArgonMemory = 1 << 20 // KiB, 1 GiB
 )
 
-// Kind says what a slot opens with.
-type Kind string
+// TextKind says what text a slot opens with.
+type TextKind string
 
 // The kinds of recovery slots.
 const (
-	KindKey        Kind = "key"        // Generate's output; full entropy, a fast KDF is enough
-	KindPassphrase Kind = "passphrase" // a person's choice; argon2id
+	KindKey        TextKind = "key"        // Generate's output; full entropy, a fast KDF is enough
+	KindPassphrase TextKind = "passphrase" // a person's choice; argon2id
 )
 
 // Provider implements keys.Provider.
 type Provider struct {
-	kind Kind
+	kind TextKind
 	text []byte
 }
 
 // New makes a provider of new slots that open with text. It does not copy text: the
 // caller wipes it afterwards.
-func New(kind Kind, text []byte) *Provider { return &Provider{kind: kind, text: text} }
+func New(kind TextKind, text []byte) *Provider { return &Provider{kind: kind, text: text} }
 
 // Typed makes a provider that opens slots of either kind with what a person typed.
 // A nil text makes one that only describes slots.
@@ -73,7 +73,7 @@ func (p *Provider) Name() string { return Name }
 
 // blob is a slot in the ring.
 type blob struct {
-	Kind   Kind         `json:"kind"`
+	Kind   TextKind     `json:"kind"`
 	Hint   string       `json:"hint,omitempty"`   // of a generated key: 8 hex digits that tell keys apart
 	Argon2 *argonParams `json:"argon2,omitempty"` // of a passphrase
 	Key    keys.Wrapped `json:"wrapped"`
@@ -91,7 +91,7 @@ func (p *Provider) Wrap(_ context.Context, binding keys.Binding, key []byte) (js
 	b := blob{Kind: p.kind}
 	if p.kind == KindPassphrase {
 		if len(p.text) < MinPassphrase {
-			return nil, &keys.BadRecovery{Reason: fmt.Sprintf("a passphrase has at least %d characters", MinPassphrase)}
+			return nil, &BadRecovery{Reason: fmt.Sprintf("a passphrase has at least %d characters", MinPassphrase)}
 		}
 		b.Argon2 = &argonParams{Salt: make([]byte, 16), Time: argonTime, Memory: argonMemory, Lanes: argonLanes}
 		_, _ = rand.Read(b.Argon2.Salt) // never fails since Go 1.24
@@ -113,7 +113,7 @@ func (p *Provider) Wrap(_ context.Context, binding keys.Binding, key []byte) (js
 }
 
 // Unwrap implements keys.Provider. Errors: keys.ErrNeedsPerson when nothing was typed,
-// *keys.BadRecovery with the mistyped groups, or without any for another key.
+// *BadRecovery with the mistyped groups, or without any for another key.
 func (p *Provider) Unwrap(_ context.Context, binding keys.Binding, raw json.RawMessage) ([]byte, error) {
 	if len(p.text) == 0 {
 		return nil, fmt.Errorf("%w: type the recovery key", keys.ErrNeedsPerson)
@@ -133,11 +133,11 @@ func (p *Provider) Unwrap(_ context.Context, binding keys.Binding, raw json.RawM
 	}
 	if b.Kind == KindKey {
 		if got, hintErr := hint(kek); hintErr == nil && got != b.Hint {
-			return nil, &keys.BadRecovery{Reason: fmt.Sprintf("it is well typed but is key %s, and this slot wants %s", got, b.Hint)}
+			return nil, &BadRecovery{Reason: fmt.Sprintf("it is well typed but is key %s, and this slot wants %s", got, b.Hint)}
 		}
 		return nil, fmt.Errorf("%w: right recovery key, but the slot was moved or changed", keys.ErrDamagedSlot)
 	}
-	return nil, &keys.BadRecovery{Reason: "wrong passphrase"}
+	return nil, &BadRecovery{Reason: "wrong passphrase"}
 }
 
 // Describe implements keys.Provider.

@@ -14,7 +14,7 @@ var (
 	tierKey = bytes.Repeat([]byte{0x5a}, keys.KeySize)
 )
 
-func wrap(t *testing.T, kind Kind, text []byte) json.RawMessage {
+func wrap(t *testing.T, kind TextKind, text []byte) json.RawMessage {
 	t.Helper()
 	raw, err := New(kind, text).Wrap(t.Context(), binding, tierKey)
 	if err != nil {
@@ -33,9 +33,9 @@ func TestSlots(t *testing.T) {
 	}{
 		"key":              {keySlot, key, nil},
 		"passphrase":       {wordSlot, words, nil},
-		"another key":      {keySlot, other, keys.ErrBadRecovery},
-		"words for a key":  {keySlot, words, keys.ErrBadRecovery},
-		"wrong words":      {wordSlot, []byte("twelve words or sO"), keys.ErrBadRecovery},
+		"another key":      {keySlot, other, ErrBadRecovery},
+		"words for a key":  {keySlot, words, ErrBadRecovery},
+		"wrong words":      {wordSlot, []byte("twelve words or sO"), ErrBadRecovery},
 		"nothing":          {keySlot, nil, keys.ErrNeedsPerson},
 		"no JSON":          {json.RawMessage("["), key, keys.ErrDamagedSlot},
 		"unknown kind":     {json.RawMessage(`{"kind":"dance"}`), key, keys.ErrDamagedSlot},
@@ -66,7 +66,7 @@ func TestSlots(t *testing.T) {
 }
 
 func TestShortPassphraseIsRefused(t *testing.T) {
-	if _, err := New(KindPassphrase, []byte("elevenchars")).Wrap(t.Context(), binding, tierKey); !errors.Is(err, keys.ErrBadRecovery) {
+	if _, err := New(KindPassphrase, []byte("elevenchars")).Wrap(t.Context(), binding, tierKey); !errors.Is(err, ErrBadRecovery) {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -204,7 +204,7 @@ func (d *device) nvIndex(h tpm2.TPMHandle) (*nvIndex, error) {
 		return nil, fmt.Errorf("read the index at %#x: %w", uint32(h), err)
 	}
 	if public.NVIndex != h {
-		return nil, fmt.Errorf("%w: asked for index %#x it tells of %#x", keys.ErrNoTPM, uint32(h), uint32(public.NVIndex))
+		return nil, fmt.Errorf("%w: asked for index %#x it tells of %#x", ErrNoTPM, uint32(h), uint32(public.NVIndex))
 	}
 	name, err := tpm2.NVName(public) // computed, not believed
 	if err != nil {

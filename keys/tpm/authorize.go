@@ -75,7 +75,7 @@ func (d *device) approve(b *blob, path string) (*ticket, error) {
 		return t, d.verify(t)
 	}
 	diff := changed(b.selection(), b.Values, values)
-	return nil, fmt.Errorf("%w: %w: %w", keys.ErrNoPolicy, why, &keys.PCRChanges{Changed: diff})
+	return nil, fmt.Errorf("%w: %w: %w", ErrNoPolicy, why, &keys.PCRChanges{Changed: diff})
 }
 
 // findApproval looks for an approval of the present values; without one it says what
@@ -158,11 +158,11 @@ func (d *device) verify(t *ticket) error {
 func (d *device) loadSigner(s *signer) (tpm2.TPMHandle, error) {
 	rsp, err := tpm2.LoadExternal{InPublic: tpm2.New2B(s.public), Hierarchy: tpm2.TPMRHOwner}.Execute(d)
 	if err != nil {
-		return 0, fmt.Errorf("%w: this TPM does not take it: %w", keys.ErrBadPolicyKey, d.explain(err))
+		return 0, fmt.Errorf("%w: this TPM does not take it: %w", ErrBadPolicyKey, d.explain(err))
 	}
 	if !bytes.Equal(rsp.Name.Buffer, s.name.Buffer) {
 		d.flush(rsp.ObjectHandle)
-		return 0, fmt.Errorf("%w: the TPM calls it %s, not %s", keys.ErrBadPolicyKey,
+		return 0, fmt.Errorf("%w: the TPM calls it %s, not %s", ErrBadPolicyKey,
 			hex.EncodeToString(rsp.Name.Buffer), hex.EncodeToString(s.name.Buffer))
 	}
 	return rsp.ObjectHandle, nil

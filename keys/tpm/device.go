@@ -13,8 +13,6 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/sys/unix"
-
-	"layervault/keys"
 )
 
 // DefaultPath is the kernel's resource-managed TPM device: several programs may use
@@ -41,7 +39,7 @@ type device struct {
 }
 
 // open connects to path: a character device, or the unix socket of an emulator
-// (swtpm). Error: keys.ErrNoTPM.
+// (swtpm). Error: ErrNoTPM.
 func open(ctx context.Context, path string) (*device, error) {
 	path, err := Locate(path)
 	if err != nil {
@@ -49,7 +47,7 @@ func open(ctx context.Context, path string) (*device, error) {
 	}
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", keys.ErrNoTPM, err)
+		return nil, fmt.Errorf("%w: %w", ErrNoTPM, err)
 	}
 	switch {
 	case info.Mode()&fs.ModeSocket != 0:
@@ -57,7 +55,7 @@ func open(ctx context.Context, path string) (*device, error) {
 	case info.Mode()&fs.ModeCharDevice != 0:
 		return openDevice(ctx, path)
 	default:
-		return nil, fmt.Errorf("%w: %s is neither a device nor a socket", keys.ErrNoTPM, path)
+		return nil, fmt.Errorf("%w: %s is neither a device nor a socket", ErrNoTPM, path)
 	}
 }
 
@@ -65,7 +63,7 @@ func dial(ctx context.Context, path string) (*device, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", keys.ErrNoTPM, err)
+		return nil, fmt.Errorf("%w: %w", ErrNoTPM, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	return &device{ctx: ctx, link: stopCloser{conn, stop}, wait: func() error { return nil }}, nil
@@ -88,7 +86,7 @@ func (c stopCloser) Close() error {
 func openDevice(ctx context.Context, path string) (*device, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("%w: open %s: %w", keys.ErrNoTPM, path, err)
+		return nil, fmt.Errorf("%w: open %s: %w", ErrNoTPM, path, err)
 	}
 	wait := func() error {
 		for {
@@ -144,7 +142,7 @@ func (d *device) Send(command []byte) ([]byte, error) {
 			if ctxErr := d.ctx.Err(); ctxErr != nil {
 				return nil, fmt.Errorf("the TPM did not answer in time: %w", ctxErr)
 			}
-			return nil, fmt.Errorf("%w: %w", keys.ErrNoTPM, err)
+			return nil, fmt.Errorf("%w: %w", ErrNoTPM, err)
 		}
 		if !tryAgain(binary.BigEndian.Uint32(response[6:])) {
 			return response, nil

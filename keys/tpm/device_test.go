@@ -149,7 +149,7 @@ func TestNonsenseFromTPM(t *testing.T) {
 			}()
 			d := &device{ctx: t.Context(), link: near, wait: func() error { return nil }}
 			defer d.Close()
-			if _, err := d.Send([]byte("command")); !errors.Is(err, keys.ErrNoTPM) {
+			if _, err := d.Send([]byte("command")); !errors.Is(err, ErrNoTPM) {
 				t.Fatalf("got %v", err)
 			}
 		})

@@ -100,7 +100,7 @@ func TestDeviceAdviceHelps(t *testing.T) {
 		defer d.Close()
 		return d.findRoot(before.name.Buffer, 0, false)
 	}
-	if _, err := find(); !errors.Is(err, keys.ErrOwnerPassword) {
+	if _, err := find(); !errors.Is(err, ErrOwnerPassword) {
 		t.Fatalf("got %v", err)
 	}
 	_, advice, _ := strings.Cut(persistAdvice, "with tpm2-tools: ")

@@ -148,10 +148,10 @@ func TestInterposerIsRefused(t *testing.T) {
 		return e, Config{Path: chip.Interpose(e.alter), PCRs: honest.PCRs}
 	}
 	e, cfg := newEvil()
-	if _, err := New(cfg).Wrap(t.Context(), binding, tierKey); !errors.Is(err, keys.ErrForgedAnswer) {
+	if _, err := New(cfg).Wrap(t.Context(), binding, tierKey); !errors.Is(err, ErrForgedAnswer) {
 		t.Fatalf("enrolment: %v", err)
 	}
-	if _, err := New(cfg).Unwrap(t.Context(), binding, raw); !errors.Is(err, keys.ErrForgedAnswer) {
+	if _, err := New(cfg).Unwrap(t.Context(), binding, raw); !errors.Is(err, ErrForgedAnswer) {
 		t.Fatalf("unlocking: %v", err)
 	}
 	if e.session != nil || e.stolen != nil {

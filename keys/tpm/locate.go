@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-
-	"layervault/keys"
 )
 
 // numbered is the kernel's name of a resource-managed TPM. Which number one gets depends on
@@ -16,7 +14,7 @@ import (
 var numbered = regexp.MustCompile(`^tpmrm[0-9]+$`)
 
 // Locate gives the path of the TPM: path itself, or where a numbered device is missing the
-// only one that has another number. Error: keys.ErrNoTPM, which names what there is.
+// only one that has another number. Error: ErrNoTPM, which names what there is.
 func Locate(path string) (string, error) {
 	if path == "" {
 		path = DefaultPath
@@ -26,7 +24,7 @@ func Locate(path string) (string, error) {
 		return path, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%w: %w", keys.ErrNoTPM, err)
+		return "", fmt.Errorf("%w: %w", ErrNoTPM, err)
 	}
 	var others []string
 	if numbered.MatchString(filepath.Base(path)) {
@@ -40,9 +38,9 @@ func Locate(path string) (string, error) {
 	}
 	switch len(others) {
 	case 0:
-		return "", fmt.Errorf("%w: %s does not exist; is the TPM enabled in the firmware and tpm_tis or tpm_crb loaded", keys.ErrNoTPM, path)
+		return "", fmt.Errorf("%w: %s does not exist; is the TPM enabled in the firmware and tpm_tis or tpm_crb loaded", ErrNoTPM, path)
 	case 1:
 		return others[0], nil
 	}
-	return "", fmt.Errorf("%w: %s does not exist, but %q do: say which one it is with tpm=", keys.ErrNoTPM, path, others)
+	return "", fmt.Errorf("%w: %s does not exist, but %q do: say which one it is with tpm=", ErrNoTPM, path, others)
 }

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
-
-	"layervault/keys"
 )
 
 // A PIN rests on the TPM's protection against guessing ("dictionary attack", TPM 2.0 part
@@ -54,13 +52,13 @@ func (r lockoutRules) judge(pin []byte) error {
 	switch {
 	case !r.AuthSet && set < least:
 		return fmt.Errorf("%w: it has %d characters, and %d are the least while everybody can clear this TPM's lockout (no lockout authorisation is set); set one, and %d will do: tpm2_changeauth -c lockout PASSWORD",
-			keys.ErrWeakPIN, len(pin), least, set)
+			ErrWeakPIN, len(pin), least, set)
 	case r.MaxTries == 0 || r.Recovery == 0:
 		return fmt.Errorf("%w: it has %d characters, and %d are the least while this TPM counts no failures; have it count: tpm2_dictionarylockout -s -n 32 -t 600 -l 86400",
-			keys.ErrWeakPIN, len(pin), least)
+			ErrWeakPIN, len(pin), least)
 	}
 	return fmt.Errorf("%w: it has %d characters, and %d are the least for this TPM (%d tries, one more each %s)",
-		keys.ErrWeakPIN, len(pin), least, r.MaxTries, r.Recovery)
+		ErrWeakPIN, len(pin), least, r.MaxTries, r.Recovery)
 }
 
 // lockoutRules reads those of the TPM.

@@ -31,11 +31,11 @@ var banks = map[string]tpm2.TPMAlgID{
 }
 
 // ParsePCRs reads "0-4,6-9,12-14", "sha384:0,7" or "none". The bank is sha256 when none
-// is given. An empty text is an error: whoever wants no PCRs must say so.
+// is given. An empty text is an error: "none" must be said. Error: ErrBadPCRs.
 func ParsePCRs(text string) (Selection, error) {
 	fail := func(format string, args ...any) (Selection, error) {
-		return Selection{}, fmt.Errorf("pcrs %q: %s; write for example %q, \"sha256:7\" or \"none\"",
-			text, fmt.Sprintf(format, args...), DefaultPCRs)
+		return Selection{}, fmt.Errorf("%w: pcrs %q: %s; write for example %q, \"sha256:7\" or \"none\"",
+			ErrBadPCRs, text, fmt.Sprintf(format, args...), DefaultPCRs)
 	}
 	list := strings.ToLower(strings.TrimSpace(text))
 	if list == "none" {

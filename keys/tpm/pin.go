@@ -39,7 +39,7 @@ func (p *pinSalt) authValue(ctx context.Context, ask func(context.Context) ([]by
 	}
 	defer clear(pin)
 	if len(pin) < minPIN {
-		return nil, fmt.Errorf("%w: a PIN has at least %d characters", keys.ErrWrongPIN, minPIN)
+		return nil, fmt.Errorf("%w: a PIN has at least %d characters", ErrWrongPIN, minPIN)
 	}
 	if judge != nil {
 		if err := judge(pin); err != nil {

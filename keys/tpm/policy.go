@@ -13,7 +13,7 @@ import (
 )
 
 // readPCRs returns the values of the selection, in its order. TPM2_PCR_Read gives at
-// most eight at a time. A bank that the TPM does not keep: keys.ErrPCRBank.
+// most eight at a time. A bank that the TPM does not keep: ErrPCRBank.
 func (d *device) readPCRs(sel Selection) ([][]byte, error) {
 	var values [][]byte
 	for rest := sel.PCRs; len(rest) > 0; {
@@ -24,7 +24,7 @@ func (d *device) readPCRs(sel Selection) ([][]byte, error) {
 		}
 		if len(rsp.PCRValues.Digests) != len(ask.PCRs) {
 			return nil, fmt.Errorf("%w: this TPM has no %s values for PCRs %s; choose another bank or switch this one on in the firmware",
-				keys.ErrPCRBank, ask.Bank, ask)
+				ErrPCRBank, ask.Bank, ask)
 		}
 		for _, v := range rsp.PCRValues.Digests {
 			values = append(values, v.Buffer)
@@ -40,7 +40,7 @@ func (d *device) readPCRs(sel Selection) ([][]byte, error) {
 func (d *device) checkBank(sel Selection, values [][]byte) error {
 	refuse := func(what string) error {
 		return fmt.Errorf("%w: %s in bank %s, so the boot is not measured; choose another bank, or accept it with allow-zero-pcrs",
-			keys.ErrPCRBank, what, sel.Bank)
+			ErrPCRBank, what, sel.Bank)
 	}
 	if allBytes(values, 0) {
 		return refuse("every chosen PCR is zero")

@@ -11,8 +11,6 @@ import (
 	"io"
 	"os"
 	"slices"
-
-	"layervault/keys"
 )
 
 // PolicyFile is a file of signed policies: by PCR bank, the PCR values that a key
@@ -38,7 +36,7 @@ type Approval struct {
 const maxPolicyBytes = 1 << 20
 
 // ReadPolicies reads a file of signed policies; one that is not there is empty. The
-// signatures are not checked: each slot has its own signer. Error: keys.ErrBadPolicy.
+// signatures are not checked: each slot has its own signer. Error: ErrBadPolicy.
 func ReadPolicies(path string) (PolicyFile, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -51,24 +49,24 @@ func ReadPolicies(path string) (PolicyFile, error) {
 	return DecodePolicies(f, path)
 }
 
-// DecodePolicies reads signed policies; name is for messages. Error: keys.ErrBadPolicy.
+// DecodePolicies reads signed policies; name is for messages. Error: ErrBadPolicy.
 func DecodePolicies(r io.Reader, name string) (PolicyFile, error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxPolicyBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("read signed policies: %w", err)
 	}
 	if len(data) > maxPolicyBytes {
-		return nil, fmt.Errorf("%w: %s is longer than %d bytes", keys.ErrBadPolicy, name, maxPolicyBytes)
+		return nil, fmt.Errorf("%w: %s is longer than %d bytes", ErrBadPolicy, name, maxPolicyBytes)
 	}
 	var file PolicyFile
 	if err := json.Unmarshal(data, &file); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", keys.ErrBadPolicy, name, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrBadPolicy, name, err)
 	}
 	for bank, approvals := range file {
 		for i, a := range approvals {
 			sel := Selection{Bank: bank, PCRs: a.PCRs}
 			if _, known := banks[bank]; !known || sel.None() || sel.valid() != nil || len(a.Policy) != sha256.Size {
-				return nil, fmt.Errorf("%w: %s: number %d of bank %q", keys.ErrBadPolicy, name, i+1, bank)
+				return nil, fmt.Errorf("%w: %s: number %d of bank %q", ErrBadPolicy, name, i+1, bank)
 			}
 		}
 	}
@@ -76,22 +74,22 @@ func DecodePolicies(r io.Reader, name string) (PolicyFile, error) {
 }
 
 // SignPolicy approves the values of the selected PCRs (in its order, each as long as
-// the bank's digest). It needs no TPM. Errors: keys.ErrBadPolicyKey, keys.ErrBadPolicy.
+// the bank's digest). It needs no TPM. Errors: ErrBadPolicyKey, ErrBadPolicy.
 func SignPolicy(private crypto.Signer, sel Selection, values [][]byte) (PolicyFile, error) {
 	s, err := newSigner(private.Public())
 	if err != nil {
 		return nil, err
 	}
 	if sel.None() || len(values) != len(sel.PCRs) {
-		return nil, fmt.Errorf("%w: %d values for PCRs %s", keys.ErrBadPolicy, len(values), sel)
+		return nil, fmt.Errorf("%w: %d values for PCRs %s", ErrBadPolicy, len(values), sel)
 	}
 	alg, err := banks[sel.Bank].Hash()
 	if err != nil {
-		return nil, fmt.Errorf("%w: bank %q", keys.ErrBadPolicy, sel.Bank)
+		return nil, fmt.Errorf("%w: bank %q", ErrBadPolicy, sel.Bank)
 	}
 	for i, v := range values {
 		if len(v) != alg.Size() {
-			return nil, fmt.Errorf("%w: PCR %d has a value of %d bytes, bank %s has %d", keys.ErrBadPolicy, sel.PCRs[i], len(v), sel.Bank, alg.Size())
+			return nil, fmt.Errorf("%w: PCR %d has a value of %d bytes, bank %s has %d", ErrBadPolicy, sel.PCRs[i], len(v), sel.Bank, alg.Size())
 		}
 	}
 	a := Approval{PCRs: sel.PCRs, Key: s.print}
@@ -103,7 +101,7 @@ func SignPolicy(private crypto.Signer, sel Selection, values [][]byte) (PolicyFi
 		return nil, fmt.Errorf("sign the policy: %w", err)
 	}
 	if !s.verify(a.Policy, a.Signature) {
-		return nil, fmt.Errorf("%w: the signature just made does not verify", keys.ErrBadPolicyKey)
+		return nil, fmt.Errorf("%w: the signature just made does not verify", ErrBadPolicyKey)
 	}
 	return PolicyFile{sel.Bank: {a}}, nil
 }

@@ -113,7 +113,7 @@ func (p *Provider) newAuth(ctx context.Context, d *device, b *blob) ([]byte, err
 // it cannot verify with would be found out only when it is needed.
 func (d *device) name(b *blob, key crypto.PublicKey, values [][]byte) error {
 	if b.Policy != policyPCR {
-		return fmt.Errorf("%w: a signed policy wants PCRs to speak of", keys.ErrBadPolicy)
+		return fmt.Errorf("%w: a signed policy wants PCRs to speak of", ErrBadPolicy)
 	}
 	s, err := newSigner(key)
 	if err != nil {

@@ -103,7 +103,7 @@ func TestSignedPolicyCarriesOverAChange(t *testing.T) {
 			fails := func(why string) {
 				t.Helper()
 				_, err := New(open).Unwrap(t.Context(), binding, raw)
-				if !errors.Is(err, keys.ErrNoPolicy) || len(keys.ChangedPCRs(err)) == 0 {
+				if !errors.Is(err, ErrNoPolicy) || len(keys.ChangedPCRs(err)) == 0 {
 					t.Fatalf("%s: %v", why, err)
 				}
 			}
@@ -145,7 +145,7 @@ func TestSignedPolicyWithPIN(t *testing.T) {
 	cfg := Config{Path: chip.Socket, Policies: path, PIN: pin("123456789012")}
 	expectOpen(t, cfg, raw)
 	cfg.PIN = pin("4321")
-	if _, err := New(cfg).Unwrap(t.Context(), binding, raw); !errors.Is(err, keys.ErrWrongPIN) {
+	if _, err := New(cfg).Unwrap(t.Context(), binding, raw); !errors.Is(err, ErrWrongPIN) {
 		t.Fatalf("got %v", err)
 	}
 	sealing, err := SealingOf(raw)
@@ -182,26 +182,26 @@ func TestPolicyKeys(t *testing.T) {
 	chip := swtpmtest.Start(t).Boot()
 	for name, key := range map[string]crypto.Signer{"P-384": p384, "RSA 1024": newRSA(t, 1024)} {
 		_, err := New(Config{Path: chip.Socket, PCRs: mustPCRs(t, "7"), SignedBy: key.Public()}).Wrap(t.Context(), binding, tierKey)
-		if !errors.Is(err, keys.ErrBadPolicyKey) {
+		if !errors.Is(err, ErrBadPolicyKey) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	_, err = New(Config{Path: chip.Socket, SignedBy: newECDSA(t).Public()}).Wrap(t.Context(), binding, tierKey)
-	if !errors.Is(err, keys.ErrBadPolicy) {
+	if !errors.Is(err, ErrBadPolicy) {
 		t.Errorf("without PCRs: %v", err)
 	}
 	sel := mustPCRs(t, "sha256:7")
 	for name, values := range map[string][][]byte{"none": nil, "short": {make([]byte, 20)}, "too many": {make([]byte, 32), make([]byte, 32)}} {
-		if _, err := SignPolicy(newECDSA(t), sel, values); !errors.Is(err, keys.ErrBadPolicy) {
+		if _, err := SignPolicy(newECDSA(t), sel, values); !errors.Is(err, ErrBadPolicy) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for _, text := range []string{"", "x", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte{1}})),
 		string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte{1}}))} {
-		if _, err := ParsePublicKey([]byte(text)); !errors.Is(err, keys.ErrBadPolicyKey) {
+		if _, err := ParsePublicKey([]byte(text)); !errors.Is(err, ErrBadPolicyKey) {
 			t.Errorf("%q: %v", text, err)
 		}
-		if _, err := ParsePrivateKey([]byte(text)); !errors.Is(err, keys.ErrBadPolicyKey) {
+		if _, err := ParsePrivateKey([]byte(text)); !errors.Is(err, ErrBadPolicyKey) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
@@ -258,7 +258,7 @@ func TestPolicyFileIsSystemds(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := ReadPolicies(path); !errors.Is(err, keys.ErrBadPolicy) {
+		if _, err := ReadPolicies(path); !errors.Is(err, ErrBadPolicy) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}

@@ -12,8 +12,6 @@ import (
 	"math/big"
 
 	"github.com/google/go-tpm/tpm2"
-
-	"layervault/keys"
 	"layervault/keys/pemkey"
 )
 
@@ -46,7 +44,7 @@ func newSigner(key crypto.PublicKey) (*signer, error) {
 	case *ecdsa.PublicKey:
 		point, err := k.Bytes() // 0x04, X, Y
 		if err != nil || k.Curve != elliptic.P256() {
-			return nil, fmt.Errorf("%w: an ECDSA key on %s; TPMs verify P-256", keys.ErrBadPolicyKey, k.Params().Name)
+			return nil, fmt.Errorf("%w: an ECDSA key on %s; TPMs verify P-256", ErrBadPolicyKey, k.Params().Name)
 		}
 		s.print = fingerprint(point)
 		public.Type = tpm2.TPMAlgECC
@@ -58,14 +56,14 @@ func newSigner(key crypto.PublicKey) (*signer, error) {
 		bits := k.N.BitLen()
 		if bits < minRSABits || bits > maxRSABits || bits%1024 != 0 || k.E != rsaExponent {
 			return nil, fmt.Errorf("%w: RSA of %d bits, exponent %d; TPMs verify 2048 bits (some 3072 and 4096), exponent %d",
-				keys.ErrBadPolicyKey, bits, k.E, rsaExponent)
+				ErrBadPolicyKey, bits, k.E, rsaExponent)
 		}
 		s.print = fingerprint(x509.MarshalPKCS1PublicKey(k))
 		public.Type = tpm2.TPMAlgRSA
 		public.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{KeyBits: tpm2.TPMIRSAKeyBits(bits)})
 		public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: k.N.Bytes()})
 	default:
-		return nil, fmt.Errorf("%w: %T; it is ECDSA P-256 or RSA", keys.ErrBadPolicyKey, key)
+		return nil, fmt.Errorf("%w: %T; it is ECDSA P-256 or RSA", ErrBadPolicyKey, key)
 	}
 	name, err := tpm2.ObjectName(&public)
 	if err != nil {
@@ -81,22 +79,22 @@ func fingerprint(der []byte) hexBytes {
 }
 
 // ParsePublicKey reads the public key of a policy's signer from PEM. Error:
-// keys.ErrBadPolicyKey.
+// ErrBadPolicyKey.
 func ParsePublicKey(text []byte) (crypto.PublicKey, error) {
 	key, err := pemkey.Public(text)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", keys.ErrBadPolicyKey, err)
+		return nil, fmt.Errorf("%w: %w", ErrBadPolicyKey, err)
 	}
 	_, err = newSigner(key)
 	return key, err
 }
 
 // ParsePrivateKey reads the private key of a policy's signer from PEM, not encrypted.
-// Error: keys.ErrBadPolicyKey.
+// Error: ErrBadPolicyKey.
 func ParsePrivateKey(text []byte) (crypto.Signer, error) {
 	private, err := pemkey.Private(text)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", keys.ErrBadPolicyKey, err)
+		return nil, fmt.Errorf("%w: %w", ErrBadPolicyKey, err)
 	}
 	_, err = newSigner(private.Public())
 	return private, err
@@ -123,7 +121,7 @@ func (s *signer) forTPM(signature []byte) (tpm2.TPMTSignature, error) {
 	}
 	var rs struct{ R, S *big.Int }
 	if _, err := asn1.Unmarshal(signature, &rs); err != nil {
-		return tpm2.TPMTSignature{}, fmt.Errorf("%w: %w", keys.ErrBadPolicy, err)
+		return tpm2.TPMTSignature{}, fmt.Errorf("%w: %w", ErrBadPolicy, err)
 	}
 	return tpm2.TPMTSignature{SigAlg: tpm2.TPMAlgECDSA, Signature: tpm2.NewTPMUSignature(tpm2.TPMAlgECDSA,
 		&tpm2.TPMSSignatureECC{

@@ -6,8 +6,6 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
-
-	"layervault/keys"
 )
 
 // Persistent handles where a storage root key may be. The TCG provisioning guidance
@@ -33,12 +31,12 @@ var nameOf = func(public *tpm2.TPMTPublic, told tpm2.TPM2BName) (*tpm2.TPM2BName
 		return nil, fmt.Errorf("name of a key: %w", err)
 	}
 	if !bytes.Equal(name.Buffer, told.Buffer) {
-		return nil, fmt.Errorf("%w: it tells of the key %x, whose name is %x", keys.ErrForgedAnswer, told.Buffer, name.Buffer)
+		return nil, fmt.Errorf("%w: it tells of the key %x, whose name is %x", ErrForgedAnswer, told.Buffer, name.Buffer)
 	}
 	return name, nil
 }
 
-// findRoot returns the storage root key of a slot, by its name: keys.ErrOtherTPM when this
+// findRoot returns the storage root key of a slot, by its name: ErrOtherTPM when this
 // TPM has none such. At is where a persistent one was; 0 if it was none, or for a slot that
 // does not say. With again, persistent keys are passed over: the one that fits did not take
 // an empty password, which the name does not tell.
@@ -62,7 +60,7 @@ func (d *device) findRoot(want []byte, at tpm2.TPMHandle, again bool) (*root, er
 	var last error
 	for _, template := range d.templates() {
 		r, err := d.primaryRoot(template)
-		if errors.Is(err, keys.ErrForgedAnswer) {
+		if errors.Is(err, ErrForgedAnswer) {
 			return nil, err
 		}
 		if err != nil {
@@ -78,12 +76,12 @@ func (d *device) findRoot(want []byte, at tpm2.TPMHandle, again bool) (*root, er
 	switch {
 	case at != 0:
 		return nil, fmt.Errorf("%w: the slot was sealed under the storage key at %#x, which is not there any more, or is another one (tpm2_readpublic -c %#x): it was evicted, or the TPM was cleared or replaced; put it back, or: layervault key recover",
-			keys.ErrOtherTPM, uint32(at), uint32(at))
+			ErrOtherTPM, uint32(at), uint32(at))
 	case len(here) == 0:
 		return nil, last
 	}
 	return nil, fmt.Errorf("%w, or this one was cleared, or the persistent storage key was evicted: the slot wants the storage key %x, this TPM has %x",
-		keys.ErrOtherTPM, want, here)
+		ErrOtherTPM, want, here)
 }
 
 // chooseRoot gives a storage root key for new slots: a persistent one that is ours to use,
@@ -115,7 +113,7 @@ func (d *device) chooseRoot() (*root, error) {
 		if r, err = d.primaryRoot(template); err == nil {
 			return r, nil
 		}
-		if errors.Is(err, keys.ErrForgedAnswer) {
+		if errors.Is(err, ErrForgedAnswer) {
 			break
 		}
 	}
@@ -234,7 +232,7 @@ func (d *device) primaryRoot(template tpm2.TPMTPublic) (*root, error) {
 		InPublic:      tpm2.New2B(template),
 	}.Execute(d)
 	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
-		return nil, fmt.Errorf("%w: the TPM's owner has a password, and without it no storage key can be made; %s: %w", keys.ErrOwnerPassword, persistAdvice, err)
+		return nil, fmt.Errorf("%w: the TPM's owner has a password, and without it no storage key can be made; %s: %w", ErrOwnerPassword, persistAdvice, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make the storage root key: %w", d.explain(err))
@@ -243,7 +241,7 @@ func (d *device) primaryRoot(template tpm2.TPMTPublic) (*root, error) {
 	public, err := rsp.OutPublic.Contents()
 	if err != nil || !isStorageRoot(public) {
 		d.releaseRoot(r)
-		return nil, fmt.Errorf("the TPM made a storage root key that is not of the asked kind: %w", errors.Join(err, keys.ErrNoTPM))
+		return nil, fmt.Errorf("the TPM made a storage root key that is not of the asked kind: %w", errors.Join(err, ErrNoTPM))
 	}
 	name, err := nameOf(public, rsp.Name)
 	if err != nil {

@@ -135,7 +135,7 @@ func TestAnotherTPM(t *testing.T) {
 		t.Run(pcrs, func(t *testing.T) {
 			one, two := swtpmtest.Start(t).Boot(), swtpmtest.Start(t).Boot()
 			raw := wrap(t, Config{Path: one.Socket, PCRs: mustPCRs(t, pcrs)})
-			if _, err := New(Config{Path: two.Socket}).Unwrap(t.Context(), binding, raw); !errors.Is(err, keys.ErrOtherTPM) {
+			if _, err := New(Config{Path: two.Socket}).Unwrap(t.Context(), binding, raw); !errors.Is(err, ErrOtherTPM) {
 				t.Fatalf("got %v", err)
 			}
 		})
@@ -150,7 +150,7 @@ func TestClearedTPM(t *testing.T) {
 		_, err := tpm2.Clear{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)}}.Execute(c)
 		return err
 	})
-	if _, err := New(cfg).Unwrap(t.Context(), binding, raw); !errors.Is(err, keys.ErrOtherTPM) {
+	if _, err := New(cfg).Unwrap(t.Context(), binding, raw); !errors.Is(err, ErrOtherTPM) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -169,7 +169,7 @@ func TestUnmeasuredBankIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := Config{Path: tc.chip.Socket, PCRs: mustPCRs(t, tc.pcrs)}
-			if _, err := New(cfg).Wrap(t.Context(), binding, tierKey); !errors.Is(err, keys.ErrPCRBank) {
+			if _, err := New(cfg).Wrap(t.Context(), binding, tierKey); !errors.Is(err, ErrPCRBank) {
 				t.Fatalf("got %v", err)
 			}
 			cfg.AllowZeroPCRs = true
@@ -194,12 +194,12 @@ func TestPINAndLockout(t *testing.T) {
 	var err error
 	for i := range 40 { // swtpm locks out after 3; the specification leaves the number open
 		wrong := New(Config{Path: chip.Socket, PIN: pin(fmt.Sprintf("wrong PIN %d", i))})
-		if _, err = wrong.Unwrap(t.Context(), binding, raw); !errors.Is(err, keys.ErrWrongPIN) {
+		if _, err = wrong.Unwrap(t.Context(), binding, raw); !errors.Is(err, ErrWrongPIN) {
 			break
 		}
 	}
-	var lockout *keys.Lockout
-	if !errors.As(err, &lockout) || !errors.Is(err, keys.ErrLockout) {
+	var lockout *Lockout
+	if !errors.As(err, &lockout) || !errors.Is(err, ErrLockout) {
 		t.Fatalf("want a lockout, got %v", err)
 	}
 	if lockout.MaxFailures == 0 || lockout.Failures < lockout.MaxFailures || lockout.Recovery == 0 {
@@ -214,7 +214,7 @@ func TestPINWithoutPCRs(t *testing.T) {
 	chip := swtpmtest.Start(t)
 	raw := wrap(t, Config{Path: chip.Socket, NewPIN: pin("123456789012")})
 	expectOpen(t, Config{Path: chip.Socket, PIN: pin("123456789012")}, raw)
-	if _, err := New(Config{Path: chip.Socket, PIN: pin("123456789013")}).Unwrap(t.Context(), binding, raw); !errors.Is(err, keys.ErrWrongPIN) {
+	if _, err := New(Config{Path: chip.Socket, PIN: pin("123456789013")}).Unwrap(t.Context(), binding, raw); !errors.Is(err, ErrWrongPIN) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -237,7 +237,7 @@ func TestWrongPINIsSentOnce(t *testing.T) {
 		return n
 	}
 	for range 6 {
-		if _, err := New(Config{Path: chip.Socket, PIN: pin("the wrong PIN")}).Unwrap(t.Context(), binding, raw); !errors.Is(err, keys.ErrWrongPIN) {
+		if _, err := New(Config{Path: chip.Socket, PIN: pin("the wrong PIN")}).Unwrap(t.Context(), binding, raw); !errors.Is(err, ErrWrongPIN) {
 			t.Fatalf("got %v", err)
 		}
 	}
@@ -265,7 +265,7 @@ func TestWeakPINs(t *testing.T) {
 		if got := tc.rules.leastPIN(); got != tc.least {
 			t.Errorf("%s: %d characters, want %d", name, got, tc.least)
 		}
-		if err := tc.rules.judge(make([]byte, tc.least-1)); !errors.Is(err, keys.ErrWeakPIN) {
+		if err := tc.rules.judge(make([]byte, tc.least-1)); !errors.Is(err, ErrWeakPIN) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if err := tc.rules.judge(make([]byte, tc.least)); err != nil {
@@ -275,7 +275,7 @@ func TestWeakPINs(t *testing.T) {
 	chip := swtpmtest.Start(t).Boot()
 	short := Config{Path: chip.Socket, NewPIN: pin("12345678"), PIN: pin("12345678")}
 	_, err := New(short).Wrap(t.Context(), binding, tierKey)
-	if !errors.Is(err, keys.ErrWeakPIN) || !strings.Contains(err.Error(), "tpm2_changeauth -c lockout") {
+	if !errors.Is(err, ErrWeakPIN) || !strings.Contains(err.Error(), "tpm2_changeauth -c lockout") {
 		t.Fatalf("got %v", err)
 	}
 	kept := short
@@ -289,7 +289,7 @@ func TestWeakPINs(t *testing.T) {
 	})
 	expectOpen(t, short, wrap(t, short))
 	tiny := Config{Path: chip.Socket, NewPIN: pin("1234")}
-	if _, err := New(tiny).Wrap(t.Context(), binding, tierKey); !errors.Is(err, keys.ErrWeakPIN) {
+	if _, err := New(tiny).Wrap(t.Context(), binding, tierKey); !errors.Is(err, ErrWeakPIN) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -374,7 +374,7 @@ func TestPolicyDigestIsTheSpecified(t *testing.T) {
 func TestNoTPM(t *testing.T) {
 	plain := t.TempDir() + "/file"
 	for _, path := range []string{"/nonexistent", t.TempDir(), plain, "/dev/null"} {
-		if _, err := New(Config{Path: path}).Wrap(t.Context(), binding, tierKey); !errors.Is(err, keys.ErrNoTPM) {
+		if _, err := New(Config{Path: path}).Wrap(t.Context(), binding, tierKey); !errors.Is(err, ErrNoTPM) {
 			t.Errorf("%s: got %v", path, err)
 		}
 	}

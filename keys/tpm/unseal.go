@@ -13,8 +13,8 @@ import (
 	"layervault/keys"
 )
 
-// Unwrap implements keys.Provider. Errors worth telling apart: keys.ErrNoTPM,
-// keys.ErrOtherTPM, *keys.PCRChanges, *keys.Lockout, keys.ErrWrongPIN,
+// Unwrap implements keys.Provider. Errors worth telling apart: ErrNoTPM,
+// ErrOtherTPM, *keys.PCRChanges, *Lockout, ErrWrongPIN,
 // keys.ErrNeedsPerson, keys.ErrDamagedSlot.
 func (p *Provider) Unwrap(ctx context.Context, binding keys.Binding, raw json.RawMessage) ([]byte, error) {
 	b, err := parseBlob(raw)
@@ -28,7 +28,7 @@ func (p *Provider) Unwrap(ctx context.Context, binding keys.Binding, raw json.Ra
 		}
 		defer clear(auth)
 		if again, err := refused.before(b.Public, auth); again || err != nil {
-			return nil, errors.Join(err, fmt.Errorf("%w: the TPM refused this PIN before, so it was not asked again; put the right one in place", keys.ErrWrongPIN))
+			return nil, errors.Join(err, fmt.Errorf("%w: the TPM refused this PIN before, so it was not asked again; put the right one in place", ErrWrongPIN))
 		}
 	}
 	d, err := open(ctx, p.cfg.Path)
@@ -40,7 +40,7 @@ func (p *Provider) Unwrap(ctx context.Context, binding keys.Binding, raw json.Ra
 	if errors.Is(err, errRootPassword) {
 		kek, err = p.unsealUnder(d, b, auth, true)
 	}
-	if errors.Is(err, keys.ErrWrongPIN) {
+	if errors.Is(err, ErrWrongPIN) {
 		err = errors.Join(err, refused.add(b.Public, auth))
 	}
 	if err != nil {
@@ -126,11 +126,11 @@ func (d *device) diagnose(b *blob, failure error) error {
 	var policy *errPolicy
 	switch {
 	case errors.Is(failure, tpm2.TPMRCAuthFail) || errors.Is(failure, tpm2.TPMRCBadAuth):
-		return fmt.Errorf("%w (a wrong one counts towards the TPM's lockout)", keys.ErrWrongPIN)
+		return fmt.Errorf("%w (a wrong one counts towards the TPM's lockout)", ErrWrongPIN)
 	case errors.As(failure, &policy) || errors.Is(failure, tpm2.TPMRCPolicyFail) ||
 		errors.Is(failure, tpm2.TPMRCPCRChanged) || errors.Is(failure, tpm2.TPMRCValue):
 		values, err := d.readPCRs(b.selection())
-		if errors.Is(err, keys.ErrPCRBank) {
+		if errors.Is(err, ErrPCRBank) {
 			return fmt.Errorf("%w: or seal the slot to another bank: layervault key reseal --recovery-key-file FILE --pcrs sha384:%s", err, strings.TrimPrefix(b.selection().String(), b.Bank+":"))
 		}
 		if err == nil {
@@ -142,23 +142,23 @@ func (d *device) diagnose(b *blob, failure error) error {
 	return fmt.Errorf("unseal the key: %w", d.explain(failure))
 }
 
-// explain turns a lockout into keys.Lockout with the TPM's own numbers, and names what has
+// explain turns a lockout into Lockout with the TPM's own numbers, and names what has
 // no room left.
 func (d *device) explain(err error) error {
 	for _, full := range []tpm2.TPMRC{tpm2.TPMRCSessionMemory, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap} {
 		if errors.Is(err, full) {
-			return fmt.Errorf("%w for another session; some program left its own there: tpm2_flushcontext -l -s, and use /dev/tpmrm0, which keeps programs apart: %w", keys.ErrTPMFull, err)
+			return fmt.Errorf("%w for another session; some program left its own there: tpm2_flushcontext -l -s, and use /dev/tpmrm0, which keeps programs apart: %w", ErrTPMFull, err)
 		}
 	}
 	for _, full := range []tpm2.TPMRC{tpm2.TPMRCObjectMemory, tpm2.TPMRCObjectHandles} {
 		if errors.Is(err, full) {
-			return fmt.Errorf("%w for another object; some program left its own there: tpm2_flushcontext -t, and use /dev/tpmrm0, which keeps programs apart: %w", keys.ErrTPMFull, err)
+			return fmt.Errorf("%w for another object; some program left its own there: tpm2_flushcontext -t, and use /dev/tpmrm0, which keeps programs apart: %w", ErrTPMFull, err)
 		}
 	}
 	if !errors.Is(err, tpm2.TPMRCLockout) {
 		return err
 	}
-	lockout := &keys.Lockout{}
+	lockout := &Lockout{}
 	rsp, capErr := tpm2.GetCapability{
 		Capability:    tpm2.TPMCapTPMProperties,
 		Property:      uint32(tpm2.TPMPTLockoutCounter),

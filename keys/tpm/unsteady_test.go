@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"layervault/keys"
 )
 
 // What changes in the course of a boot is named, on machines where it does.
@@ -64,23 +62,23 @@ func TestLocate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := Locate(path("tpmrm0")); !errors.Is(err, keys.ErrNoTPM) {
+	if _, err := Locate(path("tpmrm0")); !errors.Is(err, ErrNoTPM) {
 		t.Fatalf("got %v", err)
 	}
 	touch("tpm1") // without a resource manager
 	touch("tpmrm0.hidden")
-	if _, err := Locate(path("tpmrm0")); !errors.Is(err, keys.ErrNoTPM) {
+	if _, err := Locate(path("tpmrm0")); !errors.Is(err, ErrNoTPM) {
 		t.Fatalf("got %v", err)
 	}
 	touch("tpmrm1")
 	if got, err := Locate(path("tpmrm0")); err != nil || got != path("tpmrm1") {
 		t.Fatalf("got %q, %v", got, err)
 	}
-	if _, err := Locate(path("socket")); !errors.Is(err, keys.ErrNoTPM) {
+	if _, err := Locate(path("socket")); !errors.Is(err, ErrNoTPM) {
 		t.Fatalf("another kind of path: %v", err)
 	}
 	touch("tpmrm2")
-	if _, err := Locate(path("tpmrm0")); !errors.Is(err, keys.ErrNoTPM) || !strings.Contains(err.Error(), "tpmrm1") || !strings.Contains(err.Error(), "tpmrm2") {
+	if _, err := Locate(path("tpmrm0")); !errors.Is(err, ErrNoTPM) || !strings.Contains(err.Error(), "tpmrm1") || !strings.Contains(err.Error(), "tpmrm2") {
 		t.Fatalf("got %v", err)
 	}
 	if got, err := Locate(path("tpmrm2")); err != nil || got != path("tpmrm2") {

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"layervault/keys"
 )
 
 // Values are PCR values of one bank, by PCR.
@@ -21,22 +19,22 @@ type Values map[int][]byte
 var valueLine = regexp.MustCompile(`^\s*([0-9]+)\s*[=:]\s*(?:0x)?([0-9A-Fa-f]+)\s*$`)
 
 // Add adds a value that is written as "7=HEX", or as tpm2_pcrread prints it. Error:
-// keys.ErrBadPolicy.
+// ErrBadPolicy.
 func (v Values) Add(line string) error {
 	m := valueLine.FindStringSubmatch(line)
 	if m == nil {
-		return fmt.Errorf("%w: %q is no PCR and value; write 7=HEX", keys.ErrBadPolicy, line)
+		return fmt.Errorf("%w: %q is no PCR and value; write 7=HEX", ErrBadPolicy, line)
 	}
 	n, err := strconv.Atoi(m[1])
 	if err != nil {
-		return fmt.Errorf("%w: %q: %w", keys.ErrBadPolicy, line, err)
+		return fmt.Errorf("%w: %q: %w", ErrBadPolicy, line, err)
 	}
 	value, err := hex.DecodeString(m[2])
 	if err != nil {
-		return fmt.Errorf("%w: PCR %d: %w", keys.ErrBadPolicy, n, err)
+		return fmt.Errorf("%w: PCR %d: %w", ErrBadPolicy, n, err)
 	}
 	if _, twice := v[n]; twice {
-		return fmt.Errorf("%w: PCR %d is given twice (a file holds one bank)", keys.ErrBadPolicy, n)
+		return fmt.Errorf("%w: PCR %d is given twice (a file holds one bank)", ErrBadPolicy, n)
 	}
 	v[n] = value
 	return nil
@@ -59,7 +57,7 @@ func (v Values) AddAll(r io.Reader) error {
 }
 
 // Select gives the selection that pcrs names (ParsePCRs), "" for every value of SHA-256, with
-// its values. Error: keys.ErrBadPolicy for a PCR without a value.
+// its values. Error: ErrBadPolicy for a PCR without a value.
 func (v Values) Select(pcrs string) (Selection, [][]byte, error) {
 	if pcrs == "" {
 		var all []string
@@ -75,7 +73,7 @@ func (v Values) Select(pcrs string) (Selection, [][]byte, error) {
 	values := make([][]byte, len(sel.PCRs))
 	for i, n := range sel.PCRs {
 		if values[i] = v[n]; values[i] == nil {
-			return sel, nil, fmt.Errorf("%w: no value of PCR %d is given", keys.ErrBadPolicy, n)
+			return sel, nil, fmt.Errorf("%w: no value of PCR %d is given", ErrBadPolicy, n)
 		}
 	}
 	return sel, values, nil

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"layervault/keys"
 	"layervault/keys/tpm"
 )
 
@@ -26,11 +25,11 @@ func TestValues(t *testing.T) {
 		t.Errorf("%v, %x, %v", sel, values, err)
 	}
 	for _, line := range []string{"7=" + zero, "seven", "8=abc", "9", "99999999999999999999=00"} {
-		if err := v.Add(line); !errors.Is(err, keys.ErrBadPolicy) {
+		if err := v.Add(line); !errors.Is(err, tpm.ErrBadPolicy) {
 			t.Errorf("%q: %v", line, err)
 		}
 	}
-	if _, _, err := v.Select("8"); !errors.Is(err, keys.ErrBadPolicy) {
+	if _, _, err := v.Select("8"); !errors.Is(err, tpm.ErrBadPolicy) {
 		t.Errorf("a PCR without a value: %v", err)
 	}
 }

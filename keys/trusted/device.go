@@ -13,7 +13,6 @@ import (
 
 	"layervault/crypt/dm"
 	"layervault/crypt/loop"
-	"layervault/keys"
 )
 
 // backing is the length of the memory beneath the device: a page, of which the first
@@ -82,7 +81,7 @@ func decryptSector(ctx context.Context, c cipher, sector []byte, load loadTable)
 func withDevice(ctx context.Context, c cipher, load loadTable, fn func(device, beneath *os.File) error) (err error) {
 	control, err := dm.Open()
 	if err != nil {
-		return fmt.Errorf("%w: %w", keys.ErrNoTrusted, err)
+		return fmt.Errorf("%w: %w", ErrNoTrusted, err)
 	}
 	defer func() { err = errors.Join(err, control.Close()) }()
 	fd, err := unix.MemfdCreate("layervault-key", unix.MFD_CLOEXEC)

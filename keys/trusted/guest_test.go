@@ -143,14 +143,14 @@ func TestEncryptedKeys(t *testing.T) {
 	}
 
 	sh(t, `head -c 32 /dev/urandom | keyctl padd user layervault-test @u >/dev/null`)
-	if _, err := unlock(t, path); !errors.Is(err, keys.ErrOtherChip) {
+	if _, err := unlock(t, path); !errors.Is(err, ErrOtherChip) {
 		t.Errorf("with another master key: %v", err)
 	}
 	sh(t, `keyctl purge user layervault-test >/dev/null`)
-	if _, err := unlock(t, path); !errors.Is(err, keys.ErrOtherChip) || !strings.Contains(err.Error(), "no master key user:layervault-test") {
+	if _, err := unlock(t, path); !errors.Is(err, ErrOtherChip) || !strings.Contains(err.Error(), "no master key user:layervault-test") {
 		t.Errorf("without the master key: %v", err)
 	}
-	if _, err := p.Wrap(t.Context(), keys.Binding{}, make([]byte, keys.KeySize)); !errors.Is(err, keys.ErrOtherChip) {
+	if _, err := p.Wrap(t.Context(), keys.Binding{}, make([]byte, keys.KeySize)); !errors.Is(err, ErrOtherChip) {
 		t.Errorf("a new slot without the master key: %v", err)
 	}
 }
@@ -159,11 +159,11 @@ func TestEncryptedKeys(t *testing.T) {
 func TestEncryptedOnlyKernel(t *testing.T) {
 	for name, words := range map[string]string{"tpm": "modprobe trusted source=tpm", "caam": "modprobe trusted source=caam", "dcp": "CONFIG_TRUSTED_KEYS", "tee": "CONFIG_TRUSTED_KEYS", "tagged": taggedDevice} {
 		p := source(t, name)
-		if err := Available(p.source); !errors.Is(err, keys.ErrNoTrusted) {
+		if err := Available(p.source); !errors.Is(err, ErrNoTrusted) {
 			t.Errorf("%s is available: %v", name, err)
 		}
 		_, err := p.Wrap(t.Context(), keys.Binding{}, make([]byte, keys.KeySize))
-		if !errors.Is(err, keys.ErrNoTrusted) || !strings.Contains(err.Error(), words) {
+		if !errors.Is(err, ErrNoTrusted) || !strings.Contains(err.Error(), words) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -176,7 +176,7 @@ func TestTrustedKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := p.Wrap(t.Context(), keys.Binding{}, make([]byte, keys.KeySize))
-	if !errors.Is(err, keys.ErrNoTrusted) || !strings.Contains(err.Error(), "tpm2_evictcontrol") {
+	if !errors.Is(err, ErrNoTrusted) || !strings.Contains(err.Error(), "tpm2_evictcontrol") {
 		t.Errorf("without a storage key: %v", err)
 	}
 	const storageKey = `cd "$1"; tpm2_createprimary -Q -C o -G rsa2048 -c k.ctx; tpm2_evictcontrol -Q -C o -c k.ctx 0x81000001; tpm2_flushcontext -Q -t`
@@ -188,7 +188,7 @@ func TestTrustedKeys(t *testing.T) {
 	}
 	// the sealed form is a TPM's, and is seen to be
 	for _, other := range []string{"caam", "dcp", "tee"} {
-		if _, err := source(t, other).Wrap(t.Context(), keys.Binding{}, make([]byte, keys.KeySize)); !errors.Is(err, keys.ErrNoTrusted) {
+		if _, err := source(t, other).Wrap(t.Context(), keys.Binding{}, make([]byte, keys.KeySize)); !errors.Is(err, ErrNoTrusted) {
 			t.Errorf("source %s on a TPM: %v", other, err)
 		}
 	}
@@ -199,16 +199,16 @@ func TestTrustedKeys(t *testing.T) {
 	if err := (Source{kind: kindTPM}).checkMaker(slot); err != nil {
 		t.Error(err)
 	}
-	if err := (Source{kind: kindCAAM}).checkMaker(slot); !errors.Is(err, keys.ErrNoTrusted) || !strings.Contains(err.Error(), "they rest on tpm here") {
+	if err := (Source{kind: kindCAAM}).checkMaker(slot); !errors.Is(err, ErrNoTrusted) || !strings.Contains(err.Error(), "they rest on tpm here") {
 		t.Errorf("cipher %s: %v", c.name, err)
 	}
 
 	sh(t, `tpm2_clear -Q -c p || tpm2_clear -Q -c l`)
-	if _, err := unlock(t, path); !errors.Is(err, keys.ErrOtherChip) {
+	if _, err := unlock(t, path); !errors.Is(err, ErrOtherChip) {
 		t.Errorf("with a TPM that was cleared: %v", err)
 	}
 	sh(t, storageKey, t.TempDir())
-	if _, err := unlock(t, path); !errors.Is(err, keys.ErrOtherChip) {
+	if _, err := unlock(t, path); !errors.Is(err, ErrOtherChip) {
 		t.Errorf("with another storage key: %v", err)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt/dm"
-	"layervault/keys"
 )
 
 // linux is the kernel that runs.
@@ -108,7 +107,7 @@ func withKey(src Source, payload string, fn func(dm.KeyRef) error) (sealed strin
 		return "", explain(src, payload, err) // of an encrypted key, the master key is first wanted here
 	}
 	if n > len(buf) {
-		return "", fmt.Errorf("%w: the sealed form of a %s key has %d bytes, at most %d were expected", keys.ErrNoTrusted, src.keyType(), n, len(buf))
+		return "", fmt.Errorf("%w: the sealed form of a %s key has %d bytes, at most %d were expected", ErrNoTrusted, src.keyType(), n, len(buf))
 	}
 	return string(buf[:n]), fn(dm.KeyRef{Type: src.keyType(), Description: description})
 }
@@ -127,31 +126,31 @@ func linkUserKeyring() (unlink func(), err error) {
 func explain(src Source, payload string, errno error) error {
 	switch {
 	case errors.Is(errno, unix.ENODEV) && src.kind == kindEncrypted:
-		return fmt.Errorf("%w: it was built without CONFIG_ENCRYPTED_KEYS: %w", keys.ErrNoTrusted, errno)
+		return fmt.Errorf("%w: it was built without CONFIG_ENCRYPTED_KEYS: %w", ErrNoTrusted, errno)
 	case errors.Is(errno, unix.ENODEV):
 		return fmt.Errorf("%w: it was built without CONFIG_TRUSTED_KEYS, or the module is not loaded (modprobe trusted source=%s), or found no %s: %w",
-			keys.ErrNoTrusted, src.kind, src.kind, errno)
+			ErrNoTrusted, src.kind, src.kind, errno)
 	case errors.Is(errno, unix.ENOKEY) && src.kind == kindEncrypted:
 		return fmt.Errorf("%w: there is no master key %s in root's keyring; whatever puts it there at boot has not (keyctl show @u): %w",
-			keys.ErrOtherChip, src.master, errno)
+			ErrOtherChip, src.master, errno)
 	case errors.Is(errno, unix.EDQUOT):
 		return fmt.Errorf("add a %s key: the user's quota of keys is full (/proc/sys/kernel/keys): %w", src.keyType(), errno)
 	case errors.Is(errno, unix.ENOMEM):
 		return fmt.Errorf("add a %s key: %w", src.keyType(), errno)
 	case payload[0] == 'l' && src.kind == kindEncrypted:
-		return fmt.Errorf("%w: the master key %s is another than at enrolment: %w", keys.ErrOtherChip, src.master, errno)
+		return fmt.Errorf("%w: the master key %s is another than at enrolment: %w", ErrOtherChip, src.master, errno)
 	case payload[0] == 'l':
 		return fmt.Errorf("%w: another %s sealed it, this one was cleared, or the kernel's trusted keys rest on another source: %w",
-			keys.ErrOtherChip, src.kind, errno)
+			ErrOtherChip, src.kind, errno)
 	case src.kind == kindTPM:
 		return fmt.Errorf("%w: the TPM refused: is there a storage key at %#x? (tpm2_createprimary -C o -G rsa2048 -c srk.ctx; tpm2_evictcontrol -C o -c srk.ctx %#x): %w",
-			keys.ErrNoTrusted, src.handle, src.handle, errno)
+			ErrNoTrusted, src.handle, src.handle, errno)
 	}
-	return fmt.Errorf("%w: %s refused a new key: %w", keys.ErrNoTrusted, src, errno)
+	return fmt.Errorf("%w: %s refused a new key: %w", ErrNoTrusted, src, errno)
 }
 
 // Available says whether the kernel makes keys of the source's type, without making one.
-// A chip that then refuses is found out by Wrap. Error: keys.ErrNoTrusted.
+// A chip that then refuses is found out by Wrap. Error: ErrNoTrusted.
 func Available(src Source) error {
 	if src.kind == kindTagged {
 		return taggedAvailable()

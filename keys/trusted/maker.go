@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-
-	"layervault/keys"
 )
 
 // The kernel has one source of trusted keys at a time, chosen when it boots, and does not
@@ -49,7 +47,7 @@ func (s Source) checkMaker(slot blob) error {
 	}
 	sealed, err := hex.DecodeString(slot.Sealed)
 	if err != nil {
-		return fmt.Errorf("%w: the kernel gave no hex: %w", keys.ErrNoTrusted, err)
+		return fmt.Errorf("%w: the kernel gave no hex: %w", ErrNoTrusted, err)
 	}
 	c, _ := s.cipherNamed(slot.Cipher)
 	maker := makerOf(sealed, c.key)
@@ -60,5 +58,5 @@ func (s Source) checkMaker(slot blob) error {
 		maker = "something else"
 	}
 	return fmt.Errorf("%w: they rest on %s here, not on %s; boot with trusted.source=%s (a module: modprobe trusted source=%s)",
-		keys.ErrNoTrusted, maker, s.kind, s.kind, s.kind)
+		ErrNoTrusted, maker, s.kind, s.kind, s.kind)
 }

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-
-	"layervault/keys"
 )
 
 // Source says which chip, or which other key, a slot rests on.
@@ -46,7 +44,7 @@ const firstPersistent, lastPersistent uint64 = 0x81000000, 0x81ffffff
 // maxName bounds a master key's name. The kernel takes 4095 bytes; names are words.
 const maxName = 128
 
-// ParseSource reads a source; "" gives none. Error: keys.ErrBadSource.
+// ParseSource reads a source; "" gives none. Error: ErrBadSource.
 func ParseSource(s string) (Source, error) {
 	kind, rest, more := strings.Cut(s, ":")
 	switch {
@@ -57,20 +55,20 @@ func ParseSource(s string) (Source, error) {
 		if more {
 			n, err := strconv.ParseUint(rest, 0, 32)
 			if err != nil || n < firstPersistent || n > lastPersistent {
-				return Source{}, fmt.Errorf("%w: %q: the handle is one from %#x to %#x", keys.ErrBadSource, s, firstPersistent, lastPersistent)
+				return Source{}, fmt.Errorf("%w: %q: the handle is one from %#x to %#x", ErrBadSource, s, firstPersistent, lastPersistent)
 			}
 			src.handle = uint32(n)
 		}
 		return src, nil
 	case kind == kindEncrypted:
 		if err := checkMaster(rest); err != nil {
-			return Source{}, fmt.Errorf("%w: %q: %w", keys.ErrBadSource, s, err)
+			return Source{}, fmt.Errorf("%w: %q: %w", ErrBadSource, s, err)
 		}
 		return Source{kind: kind, master: rest}, nil
 	case !more && (kind == kindCAAM || kind == kindDCP || kind == kindTEE || kind == kindTagged):
 		return Source{kind: kind}, nil
 	}
-	return Source{}, fmt.Errorf("%w: %q; known are %s", keys.ErrBadSource, s, sourceNames)
+	return Source{}, fmt.Errorf("%w: %q; known are %s", ErrBadSource, s, sourceNames)
 }
 
 // checkMaster takes what the kernel's encrypted keys take as their master key.

@@ -59,7 +59,7 @@ const taggedKeySize = "16"
 func taggedAvailable() error {
 	_, err := os.Stat(taggedDevice)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: there is no %s, which NXP's kernels for i.MX have (others: source=caam): %w", keys.ErrNoTrusted, taggedDevice, err)
+		return fmt.Errorf("%w: there is no %s, which NXP's kernels for i.MX have (others: source=caam): %w", ErrNoTrusted, taggedDevice, err)
 	}
 	return err
 }
@@ -79,13 +79,13 @@ func createTagged(size int) (key []byte, sealed string, err error) {
 		blobLen: uint32(len(blob)), blob: pinned(&pins, blob),
 	}
 	if err := keygen(keygenCreate, &cmd); err != nil {
-		return nil, "", fmt.Errorf("%w: CAAM makes no tagged key (%s): %w", keys.ErrNoTrusted, said(blob), err)
+		return nil, "", fmt.Errorf("%w: CAAM makes no tagged key (%s): %w", ErrNoTrusted, said(blob), err)
 	}
 	if key, err = taggedKey(key, cmd.blackKeyLen, size); err != nil {
 		return nil, "", err
 	}
 	if int64(cmd.blobLen) > int64(len(blob)) {
-		return nil, "", fmt.Errorf("%w: CAAM gave a blob of %d bytes", keys.ErrNoTrusted, cmd.blobLen)
+		return nil, "", fmt.Errorf("%w: CAAM gave a blob of %d bytes", ErrNoTrusted, cmd.blobLen)
 	}
 	return key, hex.EncodeToString(blob[:cmd.blobLen]), nil
 }
@@ -104,10 +104,10 @@ func importTagged(sealed string, size int) ([]byte, error) {
 	defer pins.Unpin()
 	cmd := keygenCmd{blackKeyLen: uint32(len(key)), blackKey: pinned(&pins, key), blobLen: uint32(len(blob)), blob: pinned(&pins, blob)}
 	if err := keygen(keygenImport, &cmd); err != nil {
-		if errors.Is(err, keys.ErrNoTrusted) {
+		if errors.Is(err, ErrNoTrusted) {
 			return nil, err
 		}
-		return nil, fmt.Errorf("%w: another CAAM made it, or it was damaged (%s): %w", keys.ErrOtherChip, said(key), err)
+		return nil, fmt.Errorf("%w: another CAAM made it, or it was damaged (%s): %w", ErrOtherChip, said(key), err)
 	}
 	return taggedKey(key, cmd.blackKeyLen, size)
 }
@@ -115,7 +115,7 @@ func importTagged(sealed string, size int) ([]byte, error) {
 func taggedKey(buf []byte, n uint32, size int) ([]byte, error) {
 	if int64(n) != int64(size) {
 		clear(buf)
-		return nil, fmt.Errorf("%w: CAAM gave a tagged key of %d bytes, want %d", keys.ErrNoTrusted, n, size)
+		return nil, fmt.Errorf("%w: CAAM gave a tagged key of %d bytes, want %d", ErrNoTrusted, n, size)
 	}
 	return buf[:size], nil
 }

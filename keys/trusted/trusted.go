@@ -66,10 +66,10 @@ func New(cfg Config) *Provider {
 // Name implements keys.Provider.
 func (p *Provider) Name() string { return Name }
 
-// Wrap implements keys.Provider. Errors: keys.ErrBadSource, keys.ErrNoTrusted.
+// Wrap implements keys.Provider. Errors: ErrBadSource, ErrNoTrusted.
 func (p *Provider) Wrap(ctx context.Context, b keys.Binding, key []byte) (json.RawMessage, error) {
 	if p.source.None() {
-		return nil, fmt.Errorf("%w: none is set; choose one with source= (plugin) or --source: %s", keys.ErrBadSource, sourceNames)
+		return nil, fmt.Errorf("%w: none is set; choose one with source= (plugin) or --source: %s", ErrBadSource, sourceNames)
 	}
 	slot, err := p.wrap(ctx, b, key)
 	if err != nil {
@@ -116,14 +116,14 @@ func (p *Provider) wrap(ctx context.Context, b keys.Binding, key []byte) (slot b
 	}
 	switch {
 	case errors.Is(err, dm.ErrTarget):
-		return slot, fmt.Errorf("%w: dm-crypt takes no key of type %s, or has no AES (the kernel's log says which): %w", keys.ErrNoTrusted, p.source.keyType(), err)
+		return slot, fmt.Errorf("%w: dm-crypt takes no key of type %s, or has no AES (the kernel's log says which): %w", ErrNoTrusted, p.source.keyType(), err)
 	case err != nil:
 		return slot, err
 	}
 	return slot, p.source.checkMaker(slot)
 }
 
-// Unwrap implements keys.Provider. Errors: keys.ErrNoTrusted, keys.ErrOtherChip,
+// Unwrap implements keys.Provider. Errors: ErrNoTrusted, ErrOtherChip,
 // keys.ErrWrongKey, keys.ErrDamagedSlot.
 func (p *Provider) Unwrap(ctx context.Context, b keys.Binding, raw json.RawMessage) ([]byte, error) {
 	slot, src, c, err := parseBlob(raw)

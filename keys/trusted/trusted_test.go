@@ -157,17 +157,17 @@ func TestWrapRefusals(t *testing.T) {
 		want  error
 		words string
 	}{
-		"no source":        {on(t, "", chip{}), tierKey, keys.ErrBadSource, "source="},
+		"no source":        {on(t, "", chip{}), tierKey, ErrBadSource, "source="},
 		"short key":        {on(t, "caam", chip{kind: kindCAAM}), tierKey[1:], keys.ErrWrongKey, "31 bytes"},
-		"a TPM, not CAAM":  {on(t, "caam", chip{kind: kindTPM}), tierKey, keys.ErrNoTrusted, "rest on tpm here, not on caam; boot with trusted.source=caam"},
-		"CAAM, not a TPM":  {on(t, "tpm", chip{kind: kindCAAM}), tierKey, keys.ErrNoTrusted, "rest on caam"},
-		"CAAM, not DCP":    {on(t, "dcp", chip{kind: kindCAAM}), tierKey, keys.ErrNoTrusted, "rest on caam"},
-		"a TPM, not a TEE": {on(t, "tee", chip{kind: kindTPM}), tierKey, keys.ErrNoTrusted, "rest on tpm"},
-		"a TEE, not CAAM":  {on(t, "caam", chip{kind: kindTEE}), tierKey, keys.ErrNoTrusted, "rest on something else"},
-		"dm-crypt without": {&Provider{source: Source{kind: kindTagged}, kernel: refusing{dm.ErrTarget}}, tierKey, keys.ErrNoTrusted, "dm-crypt takes no key of type logon"},
-		"dm-crypt without trusted keys": {&Provider{source: Source{kind: kindCAAM}, kernel: refusing{dm.ErrTarget}}, tierKey, keys.ErrNoTrusted,
+		"a TPM, not CAAM":  {on(t, "caam", chip{kind: kindTPM}), tierKey, ErrNoTrusted, "rest on tpm here, not on caam; boot with trusted.source=caam"},
+		"CAAM, not a TPM":  {on(t, "tpm", chip{kind: kindCAAM}), tierKey, ErrNoTrusted, "rest on caam"},
+		"CAAM, not DCP":    {on(t, "dcp", chip{kind: kindCAAM}), tierKey, ErrNoTrusted, "rest on caam"},
+		"a TPM, not a TEE": {on(t, "tee", chip{kind: kindTPM}), tierKey, ErrNoTrusted, "rest on tpm"},
+		"a TEE, not CAAM":  {on(t, "caam", chip{kind: kindTEE}), tierKey, ErrNoTrusted, "rest on something else"},
+		"dm-crypt without": {&Provider{source: Source{kind: kindTagged}, kernel: refusing{dm.ErrTarget}}, tierKey, ErrNoTrusted, "dm-crypt takes no key of type logon"},
+		"dm-crypt without trusted keys": {&Provider{source: Source{kind: kindCAAM}, kernel: refusing{dm.ErrTarget}}, tierKey, ErrNoTrusted,
 			"dm-crypt takes no key of type trusted"},
-		"no keys": {&Provider{source: Source{kind: kindCAAM}, kernel: refusing{keys.ErrNoTrusted}}, tierKey, keys.ErrNoTrusted, ""},
+		"no keys": {&Provider{source: Source{kind: kindCAAM}, kernel: refusing{ErrNoTrusted}}, tierKey, ErrNoTrusted, ""},
 	} {
 		_, err := tc.p.Wrap(t.Context(), binding, tc.key)
 		if !errors.Is(err, tc.want) || !strings.Contains(err.Error(), tc.words) {
@@ -264,7 +264,7 @@ func TestParseSource(t *testing.T) {
 		"TPM", "tpm:", "tpm:1", "tpm:0x80000001", "tpm:0x82000000", "tpm:x", "tpm:0x81000001 pcrinfo=", "caam:", "caam:x", "encrypted", "encrypted:",
 		"encrypted:kmk", "encrypted:user:", "encrypted:user:a b", "encrypted:user:a\x00", "encrypted:keyring:a", "encrypted:user:" + strings.Repeat("k", 129), "magic",
 	} {
-		if src, err := ParseSource(s); !errors.Is(err, keys.ErrBadSource) {
+		if src, err := ParseSource(s); !errors.Is(err, ErrBadSource) {
 			t.Errorf("%q gives %q, %v", s, src, err)
 		}
 	}
@@ -329,15 +329,15 @@ func TestExplain(t *testing.T) {
 		want    error
 		words   string
 	}{
-		{caam, newPayload(caam, cipherXTS), unix.ENODEV, keys.ErrNoTrusted, "modprobe trusted source=caam"},
-		{caam, newPayload(caam, cipherXTS), unix.EINVAL, keys.ErrNoTrusted, "caam refused"},
-		{caam, loadPayload(caam, "00"), unix.EINVAL, keys.ErrOtherChip, "another caam sealed it"},
-		{caam, loadPayload(caam, "00"), unix.ENODEV, keys.ErrNoTrusted, "modprobe"},
-		{tpm, newPayload(tpm, cipherXTS), unix.EPERM, keys.ErrNoTrusted, "tpm2_evictcontrol -C o -c srk.ctx 0x81000001"},
-		{tpm, loadPayload(tpm, "00"), unix.EPERM, keys.ErrOtherChip, "this one was cleared"},
-		{enc, newPayload(enc, cipherXTS), unix.ENODEV, keys.ErrNoTrusted, "CONFIG_ENCRYPTED_KEYS"},
-		{enc, newPayload(enc, cipherXTS), unix.ENOKEY, keys.ErrOtherChip, "no master key user:kmk"},
-		{enc, loadPayload(enc, "default user:kmk 64 00"), unix.EINVAL, keys.ErrOtherChip, "another than at enrolment"},
+		{caam, newPayload(caam, cipherXTS), unix.ENODEV, ErrNoTrusted, "modprobe trusted source=caam"},
+		{caam, newPayload(caam, cipherXTS), unix.EINVAL, ErrNoTrusted, "caam refused"},
+		{caam, loadPayload(caam, "00"), unix.EINVAL, ErrOtherChip, "another caam sealed it"},
+		{caam, loadPayload(caam, "00"), unix.ENODEV, ErrNoTrusted, "modprobe"},
+		{tpm, newPayload(tpm, cipherXTS), unix.EPERM, ErrNoTrusted, "tpm2_evictcontrol -C o -c srk.ctx 0x81000001"},
+		{tpm, loadPayload(tpm, "00"), unix.EPERM, ErrOtherChip, "this one was cleared"},
+		{enc, newPayload(enc, cipherXTS), unix.ENODEV, ErrNoTrusted, "CONFIG_ENCRYPTED_KEYS"},
+		{enc, newPayload(enc, cipherXTS), unix.ENOKEY, ErrOtherChip, "no master key user:kmk"},
+		{enc, loadPayload(enc, "default user:kmk 64 00"), unix.EINVAL, ErrOtherChip, "another than at enrolment"},
 		{tpm, newPayload(tpm, cipherXTS), unix.EDQUOT, unix.EDQUOT, "quota"},
 		{tpm, newPayload(tpm, cipherXTS), unix.ENOMEM, unix.ENOMEM, ""},
 	} {

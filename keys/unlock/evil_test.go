@@ -14,12 +14,13 @@ import (
 	"layervault/keys/recovery"
 	"layervault/keys/tpm"
 	"layervault/keys/tpm/swtpmtest"
+	"layervault/keys/versatile"
 )
 
 // sealedVault is a vault of a machine with a TPM, and its recovery key.
 func sealedVault(t *testing.T, chip *swtpmtest.TPM, pcrs string) (cfg Config, paper []byte) {
 	t.Helper()
-	cfg = Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", PCRs: pcrs, LeastPCRs: pcrs, TPM: chip.Socket}
+	cfg = Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", Set: keys.Values{"pcrs": pcrs, "tpm": chip.Socket}}
 	key, ring, err := OpenOrCreate(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -73,14 +74,14 @@ func opened(t *testing.T, cfg Config) error {
 func TestForeignKeyFile(t *testing.T) {
 	chip := swtpmtest.Start(t).Boot()
 	victim, _ := sealedVault(t, chip, tpm.DefaultPCRs)
-	attacker := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "versatile", TPM: "/nonexistent"}
+	attacker := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "versatile", Set: keys.Values{"tpm": "/nonexistent"}}
 	open(t, attacker)
 	put(t, victim, files(t, attacker))
-	keyFile, err := os.ReadFile(attacker.KeyFilePath())
+	keyFile, err := os.ReadFile(versatile.Path(attacker.Tier, ""))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(victim.KeyFilePath(), keyFile, 0o600); err != nil {
+	if err := os.WriteFile(versatile.Path(victim.Tier, ""), keyFile, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, provider := range []string{"tpm", "", "agent", "trusted"} {
@@ -89,7 +90,7 @@ func TestForeignKeyFile(t *testing.T) {
 			t.Errorf("key=%s: %v", provider, err)
 		}
 	}
-	victim.Provider, victim.TPM = "versatile", "/nonexistent"
+	victim.Provider, victim.Set = "versatile", victim.Set.With("tpm", "/nonexistent")
 	if err := opened(t, victim); err != nil {
 		t.Fatalf("control: %v", err)
 	}
@@ -104,14 +105,14 @@ func TestForeignSealedRing(t *testing.T) {
 		want       error
 		control    func(*Config)
 	}{
-		{"no PCRs", "none", keys.ErrWeakSlot, func(c *Config) { c.LeastPCRs, c.NoAnchor = "none", true }},
-		{"fewer PCRs", "7", keys.ErrWeakSlot, func(c *Config) { c.LeastPCRs, c.NoAnchor = "7", true }},
+		{"no PCRs", "none", keys.ErrWeakSlot, func(c *Config) { c.Set, c.NoAnchor = c.Set.With("pcrs", "none"), true }},
+		{"fewer PCRs", "7", keys.ErrWeakSlot, func(c *Config) { c.Set, c.NoAnchor = c.Set.With("pcrs", "7"), true }},
 		{"the same PCRs", tpm.DefaultPCRs, keys.ErrOtherRing, func(c *Config) { c.NoAnchor = true }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			chip := swtpmtest.Start(t).Boot()
 			victim, _ := sealedVault(t, chip, tpm.DefaultPCRs)
-			attacker := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", PCRs: tc.pcrs, LeastPCRs: tc.pcrs, TPM: chip.Socket, NoAnchor: true}
+			attacker := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", Set: keys.Values{"pcrs": tc.pcrs, "tpm": chip.Socket}, NoAnchor: true}
 			open(t, attacker)
 			put(t, victim, files(t, attacker))
 			err := opened(t, victim)
@@ -121,7 +122,7 @@ func TestForeignSealedRing(t *testing.T) {
 			// Without a setting no PCRs are not taken either.
 			if tc.pcrs == "none" {
 				loose := victim
-				loose.LeastPCRs, loose.NoAnchor = "", true
+				loose.Set, loose.NoAnchor = loose.Set.With("pcrs", ""), true
 				if err := opened(t, loose); !errors.Is(err, keys.ErrWeakSlot) {
 					t.Fatalf("without a setting: %v", err)
 				}
@@ -142,18 +143,18 @@ func TestLeastPCRs(t *testing.T) {
 	for least, want := range map[string]error{
 		"7": nil, "none": nil, "": nil, "sha384:7": nil, "4,7": keys.ErrWeakSlot, tpm.DefaultPCRs: keys.ErrWeakSlot,
 	} {
-		cfg.LeastPCRs = least
+		cfg.Set = cfg.Set.With("pcrs", least)
 		if err := opened(t, cfg); !errors.Is(err, want) {
 			t.Errorf("pcrs=%s: %v", least, err)
 		}
 	}
-	cfg.LeastPCRs, cfg.PCRs, cfg.Recovery = "4,7", "4,7", paper
+	cfg.Set, cfg.Recovery = cfg.Set.With("pcrs", "4,7"), paper
 	key, ring, _, err := Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer key.Close()
-	p, err := cfg.ForNewSlot("tpm")
+	p, err := cfg.ForNewSlot(t.Context(), "tpm")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,7 +343,7 @@ func TestRotationMovesTheIndex(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := cfg.ForNewSlot("tpm")
+		p, err := cfg.ForNewSlot(t.Context(), "tpm")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -400,7 +401,7 @@ func TestOwnerPassword(t *testing.T) {
 	plan := keys.Rotation{Carry: map[string]keys.Provider{}}
 	for i, s := range ring.Slots() {
 		if i == 0 {
-			if plan.Carry[s.ID], err = cfg.ForNewSlot("tpm"); err != nil {
+			if plan.Carry[s.ID], err = cfg.ForNewSlot(t.Context(), "tpm"); err != nil {
 				t.Fatal(err)
 			}
 			continue
@@ -422,7 +423,7 @@ func TestOwnerPassword(t *testing.T) {
 	other := swtpmtest.Start(t).Boot()
 	persistSRK(t, other)
 	password(other)
-	cfg = Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", PCRs: "7", TPM: other.Socket}
+	cfg = Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", New: keys.Values{"pcrs": "7"}, Set: keys.Values{"tpm": other.Socket}}
 	_, ring = open(t, cfg)
 	if ring.Anchored() {
 		t.Fatal("anchored by whom?")
@@ -462,7 +463,7 @@ func TestMissingRingIsNotReplaced(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	// The other tier has indexes of its own.
-	unsealed := Config{Tier: filepath.Join(filepath.Dir(empty.Tier), "unsealed-vault"), Provider: "tpm", PCRs: "none", Unmeasured: true, TPM: chip.Socket}
+	unsealed := Config{Tier: filepath.Join(filepath.Dir(empty.Tier), "unsealed-vault"), Provider: "tpm", New: keys.Values{"pcrs": "none"}, Unmeasured: true, Set: keys.Values{"tpm": chip.Socket}}
 	open(t, unsealed)
 	if err := opened(t, unsealed); err != nil {
 		t.Fatal(err)
@@ -483,7 +484,7 @@ func TestMissingRingIsNotReplaced(t *testing.T) {
 // to another one.
 func TestLostIndexWithoutARecoveryKey(t *testing.T) {
 	chip := swtpmtest.Start(t).Boot()
-	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", PCRs: "7", LeastPCRs: "7", TPM: chip.Socket}
+	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", Set: keys.Values{"pcrs": "7", "tpm": chip.Socket}}
 	open(t, cfg)
 	deleteIndex(t, chip, indexes(t, chip)[0])
 	if err := opened(t, cfg); !errors.Is(err, keys.ErrAnchorLost) {

@@ -58,17 +58,17 @@ var shapes = map[string]struct {
 }{
 	"as they should be": {},
 	"RSA only": {
-		before: func(chip *swtpmtest.TPM, cfg *Config) { cfg.TPM = chip.WithoutECC() },
+		before: func(chip *swtpmtest.TPM, cfg *Config) { cfg.Set = cfg.Set.With("tpm", chip.WithoutECC()) },
 	},
 	"RSA only, its storage key persistent": {
 		before: func(chip *swtpmtest.TPM, cfg *Config) {
 			chip.Persist(tpm2.RSASRKTemplate, srkHandle, "", "")
-			cfg.TPM = chip.WithoutECC()
+			cfg.Set = cfg.Set.With("tpm", chip.WithoutECC())
 		},
 	},
 	"owner password": {
 		before: func(chip *swtpmtest.TPM, _ *Config) { chip.Password(tpm2.TPMRHOwner, "owner") },
-		enroll: outcome{keys.ErrOwnerPassword, "tpm2_evictcontrol -C o -P PASSWORD"},
+		enroll: outcome{tpm.ErrOwnerPassword, "tpm2_evictcontrol -C o -P PASSWORD"},
 	},
 	"owner password, the advice followed": {
 		before: func(chip *swtpmtest.TPM, _ *Config) {
@@ -78,8 +78,8 @@ var shapes = map[string]struct {
 	},
 	"owner password set later": {
 		after:   func(chip *swtpmtest.TPM, _ *Config) { chip.Password(tpm2.TPMRHOwner, "owner") },
-		unlock:  outcome{keys.ErrOwnerPassword, "tpm2_evictcontrol -C o -P PASSWORD"},
-		recover: outcome{keys.ErrOwnerPassword, "tpm2_createprimary"},
+		unlock:  outcome{tpm.ErrOwnerPassword, "tpm2_evictcontrol -C o -P PASSWORD"},
+		recover: outcome{tpm.ErrOwnerPassword, "tpm2_createprimary"},
 		fix: func(chip *swtpmtest.TPM, _ *Config) {
 			chip.Persist(tpm2.ECCSRKTemplate, srkHandle, "owner", "")
 		},
@@ -102,7 +102,7 @@ var shapes = map[string]struct {
 			chip.Persist(withoutNoDA(), srkHandle, "", "")
 			chip.Password(tpm2.TPMRHOwner, "owner")
 		},
-		enroll:   outcome{keys.ErrOwnerPassword, "counts failures (made without noda)"},
+		enroll:   outcome{tpm.ErrOwnerPassword, "counts failures (made without noda)"},
 		notTried: true,
 	},
 	"storage key evicted": {
@@ -112,7 +112,7 @@ var shapes = map[string]struct {
 			chip.Persist(template, srkHandle, "", "")
 		},
 		after:  func(chip *swtpmtest.TPM, _ *Config) { chip.Evict(srkHandle) },
-		unlock: outcome{keys.ErrOtherTPM, "evicted"},
+		unlock: outcome{tpm.ErrOtherTPM, "evicted"},
 	},
 	"in lockout": {
 		after: func(chip *swtpmtest.TPM, _ *Config) { chip.LockOut() },
@@ -126,7 +126,7 @@ var shapes = map[string]struct {
 			chip.Restart()
 			chip.Boot()
 		},
-		enroll: outcome{keys.ErrPCRBank, "no sha256 values"},
+		enroll: outcome{tpm.ErrPCRBank, "no sha256 values"},
 	},
 	"SHA-256 bank switched off later": {
 		after: func(chip *swtpmtest.TPM, _ *Config) {
@@ -134,9 +134,9 @@ var shapes = map[string]struct {
 			chip.Restart()
 			chip.Boot()
 		},
-		unlock:  outcome{keys.ErrPCRBank, "layervault key reseal --recovery-key-file FILE --pcrs sha384:7"},
-		recover: outcome{keys.ErrPCRBank, "no sha256 values"},
-		fix:     func(_ *swtpmtest.TPM, cfg *Config) { cfg.PCRs = "sha384:7" },
+		unlock:  outcome{tpm.ErrPCRBank, "layervault key reseal --recovery-key-file FILE --pcrs sha384:7"},
+		recover: outcome{tpm.ErrPCRBank, "no sha256 values"},
+		fix:     func(_ *swtpmtest.TPM, cfg *Config) { cfg.New = cfg.New.With("pcrs", "sha384:7") },
 	},
 	"power cycle": {
 		after: func(chip *swtpmtest.TPM, _ *Config) {
@@ -150,27 +150,27 @@ var shapes = map[string]struct {
 	},
 	"cleared": {
 		after:  func(chip *swtpmtest.TPM, _ *Config) { chip.Clear() },
-		unlock: outcome{keys.ErrOtherTPM, "cleared"},
+		unlock: outcome{tpm.ErrOtherTPM, "cleared"},
 	},
 	"out of sessions": {
 		after:   func(chip *swtpmtest.TPM, _ *Config) { chip.FillSessions() },
-		unlock:  outcome{keys.ErrTPMFull, "tpm2_flushcontext -l"},
-		recover: outcome{keys.ErrTPMFull, "tpm2_flushcontext -l"},
+		unlock:  outcome{tpm.ErrTPMFull, "tpm2_flushcontext -l"},
+		recover: outcome{tpm.ErrTPMFull, "tpm2_flushcontext -l"},
 		fix: func(chip *swtpmtest.TPM, _ *Config) {
 			chip.Restart()
 			chip.Boot()
 		},
 	},
 	"gone": {
-		after:   func(_ *swtpmtest.TPM, cfg *Config) { cfg.TPM = "/nonexistent/tpmrm0" },
-		unlock:  outcome{keys.ErrNoTPM, "does not exist"},
-		recover: outcome{keys.ErrNoTPM, "does not exist"},
-		fix:     func(chip *swtpmtest.TPM, cfg *Config) { cfg.TPM = chip.Socket },
+		after:   func(_ *swtpmtest.TPM, cfg *Config) { cfg.Set = cfg.Set.With("tpm", "/nonexistent/tpmrm0") },
+		unlock:  outcome{tpm.ErrNoTPM, "does not exist"},
+		recover: outcome{tpm.ErrNoTPM, "does not exist"},
+		fix:     func(chip *swtpmtest.TPM, cfg *Config) { cfg.Set = cfg.Set.With("tpm", chip.Socket) },
 	},
 	"renumbered": {
-		before: func(chip *swtpmtest.TPM, cfg *Config) { cfg.TPM = device(chip, "tpmrm0") },
+		before: func(chip *swtpmtest.TPM, cfg *Config) { cfg.Set = cfg.Set.With("tpm", device(chip, "tpmrm0")) },
 		after: func(chip *swtpmtest.TPM, cfg *Config) {
-			if err := os.Rename(cfg.TPM, filepath.Join(filepath.Dir(cfg.TPM), "tpmrm1")); err != nil {
+			if err := os.Rename(cfg.Set["tpm"], filepath.Join(filepath.Dir(cfg.Set["tpm"]), "tpmrm1")); err != nil {
 				panic(err)
 			}
 		},
@@ -192,7 +192,7 @@ func TestTPMsInTheField(t *testing.T) {
 	for name, shape := range shapes {
 		t.Run(name, func(t *testing.T) {
 			chip := swtpmtest.Start(t).Boot()
-			cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: tpm.Name, PCRs: "7", LeastPCRs: "7", TPM: chip.Socket}
+			cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: tpm.Name, Set: keys.Values{"pcrs": "7", "tpm": chip.Socket}}
 			if shape.before != nil {
 				shape.before(chip, &cfg)
 			}
@@ -243,7 +243,7 @@ func recovered(t *testing.T, cfg Config, paper []byte) error {
 		return err
 	}
 	defer key.Close()
-	p, err := cfg.ForNewSlot(tpm.Name)
+	p, err := cfg.ForNewSlot(t.Context(), tpm.Name)
 	if err != nil {
 		return err
 	}
@@ -258,7 +258,7 @@ func recovered(t *testing.T, cfg Config, paper []byte) error {
 func TestLateTPM(t *testing.T) {
 	chip := swtpmtest.Start(t).Boot()
 	path := filepath.Join(filepath.Dir(chip.Socket), "tpmrm0")
-	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: tpm.Name, PCRs: "7", TPM: path, WaitUntil: time.Now().Add(time.Minute)}
+	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: tpm.Name, New: keys.Values{"pcrs": "7"}, Set: keys.Values{"tpm": path}, WaitUntil: time.Now().Add(time.Minute)}
 	// The device comes when the wait is told of.
 	cfg.Log = slog.New(onWait{func() {
 		if err := os.Symlink(chip.Socket, path); err != nil {
@@ -277,7 +277,7 @@ func TestLateTPM(t *testing.T) {
 	}
 	cfg.Log = slog.New(onWait{func() {}})
 	cfg.WaitUntil = time.Now().Add(10 * time.Millisecond)
-	if err := opened(t, cfg); !errors.Is(err, keys.ErrNoTPM) {
+	if err := opened(t, cfg); !errors.Is(err, tpm.ErrNoTPM) {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -7,22 +7,19 @@ import (
 	"time"
 
 	"layervault/keys"
-	"layervault/keys/agent"
-	"layervault/keys/tpm"
-	"layervault/keys/trusted"
-	"layervault/keys/versatile"
 )
 
 // What opens a tier without a person must be what the settings ask for: who can write to
 // the switched-off disk can put a ring of his own there, with slots that are easy to make.
 //
-//   - A slot of software alone (versatile, trusted on a source that is none or is weak,
-//     and agent, whose service wraps any key that it is given) opens only where the
-//     setting names its provider.
-//   - A tpm slot must be sealed to the configured PCRs at least.
+//   - A slot of software alone opens only where the setting names its provider: one of a
+//     kind without hardware (a key file; a key service, which wraps any key that it is
+//     given), and one that says of itself that its hardware protects nothing.
+//   - What a kind asks of its slots beyond that is Kind.Admit: a tpm slot must be sealed to
+//     the configured PCRs at least.
 //
-// A recovery key is typed by a person, so it opens whatever it fits; key reseal then makes
-// the slot as strong as it should be.
+// What a person types opens whatever it fits; key reseal then makes the slot as strong as
+// it should be.
 
 // guarded refuses slots before the provider is asked.
 type guarded struct {
@@ -47,27 +44,21 @@ func (g guarded) Patience() time.Duration {
 }
 
 // guard puts the settings before a provider.
-func (c Config) guard(p keys.Provider) (keys.Provider, error) {
-	switch p.Name() {
-	case tpm.Name:
-		least, err := c.leastPCRs()
-		if err != nil {
-			return nil, err
-		}
-		return guarded{p, func(blob json.RawMessage) error { return c.measured(blob, least) }}, nil
-	case versatile.Name, agent.Name:
-		return guarded{p, func(json.RawMessage) error {
-			return c.named(p.Name(), "anybody who can write to the disk could have made it")
-		}}, nil
-	case trusted.Name:
-		return guarded{p, func(blob json.RawMessage) error {
-			if !p.Describe(blob).Software {
-				return nil
-			}
-			return c.named(p.Name(), "no chip that protects anything is behind it")
-		}}, nil
+func (c Config) guard(k keys.Kind, p keys.Provider) keys.Provider {
+	if k.Person {
+		return p
 	}
-	return p, nil
+	return guarded{p, func(blob json.RawMessage) error {
+		switch {
+		case k.Hardware == nil:
+			return c.named(k.Name, "anybody who can write to the disk could have made it")
+		case p.Describe(blob).Software:
+			return c.named(k.Name, "no chip that protects anything is behind it")
+		case k.Admit != nil:
+			return k.Admit(c.Settings(), blob)
+		}
+		return nil
+	}}
 }
 
 // named refuses a slot of software alone unless the setting names its provider.
@@ -80,120 +71,4 @@ func (c Config) named(provider, why string) error {
 		setting = "the setting is key=" + c.Provider
 	}
 	return fmt.Errorf("%w: %s, and %s; if you chose such a slot yourself, say so with key=%s (--key %s)", keys.ErrWeakSlot, setting, why, provider, provider)
-}
-
-// leastPCRs is the selection that a tpm slot must have at least; without one it must only
-// have some.
-func (c Config) leastPCRs() (least tpm.Selection, err error) {
-	if c.LeastPCRs == "" {
-		return tpm.Selection{}, nil
-	}
-	return tpm.ParsePCRs(c.LeastPCRs)
-}
-
-// measured refuses a tpm slot that is sealed to less than least.
-func (c Config) measured(blob json.RawMessage, least tpm.Selection) error {
-	if c.Unmeasured || c.LeastPCRs != "" && least.None() {
-		return nil
-	}
-	sealing, err := tpm.SealingOf(blob)
-	if err != nil {
-		return err
-	}
-	missing := least.Without(sealing.PCRs)
-	switch {
-	case sealing.PCRs.None():
-		return fmt.Errorf("%w: it is sealed to no PCRs, so whatever boots this machine opens it; layervault key reseal --pcrs %s --recovery-key-file FILE, or set pcrs=none",
-			keys.ErrWeakSlot, tpm.DefaultPCRs)
-	case len(missing.PCRs) != 0:
-		return fmt.Errorf("%w: it is sealed to PCRs %s, the setting is pcrs=%s: %s is missing; layervault key reseal --pcrs %s --recovery-key-file FILE, or set pcrs=%s",
-			keys.ErrWeakSlot, sealing.PCRs, least, missing, least, sealing.PCRs)
-	}
-	return nil
-}
-
-// Anchor lets ring be anchored in the TPM where there is one and the ring has to do with
-// it: by the setting, a slot, or its own word.
-func (c Config) Anchor(ring *keys.Ring) {
-	if c.NoAnchor {
-		ring.UseNone()
-	}
-	if c.wantsAnchor(ring) {
-		ring.Use(tpm.NewAnchor(c.TPM, c.Unmeasured))
-	}
-}
-
-func (c Config) wantsAnchor(ring *keys.Ring) bool {
-	return !c.NoAnchor && c.hasTPM() && c.needsTPM(ring)
-}
-
-func (c Config) needsTPM(ring *keys.Ring) bool {
-	if c.Provider == tpm.Name || ring.Anchored() {
-		return true
-	}
-	for _, s := range ring.Slots() {
-		if s.Provider == tpm.Name {
-			return true
-		}
-	}
-	return false
-}
-
-// tpmPause is how often a wait for the TPM's device looks.
-const tpmPause = 100 * time.Millisecond
-
-// awaitTPM waits until WaitUntil for the device of a TPM whose driver is late. That it does
-// not come is for those to say who want it.
-func (c Config) awaitTPM(ctx context.Context) {
-	if c.hasTPM() || !time.Now().Before(c.WaitUntil) {
-		return
-	}
-	if c.Log != nil {
-		c.Log.Info("waiting for the TPM, whose device is not there yet", "tpm", c.TPM, "until", c.WaitUntil.Format(time.TimeOnly))
-	}
-	ctx, cancel := context.WithDeadline(ctx, c.WaitUntil)
-	defer cancel()
-	tick := time.NewTicker(tpmPause)
-	defer tick.Stop()
-	for !c.hasTPM() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// hasTPM says whether there is something where the TPM should be.
-func (c Config) hasTPM() bool {
-	_, err := tpm.Locate(c.TPM)
-	return err == nil
-}
-
-// anchorOfNew is the anchor of a ring whose first slot is p's; nil for none.
-func (c Config) anchorOfNew(p keys.Provider) keys.Anchor {
-	if p.Name() != tpm.Name || c.NoAnchor {
-		return nil
-	}
-	return tpm.NewAnchor(c.TPM, c.Unmeasured)
-}
-
-// Unpin forgets what the TPM remembers of the tier's ring, to begin anew with another. A
-// ring that is there is locked by that, until key recover.
-func (c Config) Unpin(ctx context.Context) (removed int, err error) {
-	anchor := tpm.NewAnchor(c.TPM, c.Unmeasured)
-	places, err := anchor.Places(ctx)
-	if err != nil {
-		return 0, err
-	}
-	for _, p := range places {
-		if !p.Exists {
-			continue
-		}
-		if err := anchor.Remove(ctx, p.Place); err != nil {
-			return removed, err
-		}
-		removed++
-	}
-	return removed, nil
 }

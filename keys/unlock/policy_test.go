@@ -57,10 +57,11 @@ func TestSoftwareSlots(t *testing.T) {
 		{willing{recovery.Name, true}, "tpm", false, nil},
 	} {
 		cfg := Config{Provider: tc.setting, Looking: tc.looking}
-		p, err := cfg.guard(tc.slot)
-		if err != nil {
-			t.Fatal(err)
+		kind, ok := KindNamed(tc.slot.name)
+		if !ok {
+			t.Fatalf("no kind %s", tc.slot.name)
 		}
+		p := cfg.guard(kind, tc.slot)
 		if _, err := p.Unwrap(t.Context(), keys.Binding{}, json.RawMessage("{}")); !errors.Is(err, tc.want) {
 			t.Errorf("%s (software %v), key=%s, looking %v: %v", tc.slot.name, tc.slot.soft, tc.setting, tc.looking, err)
 		}
@@ -68,7 +69,7 @@ func TestSoftwareSlots(t *testing.T) {
 			t.Errorf("%s lost its patience", tc.slot.name)
 		}
 	}
-	if _, err := (Config{LeastPCRs: "99"}).Providers(); err == nil {
+	if _, err := (Config{Set: keys.Values{"pcrs": "99"}}).Providers(); err == nil {
 		t.Error("a setting that makes no sense is taken")
 	}
 }

@@ -8,11 +8,12 @@ import (
 	"testing"
 
 	"layervault/keys"
+	"layervault/keys/versatile"
 )
 
 func source(t *testing.T) (Config, *Source, *keys.Ring) {
 	t.Helper()
-	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "versatile", TPM: "/nonexistent"}
+	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "versatile", Set: keys.Values{"tpm": "/nonexistent"}}
 	key, ring, err := OpenOrCreate(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -29,7 +30,7 @@ func rotate(t *testing.T, cfg Config, ring *keys.Ring) {
 		t.Fatal(err)
 	}
 	defer key.Close()
-	p, err := cfg.ForNewSlot("versatile")
+	p, err := cfg.ForNewSlot(t.Context(), "versatile")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,13 +84,14 @@ func TestSourceFollowsARotation(t *testing.T) {
 func TestSourceRefusesARotatedKey(t *testing.T) {
 	cfg, s, ring := source(t)
 	rotate(t, cfg, ring)
-	if err := os.Rename(cfg.KeyFilePath(), cfg.KeyFilePath()+".away"); err != nil {
+	keyFile := versatile.Path(cfg.Tier, "")
+	if err := os.Rename(keyFile, keyFile+".away"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Passphrase(1, "layer", "id", "uuid"); !errors.Is(err, keys.ErrLocked) {
 		t.Fatalf("got %v", err)
 	}
-	if err := os.Rename(cfg.KeyFilePath()+".away", cfg.KeyFilePath()); err != nil {
+	if err := os.Rename(keyFile+".away", keyFile); err != nil {
 		t.Fatal(err)
 	}
 	want, _ := open(t, cfg)

@@ -1,173 +1,128 @@
-// Package unlock opens the key ring of one tier from settings: it knows every
-// provider, so that neither the plugin nor the command line has to.
+// Package unlock opens the key ring of one tier from settings. It has the list of the key
+// providers (Kinds), so that neither the plugin nor the command line knows one by name.
 package unlock
 
 import (
 	"cmp"
 	"context"
-	"crypto"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"strings"
+	"slices"
 	"time"
 
 	"layervault/keys"
-	"layervault/keys/agent"
-	"layervault/keys/recovery"
-	"layervault/keys/tpm"
-	"layervault/keys/trusted"
-	"layervault/keys/versatile"
 )
 
 // Config is what settings say about one tier's keys.
 type Config struct {
 	Tier string // folder of the tier, absolute: /persist/vault
-	// Provider is what a new ring's first slot is made with: "tpm", "trusted", "versatile", "agent".
-	// Empty is fine while there is a ring, and keys.ErrNoProvider when there is none.
+	// Provider is the name of the kind that a new ring's first slot is of (see Kinds). Empty
+	// is fine while there is a ring, and keys.ErrNoProvider when there is none.
 	// It also says which slots of software alone may open: those of this provider.
 	Provider string
-	// PCRs of a new tpm slot (tpm.ParsePCRs); "" = tpm.DefaultPCRs.
-	PCRs string
-	// LeastPCRs is what a tpm slot must be sealed to at least to open without a person; ""
-	// for any that is not "none".
-	LeastPCRs string
-	// Unmeasured: the tier opens before attestation, its slots need no PCRs.
+	// Unmeasured: the tier opens before attestation, its slots need not depend on what booted.
 	Unmeasured bool
 	// Looking: the slots are only tried, nothing is done with the key. Without a Provider
 	// slots of software alone then open too.
 	Looking bool
-	// NoAnchor takes the ring without asking the TPM's memory of it; see keys.Anchor. It is
-	// the way back where that is lost and there is no recovery key.
+	// NoAnchor takes the ring without asking the hardware's memory of it; see keys.Anchor.
+	// It is the way back where that is lost and there is no recovery key.
 	NoAnchor bool
-	// WaitUntil is how long the device of a TPM may take to appear; zero for not waiting.
+	// WaitUntil is how long the device of hardware may take to appear; zero for not waiting.
 	WaitUntil time.Time
-	TPM       string // device or socket; "" = tpm.DefaultPath
-	KeyFile   string // of versatile; "" = versatile.key beside the tier's folder
-	// Source is what a new trusted slot rests on (trusted.ParseSource); "" for nothing.
-	Source string
-	// Agent is where the key service of agent slots is (agent.Parse); "" for nowhere.
-	Agent string
 	// Floor is that of a new ring: keys.Format1 where records lie there already for which no
 	// vault could vouch; 0 for keys.Format2.
 	Floor int
-	// SignedBy may approve other PCR values for a new tpm slot; nil for nobody.
-	SignedBy crypto.PublicKey
-	// AllowZeroPCRs accepts a TPM bank into which nothing was measured.
-	AllowZeroPCRs bool
+	// Set, New and Secret: see keys.Settings.
+	Set, New keys.Values
+	Secret   func(ctx context.Context, from, what string) ([]byte, error)
 	// Recovery is what a person typed, nil for nothing. The caller wipes it.
 	Recovery []byte
-	// PIN, NewPIN and KeepPIN: see tpm.Config.
-	PIN, NewPIN func(ctx context.Context) ([]byte, error)
-	KeepPIN     bool
-	Log         *slog.Logger
+	Log      *slog.Logger
+}
+
+// Settings are what the providers get of c.
+func (c Config) Settings() keys.Settings {
+	return keys.Settings{
+		Tier: c.Tier, Unmeasured: c.Unmeasured, Set: c.Set, New: c.New,
+		Secret: c.Secret, Typed: c.Recovery, Log: c.Log,
+	}
 }
 
 // RingPath is the path of the tier's keyring.json.
 func (c Config) RingPath() string { return filepath.Join(c.Tier, keys.FileName) }
 
-// PoliciesName is the file of signed policies in the folder of a tier, beside the ring.
-const PoliciesName = "signed-policies.json"
-
-// PoliciesPath is the path of the tier's file of signed policies.
-func (c Config) PoliciesPath() string { return filepath.Join(c.Tier, PoliciesName) }
-
-// KeyFilePath is the path of the software key file.
-func (c Config) KeyFilePath() string {
-	if c.KeyFile != "" {
-		return c.KeyFile
-	}
-	return filepath.Join(filepath.Dir(c.Tier), versatile.FileName)
-}
-
 // Providers makes every provider, those that need no person first. It touches no
-// hardware. Errors: PCRs that make no sense, a key file inside the tier.
+// hardware. Errors: settings that make no sense to a provider.
 func (c Config) Providers() ([]keys.Provider, error) {
-	chip, err := c.tpm()
-	if err != nil {
-		return nil, err
-	}
-	file, err := c.versatile()
-	if err != nil {
-		return nil, err
-	}
-	service, err := c.agent()
-	if err != nil {
-		return nil, err
-	}
-	kernel, err := c.trusted()
-	if err != nil {
-		return nil, err
-	}
-	// The service after what is at hand: it may be slow.
-	out := []keys.Provider{chip, kernel, file, service, recovery.Typed(c.Recovery)}
-	for i, p := range out {
-		if out[i], err = c.guard(p); err != nil {
+	var out []keys.Provider
+	for _, k := range Kinds() {
+		p, err := k.Open(c.Settings())
+		if err != nil {
 			return nil, err
 		}
+		out = append(out, c.guard(k, p))
 	}
 	return out, nil
 }
 
-// ForNewSlot makes the named provider for a first or another slot. Recovery slots are
-// made with recovery.New. Errors: keys.ErrNoProvider, keys.ErrUnknownProvider.
-func (c Config) ForNewSlot(name string) (keys.Provider, error) {
-	switch name {
-	case tpm.Name:
-		return c.tpm()
-	case trusted.Name:
-		return c.trusted()
-	case versatile.Name:
-		return c.versatile()
-	case agent.Name:
-		return c.agent()
-	case "":
-		return nil, fmt.Errorf("%w: set key=tpm or key=versatile (or key=trusted, key=agent; there is no default, so that nothing is encrypted with a key you did not choose)",
-			keys.ErrNoProvider)
-	default:
-		return nil, fmt.Errorf("%w %q; known are tpm, trusted, versatile and agent", keys.ErrUnknownProvider, name)
+// ForNewSlot makes the named provider for a first or another slot. Errors:
+// keys.ErrNoProvider, keys.ErrUnknownProvider.
+func (c Config) ForNewSlot(ctx context.Context, name string) (keys.Provider, error) {
+	if name == "" {
+		return nil, fmt.Errorf("%w: set %s (there is no default, so that nothing is encrypted with a key you did not choose)",
+			keys.ErrNoProvider, Names("key=", "or"))
 	}
+	k, ok := KindNamed(name)
+	if !ok {
+		return nil, unknown(name)
+	}
+	return k.New(ctx, c.Settings())
 }
 
-func (c Config) tpm() (keys.Provider, error) {
-	pcrs := c.PCRs
-	if pcrs == "" {
-		pcrs = tpm.DefaultPCRs
-	}
-	sel, err := tpm.ParsePCRs(pcrs)
-	if err != nil {
-		return nil, err
-	}
-	return tpm.New(tpm.Config{
-		Path: c.TPM, PCRs: sel, AllowZeroPCRs: c.AllowZeroPCRs, PIN: c.PIN, NewPIN: c.NewPIN, KeepPIN: c.KeepPIN,
-		SignedBy: c.SignedBy, Policies: c.PoliciesPath(),
-	}), nil
+func unknown(name string) error {
+	return fmt.Errorf("%w %q; known are %s", keys.ErrUnknownProvider, name, Names("", "and"))
 }
 
-func (c Config) trusted() (keys.Provider, error) {
-	src, err := trusted.ParseSource(c.Source)
-	if err != nil {
-		return nil, err
+// Again makes what seals a slot anew as it was sealed before, but for what c.New says.
+// Errors: keys.ErrUnknownProvider, and those of the provider.
+func (c Config) Again(ctx context.Context, slot keys.Slot) (keys.Provider, error) {
+	k, ok := KindNamed(slot.Provider)
+	switch {
+	case !ok:
+		return nil, unknown(slot.Provider)
+	case k.Again == nil:
+		return k.New(ctx, c.Settings())
 	}
-	return trusted.New(trusted.Config{Source: src, Log: c.Log}), nil
+	return k.Again(ctx, c.Settings(), slot)
 }
 
-func (c Config) agent() (keys.Provider, error) {
-	addr, err := agent.Parse(c.Agent)
-	if err != nil {
-		return nil, err
+// Outside names what the slots need that a copy of the ring does not hold.
+func (c Config) Outside(slots []keys.Slot) []string {
+	var out []string
+	for _, k := range Kinds() {
+		if k.Outside != nil && slices.ContainsFunc(slots, func(s keys.Slot) bool { return s.Provider == k.Name }) {
+			out = append(out, k.Outside(c.Settings()))
+		}
 	}
-	return agent.New(addr), nil
+	return out
 }
 
-func (c Config) versatile() (keys.Provider, error) {
-	path := c.KeyFilePath()
-	rel, err := filepath.Rel(c.Tier, path)
-	if err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
-		return nil, fmt.Errorf("%w: %s lies inside the tier %s that it opens; choose another place", keys.ErrBadKeyFile, path, c.Tier)
+// Unsteady looks for what may keep a slot from opening early in the next boot.
+func (c Config) Unsteady(slot keys.Slot) []keys.Finding { return c.unsteady(slot.Provider, slot.Blob) }
+
+// UnsteadyNew is Unsteady of the new slot that c.New describes.
+func (c Config) UnsteadyNew(name string) []keys.Finding { return c.unsteady(name, nil) }
+
+func (c Config) unsteady(name string, blob json.RawMessage) []keys.Finding {
+	k, _ := KindNamed(name)
+	if k.Unsteady == nil {
+		return nil
 	}
-	return versatile.New(path), nil
+	return k.Unsteady(c.Settings(), blob)
 }
 
 // Load reads the tier's ring.
@@ -176,8 +131,10 @@ func (c Config) Load(ctx context.Context) (*keys.Ring, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.needsTPM(ring) {
-		c.awaitTPM(ctx)
+	for _, k := range Kinds() {
+		if c.concerns(k, ring) {
+			c.await(ctx, k)
+		}
 	}
 	c.Anchor(ring)
 	return ring, nil
@@ -225,30 +182,11 @@ func OpenOrCreate(ctx context.Context, c Config) (*keys.TierKey, *keys.Ring, err
 	return key, ring, nil
 }
 
-// warnOfUnsteady tells of PCRs that would keep a new slot from opening at the next boot.
-func (c Config) warnOfUnsteady() {
-	pcrs := c.PCRs
-	if pcrs == "" {
-		pcrs = tpm.DefaultPCRs
-	}
-	sel, err := tpm.ParsePCRs(pcrs)
-	if err != nil || c.Log == nil {
-		return // ForNewSlot says what is wrong with them
-	}
-	for _, why := range tpm.Unsteady(sel) {
-		c.Log.Warn("the new vault may not open at the next boot: leave that PCR out with pcrs=, or sign policies", "pcrs", sel.String(), "why", why)
-	}
-}
-
 func (c Config) create(ctx context.Context) (*keys.TierKey, *keys.Ring, error) {
 	if err := keys.RefuseIfUsed(c.Tier); err != nil {
 		return nil, nil, err
 	}
-	if c.Provider == tpm.Name {
-		c.awaitTPM(ctx)
-		c.warnOfUnsteady()
-	}
-	p, err := c.ForNewSlot(c.Provider)
+	p, err := c.firstProvider(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("no key ring at %s and %w", c.RingPath(), err)
 	}
@@ -264,4 +202,24 @@ func (c Config) create(ctx context.Context) (*keys.TierKey, *keys.Ring, error) {
 		c.Log.Info("made a key ring; print a recovery key with \"layervault key enroll recovery\"", "ring", ring.Path(), "provider", p.Name())
 	}
 	return key, ring, nil
+}
+
+// firstProvider makes the provider that the settings name, for a ring that nobody asked for
+// by hand: a person's slot is none to begin with.
+func (c Config) firstProvider(ctx context.Context) (keys.Provider, error) {
+	k, ok := KindNamed(c.Provider)
+	if k.Person {
+		return nil, unknown(c.Provider)
+	}
+	if ok {
+		c.await(ctx, k)
+	}
+	p, err := c.ForNewSlot(ctx, c.Provider)
+	if err != nil || c.Log == nil {
+		return p, err
+	}
+	for _, f := range c.UnsteadyNew(c.Provider) {
+		c.Log.Warn("the new vault may not open at the next boot", "why", f.Detail, "hint", f.Fix)
+	}
+	return p, nil
 }

@@ -9,7 +9,9 @@ import (
 
 	"layervault/keys"
 	"layervault/keys/recovery"
+	"layervault/keys/tpm"
 	"layervault/keys/tpm/swtpmtest"
+	"layervault/keys/versatile"
 )
 
 func open(t *testing.T, cfg Config) ([]byte, *keys.Ring) {
@@ -29,7 +31,7 @@ func open(t *testing.T, cfg Config) ([]byte, *keys.Ring) {
 // The life of a vault: made with the TPM, locked by an update, recovered, sealed anew.
 func TestTPMVault(t *testing.T) {
 	chip := swtpmtest.Start(t).Boot()
-	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", TPM: chip.Socket}
+	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", Set: keys.Values{"tpm": chip.Socket}}
 	want, ring := open(t, cfg)
 
 	key, _, _, err := Open(t.Context(), cfg)
@@ -57,7 +59,7 @@ func TestTPMVault(t *testing.T) {
 	if err != nil || slot.Provider != recovery.Name {
 		t.Fatalf("slot %v, %v", slot, err)
 	}
-	chipProvider, err := cfg.ForNewSlot("tpm")
+	chipProvider, err := cfg.ForNewSlot(t.Context(), "tpm")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +77,7 @@ func TestTPMVault(t *testing.T) {
 // A failed re-seal (here: the TPM is gone) leaves the old slot as it was.
 func TestFailedResealChangesNothing(t *testing.T) {
 	chip := swtpmtest.Start(t).Boot()
-	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", TPM: chip.Socket}
+	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", Set: keys.Values{"tpm": chip.Socket}}
 	_, ring := open(t, cfg)
 	before, err := os.ReadFile(ring.Path())
 	if err != nil {
@@ -87,12 +89,12 @@ func TestFailedResealChangesNothing(t *testing.T) {
 	}
 	defer key.Close()
 	gone := cfg
-	gone.TPM = "/nonexistent"
-	p, err := gone.ForNewSlot("tpm")
+	gone.Set = keys.Values{"tpm": "/nonexistent"}
+	p, err := gone.ForNewSlot(t.Context(), "tpm")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ring.Reseal(t.Context(), key, ring.Slots()[0].ID, p); !errors.Is(err, keys.ErrNoTPM) {
+	if _, err := ring.Reseal(t.Context(), key, ring.Slots()[0].ID, p); !errors.Is(err, tpm.ErrNoTPM) {
 		t.Fatalf("got %v", err)
 	}
 	after, err := os.ReadFile(ring.Path())
@@ -110,8 +112,8 @@ func TestSettings(t *testing.T) {
 		"no provider":      {Config{}, keys.ErrNoProvider},
 		"unknown provider": {Config{Provider: "magic"}, keys.ErrUnknownProvider},
 		"recovery first":   {Config{Provider: "recovery"}, keys.ErrUnknownProvider},
-		"no TPM":           {Config{Provider: "tpm", TPM: "/nonexistent"}, keys.ErrNoTPM},
-		"key file inside":  {Config{Provider: "versatile", KeyFile: tier + "/sub/key"}, keys.ErrBadKeyFile},
+		"no TPM":           {Config{Provider: "tpm", Set: keys.Values{"tpm": "/nonexistent"}}, tpm.ErrNoTPM},
+		"key file inside":  {Config{Provider: "versatile", Set: keys.Values{"key-file": tier + "/sub/key"}}, versatile.ErrBadKeyFile},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc.cfg.Tier = tier
@@ -134,7 +136,7 @@ func TestSettings(t *testing.T) {
 // With a ring there, no provider need be set, but for slots of software alone.
 func TestOpensWithoutProvider(t *testing.T) {
 	chip := swtpmtest.Start(t).Boot()
-	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", TPM: chip.Socket}
+	cfg := Config{Tier: filepath.Join(t.TempDir(), "vault"), Provider: "tpm", Set: keys.Values{"tpm": chip.Socket}}
 	want, _ := open(t, cfg)
 	cfg.Provider = ""
 	if got, _ := open(t, cfg); !bytes.Equal(got, want) {

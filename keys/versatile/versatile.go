@@ -38,7 +38,7 @@ type blob struct {
 // Wrap implements keys.Provider.
 func (p *Provider) Wrap(_ context.Context, b keys.Binding, key []byte) (json.RawMessage, error) {
 	kek, err := readKeyFile(p.path)
-	if errors.Is(err, keys.ErrNoKeyFile) {
+	if errors.Is(err, ErrNoKeyFile) {
 		kek, err = createKeyFile(p.path)
 	}
 	if err != nil {
@@ -52,8 +52,8 @@ func (p *Provider) Wrap(_ context.Context, b keys.Binding, key []byte) (json.Raw
 	return json.Marshal(blob{File: p.path, Key: wrapped})
 }
 
-// Unwrap implements keys.Provider. Errors: keys.ErrNoKeyFile, keys.ErrBadMode,
-// keys.ErrBadKeyFile, keys.ErrWrongKey.
+// Unwrap implements keys.Provider. Errors: ErrNoKeyFile, keys.ErrBadMode,
+// ErrBadKeyFile, keys.ErrWrongKey.
 func (p *Provider) Unwrap(_ context.Context, b keys.Binding, raw json.RawMessage) ([]byte, error) {
 	var slot blob
 	if err := json.Unmarshal(raw, &slot); err != nil {

@@ -58,20 +58,20 @@ func TestBadKeyFiles(t *testing.T) {
 		spoil func(path string) error
 		want  error
 	}{
-		"missing":       {os.Remove, keys.ErrNoKeyFile},
+		"missing":       {os.Remove, ErrNoKeyFile},
 		"group reads":   {func(p string) error { return os.Chmod(p, 0o640) }, keys.ErrBadMode},
 		"others read":   {func(p string) error { return os.Chmod(p, 0o604) }, keys.ErrBadMode},
 		"others write":  {func(p string) error { return os.Chmod(p, 0o602) }, keys.ErrBadMode},
 		"another owner": {func(p string) error { return os.Chown(p, 4711, -1) }, keys.ErrBadMode},
-		"short":         {func(p string) error { return os.Truncate(p, 31) }, keys.ErrBadKeyFile},
-		"empty":         {func(p string) error { return os.Truncate(p, 0) }, keys.ErrBadKeyFile},
-		"long":          {func(p string) error { return os.Truncate(p, 33) }, keys.ErrBadKeyFile},
+		"short":         {func(p string) error { return os.Truncate(p, 31) }, ErrBadKeyFile},
+		"empty":         {func(p string) error { return os.Truncate(p, 0) }, ErrBadKeyFile},
+		"long":          {func(p string) error { return os.Truncate(p, 33) }, ErrBadKeyFile},
 		"another key":   {func(p string) error { return os.WriteFile(p, make([]byte, 32), 0o600) }, keys.ErrWrongKey},
 		"link": {func(p string) error {
 			return errors.Join(os.Rename(p, p+".real"), os.Symlink(p+".real", p))
-		}, keys.ErrBadKeyFile},
-		"pipe":   {func(p string) error { return errors.Join(os.Remove(p), unix.Mkfifo(p, 0o600)) }, keys.ErrBadKeyFile},
-		"folder": {func(p string) error { return errors.Join(os.Remove(p), os.Mkdir(p, 0o700)) }, keys.ErrBadKeyFile},
+		}, ErrBadKeyFile},
+		"pipe":   {func(p string) error { return errors.Join(os.Remove(p), unix.Mkfifo(p, 0o600)) }, ErrBadKeyFile},
+		"folder": {func(p string) error { return errors.Join(os.Remove(p), os.Mkdir(p, 0o700)) }, ErrBadKeyFile},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), FileName)

@@ -94,7 +94,7 @@ func startPlugin(root string) (*plugin, error) {
 	p.driver = driver.New(driver.Config{
 		Layout: layout,
 		Unlock: func(ctx context.Context) (driver.KeySource, error) {
-			key, _, err := unlock.OpenOrCreate(ctx, unlock.Config{Tier: layout.Tier(persist.Vault), Provider: keyProvider(), AllowZeroPCRs: true, Log: log})
+			key, _, err := unlock.OpenOrCreate(ctx, unlock.Config{Tier: layout.Tier(persist.Vault), Provider: keyProvider(), Set: keys.Values{"allow-zero-pcrs": "true"}, Log: log})
 			return newVault{key}, err
 		},
 		Scratch: filepath.Join(persistDir, "scratch"),

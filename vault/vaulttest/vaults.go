@@ -27,7 +27,7 @@ const layerKind = "layer"
 
 // Keys is how the vault tier below dir opens: by a key file.
 func Keys(dir string) unlock.Config {
-	return unlock.Config{Tier: filepath.Join(dir, "vault"), Provider: "versatile", TPM: "/nonexistent"}
+	return unlock.Config{Tier: filepath.Join(dir, "vault"), Provider: "versatile", Set: keys.Values{"tpm": "/nonexistent"}}
 }
 
 // Contents is everything of the vault tier below dir.
@@ -234,7 +234,7 @@ func Rotate(ctx context.Context, dir string, b *Breaking) error {
 			key, ring, _, err := unlock.Open(ctx, cfg)
 			return key, ring, err
 		},
-		Again: func(slot keys.Slot) (keys.Provider, error) { return cfg.ForNewSlot(slot.Provider) },
+		Again: func(slot keys.Slot) (keys.Provider, error) { return cfg.Again(ctx, slot) },
 	}
 	if b != nil {
 		c.Wrap, r.Checkpoint = b.File, b.Step

@@ -1,4 +1,4 @@
-package unlock
+package tpm
 
 import (
 	"errors"
@@ -8,7 +8,6 @@ import (
 
 	"layervault/internal/durable"
 	"layervault/keys"
-	"layervault/keys/tpm"
 )
 
 // LoadedPolicies is the outcome of LoadPolicies. The JSON names are those of key load-policy
@@ -21,15 +20,15 @@ type LoadedPolicies struct {
 }
 
 // LoadPolicies adds the offered policies to the tier's file of signed policies, where
-// unlocking finds them. Error: keys.ErrBadPolicy for policies that no slot's signer signed.
-func (c Config) LoadPolicies(ring *keys.Ring, offered tpm.PolicyFile) (LoadedPolicies, error) {
-	out := LoadedPolicies{File: c.PoliciesPath(), Slots: []string{}}
-	fit := tpm.PolicyFile{}
+// unlocking finds them. Error: ErrBadPolicy for policies that no slot's signer signed.
+func LoadPolicies(ring *keys.Ring, tier string, offered PolicyFile) (LoadedPolicies, error) {
+	out := LoadedPolicies{File: PoliciesPath(tier), Slots: []string{}}
+	fit := PolicyFile{}
 	for _, slot := range ring.Slots() {
-		if slot.Provider != tpm.Name {
+		if slot.Provider != Name {
 			continue
 		}
-		sealing, err := tpm.SealingOf(slot.Blob)
+		sealing, err := SealingOf(slot.Blob)
 		if err != nil || sealing.SignedBy == nil {
 			continue
 		}
@@ -43,11 +42,11 @@ func (c Config) LoadPolicies(ring *keys.Ring, offered tpm.PolicyFile) (LoadedPol
 		}
 	}
 	if len(fit) == 0 {
-		return out, fmt.Errorf("%w: no slot of %s has the key that signed it, or its signature is false", keys.ErrBadPolicy, ring.Path())
+		return out, fmt.Errorf("%w: no slot of %s has the key that signed it, or its signature is false", ErrBadPolicy, ring.Path())
 	}
-	have, err := tpm.ReadPolicies(out.File)
-	if errors.Is(err, keys.ErrBadPolicy) {
-		have = tpm.PolicyFile{} // a broken file opens nothing; this one does
+	have, err := ReadPolicies(out.File)
+	if errors.Is(err, ErrBadPolicy) {
+		have = PolicyFile{} // a broken file opens nothing; this one does
 	} else if err != nil {
 		return out, err
 	}

@@ -1,0 +1,28 @@
+package recovery
+
+import (
+	"errors"
+	"fmt"
+)
+
+// The errors of this provider that a caller can tell apart with errors.Is. What it shares
+// with others is in package keys.
+var (
+	// ErrBadRecovery: the recovery key is mistyped or is not the one of this slot.
+	ErrBadRecovery = errors.New("recovery key refused")
+	// ErrNotAnew: a recovery slot is not sealed anew, without the text that opens it.
+	ErrNotAnew = errors.New("a recovery slot is not sealed anew")
+)
+
+// BadRecovery is ErrBadRecovery with what is wrong: Groups names the mistyped
+// groups, counted from 1; empty Groups with a well-formed key means that it is
+// the key of another ring or slot.
+type BadRecovery struct {
+	Groups []int
+	Reason string
+}
+
+func (e *BadRecovery) Error() string { return fmt.Sprintf("%v: %s", ErrBadRecovery, e.Reason) }
+
+// Is makes the error match ErrBadRecovery.
+func (e *BadRecovery) Is(target error) bool { return target == ErrBadRecovery }

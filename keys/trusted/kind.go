@@ -1,0 +1,101 @@
+package trusted
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"layervault/keys"
+)
+
+// flagSource is the provider's flag.
+const flagSource = "source"
+
+// Kind is this provider for the list of all.
+func Kind() keys.Kind {
+	return keys.Kind{
+		Name:  Name,
+		About: "a trusted key of the kernel (--source): i.MX CAAM and DCP, a TEE, a TPM",
+		Help:  "Sources of trusted keys:\n  " + Help,
+		Flags: []keys.Flag{{
+			Name: flagSource, For: keys.ForMaking | keys.ForAll | keys.ForKeys, Env: true,
+			Usage: "what new trusted slots rest on: " + sourceNames + "; see key enroll --help",
+		}},
+		Hardware: &keys.Hardware{Title: "trusted keys", Check: checkHost},
+		New:      func(_ context.Context, s keys.Settings) (keys.Provider, error) { return fromSettings(s) },
+		Open:     fromSettings,
+		Again:    sealAgain,
+		Faults: []keys.Fault{
+			{Err: ErrOtherChip, Class: keys.ClassHost, Step: "layervault key recover"},
+			{Err: ErrBadSource, Class: keys.ClassUsage, Step: "layervault key enroll --help shows the sources of trusted keys"},
+			{Err: ErrNoTrusted, Class: keys.ClassHost, Step: "layervault doctor; without such a chip: docker plugin set layervault key=tpm (or key=versatile)"},
+		},
+	}
+}
+
+func fromSettings(s keys.Settings) (keys.Provider, error) {
+	src, err := ParseSource(s.Set[flagSource])
+	if err != nil {
+		return nil, err
+	}
+	return New(Config{Source: src, Log: s.Log}), nil
+}
+
+// sealAgain makes a provider of the slot's own source, unless another is set.
+func sealAgain(_ context.Context, s keys.Settings, slot keys.Slot) (keys.Provider, error) {
+	if src, err := SourceOf(slot.Blob); err == nil && s.Set[flagSource] == "" {
+		s.Set = s.Set.With(flagSource, src.String())
+	}
+	return fromSettings(s)
+}
+
+// checkHost looks at the kernel's trusted keys where the vault wants them: by the setting,
+// or in a slot.
+func checkHost(s keys.Settings, wanted bool, slots []keys.Slot) []keys.Finding {
+	sources := map[string]Source{}
+	if wanted {
+		src, err := ParseSource(s.Set[flagSource])
+		if err != nil || src.None() {
+			return []keys.Finding{{
+				Verdict: keys.Missing, Detail: fmt.Sprintf("key=trusted wants a source; source=%q is none", s.Set[flagSource]),
+				Fix: "docker plugin set layervault source=caam (or tpm, dcp, tee, tagged)",
+			}}
+		}
+		sources[src.String()] = src
+	}
+	for _, slot := range slots {
+		if src, err := SourceOf(slot.Blob); slot.Provider == Name && err == nil {
+			sources[src.String()] = src
+		}
+	}
+	if len(sources) == 0 {
+		return []keys.Finding{{Verdict: keys.Good, Detail: "not used"}}
+	}
+	var out []keys.Finding
+	for _, name := range slices.Sorted(maps.Keys(sources)) {
+		out = append(out, checkSource(sources[name]))
+	}
+	return out
+}
+
+// checkSource looks whether the kernel makes keys of src, and what they are worth.
+func checkSource(src Source) keys.Finding {
+	if err := Available(src); err != nil {
+		return keys.Finding{Verdict: keys.Missing, Detail: err.Error(), Fix: "a kernel with that source, or: layervault key recover with another slot"}
+	}
+	why, err := Weakness(src)
+	switch {
+	case err != nil:
+		return keys.Finding{
+			Verdict: keys.Warning, Detail: fmt.Sprintf("%s: cannot see whether the chip seals with a test key: %v", src, err),
+			Fix: "run doctor as root, outside of containers",
+		}
+	case why != "":
+		return keys.Finding{
+			Verdict: keys.Warning, Detail: fmt.Sprintf("%s: slots of it protect nothing: %s", src, why),
+			Fix: "fuse the board and switch secure boot (HAB) on, then: layervault key reseal",
+		}
+	}
+	return keys.Finding{Verdict: keys.Good, Detail: src.String()}
+}
