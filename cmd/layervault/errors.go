@@ -12,6 +12,7 @@ import (
 	"layervault/doctor"
 	"layervault/keys"
 	"layervault/keys/handover"
+	"layervault/keys/unlock"
 	"layervault/layer"
 	"layervault/plugin/socket"
 	"layervault/vault"
@@ -35,8 +36,8 @@ func nextStep(err error) string {
 		return "unset the TPM owner's password for the moment, then: layervault key reseal; or go without: anchor=none"
 	case is(keys.ErrWeakSlot):
 		return "the message says which setting admits the slot; or seal it as the settings ask: layervault key reseal"
-	case providerStep(err, true) != "":
-		return providerStep(err, true)
+	case unlock.Step(err, true) != "":
+		return unlock.Step(err, true)
 	case is(keys.ErrLocked), is(keys.ErrNeedsPerson):
 		return "layervault key recover"
 	case is(vault.ErrUnfinished):
@@ -49,8 +50,8 @@ func nextStep(err error) string {
 		return "--force replaces a sound key ring, and keeps it aside"
 	case is(keys.ErrNoProvider):
 		return "docker plugin set layervault key=tpm (or key=versatile where there is no TPM); for serve: --key"
-	case providerStep(err, false) != "":
-		return providerStep(err, false)
+	case unlock.Step(err, false) != "":
+		return unlock.Step(err, false)
 	case is(handover.ErrNobody):
 		return "layervault key unlock --wait, and start docker meanwhile"
 	case is(keys.ErrUnknownProvider):

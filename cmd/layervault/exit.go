@@ -17,6 +17,7 @@ import (
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/pemkey"
+	"layervault/keys/unlock"
 	"layervault/layer"
 	"layervault/plugin/socket"
 	"layervault/vault"
@@ -75,7 +76,7 @@ func exitStatus(err error) int {
 		return statusLocked
 	}
 	for _, row := range statuses {
-		if class, ok := classes[row.status]; ok && isProviderFault(err, class) {
+		if class, ok := classes[row.status]; ok && unlock.HasFault(err, class) {
 			return row.status
 		}
 		for _, target := range row.errs {

@@ -10,6 +10,7 @@ import (
 
 	"layervault/internal/secretio"
 	"layervault/keys"
+	"layervault/keys/flags"
 	"layervault/keys/unlock"
 	"layervault/persist"
 	"layervault/vault"
@@ -37,7 +38,7 @@ func newKeyCommand(a *app) *cobra.Command {
 type keyFlags struct {
 	tier      string
 	key       string // provider whose slots may open although they are of software alone
-	providers providerFlags
+	providers flags.Set
 	recovery  string // file with the recovery key, "-" for standard input
 	anchor    string // "tpm" or "none"
 }
@@ -45,7 +46,7 @@ type keyFlags struct {
 func (k *keyFlags) register(f *pflag.FlagSet, env func(string) string) {
 	f.StringVar(&k.tier, "tier", string(persist.Vault), "tier: vault or unsealed-vault")
 	f.StringVar(&k.key, "key", env("key"), "provider whose slots may open the tier although no hardware protects them: "+unlock.Names("", "or")+" (env key)")
-	k.providers.register(f, env, keys.ForKeys|keys.ForAll)
+	k.providers.Register(f, env, keys.ForKeys|keys.ForAll)
 	k.anchor = envOr(env, "anchor", anchorTPM)
 	registerAnchor(f, &k.anchor)
 }
@@ -67,7 +68,7 @@ func noAnchor(anchor string) (bool, error) {
 // registerUnlock adds the ways for a person to unlock.
 func (k *keyFlags) registerUnlock(f *pflag.FlagSet, env func(string) string) {
 	f.StringVar(&k.recovery, "recovery-key-file", "", "unlock with the recovery key or passphrase in this file, - for standard input")
-	k.providers.register(f, env, keys.ForPerson)
+	k.providers.Register(f, env, keys.ForPerson)
 }
 
 // config turns the flags into settings of the key ring.
@@ -76,8 +77,8 @@ func (a *app) tierConfig(k keyFlags) (unlock.Config, error) {
 	if t != persist.Vault && t != persist.Unsealed {
 		return unlock.Config{}, usagef("--tier %q: %s and %s have keys", k.tier, persist.Vault, persist.Unsealed)
 	}
-	if err := k.providers.check(); err != nil {
-		return unlock.Config{}, err
+	if err := k.providers.Check(); err != nil {
+		return unlock.Config{}, &usageError{err}
 	}
 	noAnchor, err := noAnchor(k.anchor)
 	if err != nil {
@@ -91,7 +92,7 @@ func (a *app) tierConfig(k keyFlags) (unlock.Config, error) {
 		Secret:     a.readSecret,
 		Log:        a.ringLog(),
 	}
-	cfg.Set, cfg.New = k.providers.values()
+	cfg.Set, cfg.New = k.providers.Values()
 	return cfg, nil
 }
 

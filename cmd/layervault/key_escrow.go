@@ -139,7 +139,7 @@ as key recover does. The key's SHA-256 is checked, and that it is this tier's.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.escrowImport(cmd.Context(), k, args[0]) },
 	}
 	k.register(cmd.Flags(), a.env)
-	k.providers.register(cmd.Flags(), a.env, keys.ForPerson)
+	k.providers.Register(cmd.Flags(), a.env, keys.ForPerson)
 	return cmd
 }
 

@@ -126,7 +126,7 @@ their PCRs, or of those in --pcrs. The tier must open, by any slot or with
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
-	k.providers.register(cmd.Flags(), a.env, keys.ForReseal)
+	k.providers.Register(cmd.Flags(), a.env, keys.ForReseal)
 	return cmd
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"layervault/crypt"
 	"layervault/keys"
+	"layervault/keys/flags"
 	"layervault/keys/unlock"
 )
 
@@ -24,7 +25,7 @@ type settings struct {
 	loglevel string
 	upgrade  string
 
-	providers providerFlags
+	providers flags.Set
 
 	// Filled by check.
 	noAnchor    bool
@@ -74,7 +75,7 @@ func (s *settings) making(f *pflag.FlagSet, env func(string) string) {
 
 func (s *settings) keys(f *pflag.FlagSet, env func(string) string, use keys.Use) {
 	f.StringVar(&s.key, "key", s.key, "key provider of the vault: "+unlock.Names("", "or")+" (env key)")
-	s.providers.register(f, env, use)
+	s.providers.Register(f, env, use)
 	registerAnchor(f, &s.anchor)
 }
 
@@ -128,8 +129,8 @@ func (s *settings) check() error {
 
 // checkKey is check for the settings that say how the vault opens.
 func (s *settings) checkKey() (err error) {
-	if err := s.providers.check(); err != nil {
-		return err
+	if err := s.providers.Check(); err != nil {
+		return &usageError{err}
 	}
 	s.noAnchor, err = noAnchor(s.anchor)
 	return err

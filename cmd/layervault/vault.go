@@ -11,6 +11,7 @@ import (
 	"layervault/driver"
 	"layervault/internal/secretio"
 	"layervault/keys"
+	"layervault/keys/flags"
 	"layervault/keys/handover"
 	"layervault/keys/unlock"
 	"layervault/persist"
@@ -56,7 +57,7 @@ func (a *app) keyConfig(s settings, log *slog.Logger) unlock.Config {
 		NoAnchor: s.noAnchor,
 		Log:      log,
 	}
-	cfg.Set, cfg.New = s.providers.values()
+	cfg.Set, cfg.New = s.providers.Values()
 	cfg.Secret = func(ctx context.Context, from, what string) ([]byte, error) {
 		secret, err := a.readSecret(ctx, from, what)
 		if errors.Is(err, fs.ErrNotExist) { // nobody has put it there yet
@@ -84,4 +85,13 @@ func (a *app) typedKey(s settings) ([]byte, error) {
 		return nil, nil
 	}
 	return secretio.Read(a.in, s.recovery)
+}
+
+// readSecret reads a secret that a flag names: a file, - for standard input, or the
+// terminal. It is what providers are given.
+func (a *app) readSecret(ctx context.Context, from, what string) ([]byte, error) {
+	if from == flags.Ask {
+		return secretio.AskTwice(ctx, a.in, a.err, what)
+	}
+	return secretio.Read(a.in, from)
 }

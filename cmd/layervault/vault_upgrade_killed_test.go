@@ -20,6 +20,7 @@ import (
 
 	"layervault/crypt/luks2"
 	"layervault/keys"
+	"layervault/keys/flags"
 	"layervault/keys/unlock"
 	"layervault/layer"
 	"layervault/persist"
@@ -147,7 +148,7 @@ func checkUpgrade(t *testing.T, dir, when string) (old, floor int) {
 	t.Helper()
 	a := quietApp(dir)
 	for tier, count := range map[persist.Tier]int{persist.Vault: 35, persist.Unsealed: 1} {
-		cfg := a.tierKeys(tier, settings{key: "versatile", providers: providerFlags{set: keys.Values{"tpm": "/nonexistent"}}}, nil)
+		cfg := a.tierKeys(tier, settings{key: "versatile", providers: flags.Set{Fixed: keys.Values{"tpm": "/nonexistent"}}}, nil)
 		key, ring, _, err := unlock.Open(t.Context(), cfg)
 		if err != nil {
 			t.Fatalf("%s: %v", when, err)
