@@ -16,7 +16,7 @@ import (
 )
 
 // ApplyDiff fills a layer from an uncompressed layer tar and answers its size, as
-// DiffSize counts. A layer nobody wrote to becomes a sealed image: all or nothing,
+// DiffSize counts. A layer without content becomes a sealed image: all or nothing,
 // durable when this answers. Into a layer that was written to, the tar is
 // unpacked through its overlay, durable too, but not undone when it fails.
 func (d *Driver) ApplyDiff(ctx context.Context, id, parent string, diff io.Reader) (int64, error) {
@@ -30,11 +30,11 @@ func (d *Driver) ApplyDiff(ctx context.Context, id, parent string, diff io.Reade
 		return 0, err
 	}
 	if r.Parent != parent {
-		return 0, fmt.Errorf("apply a diff to layer %s: %w: it stands on %q, not on %q", id, ErrParent, r.Parent, parent)
+		return 0, fmt.Errorf("apply a diff to layer %s: %w: its parent is %q, not %q", id, ErrParent, r.Parent, parent)
 	}
 	if r.Kind == layer.Writable {
-		// A layer not made for a container may have got its writable image only because
-		// somebody looked at it.
+		// A Get makes a writable image of a layer that was not made for a container: a mere look
+		// must not keep it from being sealed.
 		untouched := false
 		if !r.ReadWrite {
 			if untouched, err = s.untouched(ctx, r); err != nil {
@@ -56,7 +56,7 @@ func (d *Driver) ApplyDiff(ctx context.Context, id, parent string, diff io.Reade
 // stays within the mount (os.Root), whatever links the layer or the tar hold.
 func (d *Driver) unpack(ctx context.Context, s *session, r layer.Record, diff io.Reader) (size int64, err error) {
 	fail := func(err error) (int64, error) {
-		return 0, fmt.Errorf("apply a diff to layer %s, which has content already: %w", r.ID, err)
+		return 0, fmt.Errorf("apply a diff to layer %s, which already has content: %w", r.ID, err)
 	}
 	at := s.merged(r.ID)
 	if _, mounted, err := d.count(s, r.ID); err != nil {
@@ -80,7 +80,7 @@ func (d *Driver) unpack(ctx context.Context, s *session, r layer.Record, diff io
 	if err := syncFS(at); err != nil {
 		return fail(err)
 	}
-	size, err = s.diffSize(ctx, r, r.Parent)
+	size, err = s.stack.Size(ctx, r, r.Parent)
 	if err != nil {
 		return fail(err)
 	}

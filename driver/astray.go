@@ -17,8 +17,8 @@ import (
 // dockerd that starts while a plugin of an earlier dockerd still runs ends that one,
 // unmounts its propagated mount and starts a new plugin all at once (moby,
 // plugin/manager.go, HandleExitEvent and reload). Where the unmounting comes late, the
-// new plugin's mounts never reach dockerd, and whoever writes to a container writes to
-// the plain directory below: in the clear, and to no layer. That must not go on, so it
+// new plugin's mounts never reach dockerd, and a container's files are written to the
+// plain directory below: unencrypted, and to no layer. That must not go on, so it
 // is an error, the files are deleted, and Fatal is told: a plugin that ends is started
 // anew by dockerd, and then its mounts are seen.
 func (d *Driver) clearMountPoint(ctx context.Context, s *session, id string) error {
@@ -48,10 +48,10 @@ func (d *Driver) removeMountPoint(ctx context.Context, s *session, id string) er
 		return fmt.Errorf("%w %s: %w", ErrAstray, s.merged(id), err)
 	}
 	defer func() { _ = dir.Close() }()
-	err = fmt.Errorf("%w, in the clear, at %s: dockerd did not see the plugin's mount; they were deleted, repeat what failed", ErrAstray, s.merged(id))
+	err = fmt.Errorf("%w, unencrypted, at %s: dockerd did not see the plugin's mount; the files were deleted, run the failed command again", ErrAstray, s.merged(id))
 	if rmErr := dir.RemoveAll(mergedName); rmErr != nil {
-		err = errors.Join(err, fmt.Errorf("delete them by hand: %w", rmErr))
+		err = errors.Join(err, fmt.Errorf("delete the files by hand: %w", rmErr))
 	}
-	d.log.ErrorContext(ctx, "files were written beside a layer", "layer", id, "error", err)
+	d.log.ErrorContext(ctx, "files were written outside a layer", "layer", id, "error", err)
 	return err
 }

@@ -16,8 +16,8 @@ import (
 )
 
 // Cleanup is dockerd going away for good: no container of it runs any more. It
-// unmounts what is still mounted and lets warm images go. A mount that somebody
-// works in stays, and counts as one Get for the next dockerd.
+// unmounts what is still mounted and lets warm images go. A mount in use stays, and
+// counts as one Get for the next dockerd.
 func (d *Driver) Cleanup(ctx context.Context) error {
 	d.mu.Lock()
 	s := d.up
@@ -64,7 +64,7 @@ func (d *Driver) cleanupLayer(ctx context.Context, s *session, id string) error 
 	at := s.merged(id)
 	switch err := mounts.Unmount(at); {
 	case errors.Is(err, mounts.ErrBusy):
-		d.log.WarnContext(ctx, "layer is still used; it stays mounted", "layer", id, "dir", at)
+		d.log.WarnContext(ctx, "layer is in use and stays mounted", "layer", id, "dir", at)
 		d.counts.set(id, 1)
 		return nil
 	case err != nil:
@@ -76,7 +76,7 @@ func (d *Driver) cleanupLayer(ctx context.Context, s *session, id string) error 
 
 // sweepHome clears what the removal of a layer left when it was cut short: its
 // mount and its directory, where that is empty. What an earlier run of the plugin could
-// not stop from being written beside a layer that exists is deleted.
+// not stop from being written outside a layer that exists is deleted.
 func (d *Driver) sweepHome(ctx context.Context, s *session) error {
 	entries, err := os.ReadDir(s.home)
 	if err != nil {
@@ -104,7 +104,7 @@ func (d *Driver) sweepHome(ctx context.Context, s *session) error {
 			}
 		}
 		if err != nil {
-			d.log.WarnContext(ctx, "cannot sweep what a removed layer left", "dir", s.dir(id), "error", err)
+			d.log.WarnContext(ctx, "cannot remove the rest of a removed layer", "dir", s.dir(id), "error", err)
 		}
 	}
 	return nil
@@ -123,5 +123,5 @@ func (d *Driver) sweepAstray(ctx context.Context, s *session, id string) error {
 	if err := d.removeMountPoint(ctx, s, id); err != nil && !errors.Is(err, ErrAstray) {
 		return err
 	}
-	return nil // removeMountPoint has said it; nobody's request failed by it now
+	return nil // ErrAstray is in the log already, and no request has failed
 }

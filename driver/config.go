@@ -2,7 +2,6 @@ package driver
 
 import (
 	"context"
-	"io"
 	"log/slog"
 
 	"github.com/moby/sys/user"
@@ -32,17 +31,17 @@ type Config struct {
 	Unlock func(ctx context.Context) (KeySource, error)
 	// CryptParams is how new images are encrypted.
 	CryptParams crypt.CryptParams
-	// DefaultSize is the size of a writable layer in bytes when nobody names one;
+	// DefaultSize is the size of a writable layer in bytes where no size is asked for;
 	// 0 for DefaultSize.
 	DefaultSize int64
 	// Scratch is where layer images are mounted out of sight, "" for
 	// /run/layervault.
 	Scratch string
 	Log     *slog.Logger // nil for slog.Default()
-	// Started is told of the layer store, each time that what Init said was taken up; nil
-	// for nobody.
+	// Started is told of the layer store, each time that what Init said was taken up; may
+	// be nil.
 	Started func(*layer.Store)
-	// Fatal is told of what only a new start of the plugin mends; nil for nobody.
+	// Fatal is told of what only a restart of the plugin mends; may be nil.
 	Fatal func(error)
 
 	// Devices makes the images; nil for encrypted ones of package crypt.
@@ -77,11 +76,4 @@ type Options struct {
 type CreateOpts struct {
 	MountLabel string
 	StorageOpt map[string]string
-}
-
-// FileGetCloser reads single files of a layer.
-type FileGetCloser interface {
-	io.Closer
-	// Get opens the file at a path within the layer's own content.
-	Get(filename string) (io.ReadCloser, error)
 }

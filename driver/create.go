@@ -78,7 +78,7 @@ func (d *Driver) remove(ctx context.Context, s *session, id string) error {
 func (d *Driver) Exists(ctx context.Context, id string) bool {
 	s, err := d.session(ctx)
 	if err != nil {
-		d.log.ErrorContext(ctx, "cannot say whether a layer exists", "layer", id, "error", err)
+		d.log.ErrorContext(ctx, "cannot find out whether a layer exists", "layer", id, "error", err)
 		return false
 	}
 	return s.store.Exists(id)

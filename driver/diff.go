@@ -2,10 +2,8 @@ package driver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"sync"
 
 	"github.com/moby/go-archive"
 
@@ -34,89 +32,38 @@ func (d *Driver) Diff(ctx context.Context, id, parent string) (io.ReadCloser, er
 	if err != nil {
 		return nil, err
 	}
-	in, err := d.diff(ctx, s, r, parent)
+	in, err := s.stack.Diff(ctx, r, parent)
 	if err != nil {
 		return nil, fmt.Errorf("diff of layer %s: %w", id, err)
 	}
 	return in, nil
 }
 
-func (d *Driver) diff(ctx context.Context, s *session, r layer.Record, parent string) (io.ReadCloser, error) {
-	if r.Parent == parent {
-		t, err := s.openContent(ctx, r)
-		if err != nil {
-			return nil, err
-		}
-		return newStream(ctx, t, func(ctx context.Context, w io.Writer) error {
-			tw := newTarWriter(w, t.path, s.idmap, d.log)
-			return errors.Join(tw.addTree(ctx), tw.Close())
-		}), nil
-	}
-	// Not what the upper directory holds: compare what both show.
-	upper, err := s.openMerged(ctx, r.ID)
+// Changes lists what a layer changes over parent: paths from "/", sorted. A
+// directory in which something changed is itself a modification.
+func (d *Driver) Changes(ctx context.Context, id, parent string) ([]archive.Change, error) {
+	s, r, err := d.lookUp(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	changes, err := s.compare(ctx, upper, parent)
+	changes, err := s.stack.Changes(ctx, r, parent)
 	if err != nil {
-		return nil, errors.Join(err, upper.close(ctx))
+		return nil, fmt.Errorf("changes of layer %s: %w", id, err)
 	}
-	return newStream(ctx, upper, func(ctx context.Context, w io.Writer) error {
-		tw := newTarWriter(w, upper.path, s.idmap, d.log)
-		return errors.Join(tw.addChanges(ctx, changes), tw.Close())
-	}), nil
+	return changes, nil
 }
 
-// compare lists by what an open merged view differs from another layer's.
-func (s *session) compare(ctx context.Context, upper *tree, parent string) (_ []archive.Change, err error) {
-	if parent != "" {
-		if err := layer.ValidateID(parent); err != nil {
-			return nil, fmt.Errorf("parent: %w", err)
-		}
-	}
-	lower, err := s.openMerged(ctx, parent)
+// DiffSize is the size in bytes of the files by which a layer differs from
+// parent: each inode once, symbolic links by the length of their target,
+// directories not at all. For the same content it is what ApplyDiff answers.
+func (d *Driver) DiffSize(ctx context.Context, id, parent string) (int64, error) {
+	s, r, err := d.lookUp(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("parent: %w", err)
+		return 0, err
 	}
-	changes, err := archive.ChangesDirs(upper.path, lower.path)
-	return changes, errors.Join(err, lower.close(ctx))
-}
-
-// stream runs a producer into a pipe and closes the tree it reads from when the
-// reader is closed or ctx ends, whichever comes first.
-type stream struct {
-	*io.PipeReader
-	stop    context.CancelFunc
-	done    chan struct{} // closed when producer and tree are
-	release func() error
-	once    sync.Once
-	err     error
-}
-
-func newStream(ctx context.Context, t *tree, produce func(context.Context, io.Writer) error) *stream {
-	ctx, cancel := context.WithCancel(ctx)
-	r, w := io.Pipe()
-	s := &stream{PipeReader: r, stop: cancel, done: make(chan struct{})}
-	s.release = func() error { return t.close(ctx) }
-	unhook := context.AfterFunc(ctx, func() { _ = w.CloseWithError(context.Cause(ctx)) }) // documented to return nil
-	go func() {
-		defer close(s.done)
-		err := produce(ctx, w)
-		unhook()
-		// Unmounted before the reader sees the end: whoever read it all may remove
-		// the layer at once.
-		s.err = s.release()
-		_ = w.CloseWithError(errors.Join(err, s.err)) // nil means EOF; documented to return nil
-	}()
-	return s
-}
-
-// Close ends the stream and waits until nothing of it is mounted.
-func (s *stream) Close() error {
-	s.once.Do(func() {
-		_ = s.PipeReader.Close() // documented to return nil
-		s.stop()
-		<-s.done
-	})
-	return s.err
+	size, err := s.stack.Size(ctx, r, parent)
+	if err != nil {
+		return 0, fmt.Errorf("size of layer %s: %w", id, err)
+	}
+	return size, nil
 }

@@ -1,5 +1,5 @@
-// Package driver is the Docker graph driver: it stacks the encrypted images of
-// package layer into overlay mounts, and turns layers into tars and back.
+// Package driver is the Docker graph driver: Docker's rules of who gets a layer, how
+// often, and how large, on the layers that package layer keeps and package stack shows.
 //
 // The kernel owns all lifetimes. Get opens the images of a chain below a private
 // scratch directory, mounts an overlay of them at <home>/<id>/merged, and

@@ -12,6 +12,7 @@ import (
 	"layervault/crypt"
 	"layervault/internal/keylock"
 	"layervault/layer"
+	"layervault/stack"
 )
 
 // Driver is the graph driver. It is safe for concurrent use: calls on one layer
@@ -34,6 +35,7 @@ type Driver struct {
 // session is what one Init said, parsed.
 type session struct {
 	store *layer.Store
+	stack *stack.Stack
 	home  string
 	size  int64 // of writable layers
 	idmap user.IdentityMapping

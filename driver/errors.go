@@ -8,15 +8,13 @@ var (
 	ErrNotReady = errors.New("driver is not initialised")
 	// ErrUnknownOption: a storage option this driver does not have.
 	ErrUnknownOption = errors.New("unknown storage option")
-	// ErrBadSize: a size that is none, or too small.
+	// ErrBadSize: not a size, or too small.
 	ErrBadSize = errors.New("bad size")
 	// ErrBadHome: Init named no usable home directory.
 	ErrBadHome = errors.New("bad home directory")
-	// ErrParent: ApplyDiff named a parent that the layer does not stand on.
+	// ErrParent: ApplyDiff named another parent than the layer has.
 	ErrParent = errors.New("not the parent of the layer")
-	// ErrMounted: the layer is mounted, and what was asked needs it not to be.
-	ErrMounted = errors.New("layer is mounted")
-	// ErrAstray: files were written beside a layer, because its mount was not seen
-	// where dockerd looks for it.
-	ErrAstray = errors.New("files were written beside the layer")
+	// ErrAstray: files were written to a layer's mount point while dockerd did not see
+	// the mount.
+	ErrAstray = errors.New("files were written outside the layer")
 )

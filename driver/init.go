@@ -14,6 +14,7 @@ import (
 	"layervault/internal/durable"
 	"layervault/layer"
 	"layervault/persist"
+	"layervault/stack"
 	"layervault/vault"
 )
 
@@ -155,7 +156,7 @@ func (d *Driver) start(ctx context.Context, opts Options) error {
 		return err
 	}
 	d.mu.Lock()
-	up := &session{store: d.store, home: opts.Home, size: size, idmap: idmap}
+	up := &session{store: d.store, stack: stack.New(d.store, idmap, d.log), home: opts.Home, size: size, idmap: idmap}
 	d.mu.Unlock()
 	if err := d.sweepHome(ctx, up); err != nil {
 		return err

@@ -67,6 +67,25 @@ func FuzzInit(f *testing.F) {
 	})
 }
 
+// forge points a record at another home: as somebody without the key may write it, with the error
+// that each text must give, and as a value that can still be sealed.
+func forge(t *testing.T, good []byte, home string) (saved savedInit, texts map[string]error) {
+	t.Helper()
+	if err := json.Unmarshal(good, &saved); err != nil {
+		t.Fatal(err)
+	}
+	saved.Options.Home = home
+	forged, err := json.Marshal(saved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := json.Marshal(savedInit{Version: 1, Options: saved.Options})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return saved, map[string]error{string(forged): authentic.ErrForged, string(old): authentic.ErrOldFormat}
+}
+
 // Somebody who has no key points the driver at another home: directories would be made, and
 // emptied, there.
 func TestEvilMaidInit(t *testing.T) {
@@ -101,20 +120,8 @@ func TestEvilMaidInit(t *testing.T) {
 	}
 	_ = d.Close(t.Context())
 
-	var saved savedInit
-	if err := json.Unmarshal(good, &saved); err != nil {
-		t.Fatal(err)
-	}
-	saved.Options.Home = elsewhere
-	forged, err := json.Marshal(saved)
-	if err != nil {
-		t.Fatal(err)
-	}
-	old, err := json.Marshal(savedInit{Version: 1, Options: saved.Options})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for text, want := range map[string]error{string(forged): authentic.ErrForged, string(old): authentic.ErrOldFormat} {
+	saved, forgeries := forge(t, good, elsewhere)
+	for text, want := range forgeries {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -133,10 +140,7 @@ func TestEvilMaidInit(t *testing.T) {
 	}
 	// The control: the same change by somebody who has the key.
 	sealed, err := saved.seal(layertest.Keys{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(name, sealed, 0o600); err != nil {
+	if err := errors.Join(err, os.WriteFile(name, sealed, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	if d, err = start(); err != nil || d.up.home != elsewhere {

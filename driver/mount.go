@@ -37,14 +37,14 @@ func (d *Driver) Get(ctx context.Context, id, mountLabel string) (dir string, er
 	at := s.merged(id)
 	if !mounted {
 		if n > 0 {
-			d.log.WarnContext(ctx, "a mounted layer was unmounted by somebody else; mounting it again", "layer", id, "dir", at)
+			d.log.WarnContext(ctx, "a mounted layer was unmounted by another program; mounting it again", "layer", id, "dir", at)
 		}
 		if err := d.mount(ctx, s, id, at, mountLabel); err != nil {
 			return "", fmt.Errorf("mount layer %s: %w", id, err)
 		}
 	}
 	if ctx.Err() != nil {
-		// Nobody takes the answer, so nobody would Put.
+		// The client has gone: no Put would follow.
 		err := fmt.Errorf("mount layer %s: %w", id, context.Cause(ctx))
 		if !mounted {
 			err = errors.Join(err, mounts.DetachAll(at))
@@ -78,7 +78,7 @@ func (d *Driver) Put(ctx context.Context, id string) error {
 	// An init layer will have the container's own put on it in a moment.
 	if !strings.HasSuffix(id, initSuffix) {
 		if err := s.store.Release(id); err != nil {
-			d.log.WarnContext(ctx, "cannot let go of an image kept open", "layer", id, "error", err)
+			d.log.WarnContext(ctx, "cannot close a warm image", "layer", id, "error", err)
 		}
 	}
 	d.counts.set(id, 0)
@@ -122,47 +122,25 @@ func (d *Driver) mount(ctx context.Context, s *session, id, at, mountLabel strin
 		return err
 	}
 	if r.Kind == layer.Fresh {
-		// Somebody wants to see, perhaps to write, what no tar was applied to.
+		// No tar was applied to it. It may be written to now.
 		if _, err := s.store.MakeWritable(ctx, id, layer.CreateOptions{DefaultSize: s.size, IDMap: s.idmap}); err != nil {
 			return err
 		}
 	}
-	chain, err := s.imagesOf(id)
-	if err != nil {
-		return err
-	}
-	view, err := s.store.Open(ctx, chain)
+	chain, err := s.stack.Open(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		// The mount keeps the images from here on.
-		if closeErr := view.Close(context.WithoutCancel(ctx)); closeErr != nil {
+		if closeErr := chain.Close(ctx); closeErr != nil {
 			err = errors.Join(err, closeErr, mounts.DetachAll(at))
 		}
 	}()
 	if err := makeMountPoint(s, id, at); err != nil {
 		return err
 	}
-	if len(chain) == 1 {
-		return mounts.Bind(view.Content(0), at)
-	}
-	return overlay{view: view, images: len(chain), upper: chain[0].Kind == layer.Writable, label: mountLabel}.mount(at)
-}
-
-// imagesOf is a layer's chain without those that have no content.
-func (s *session) imagesOf(id string) ([]layer.Record, error) {
-	chain, err := s.store.Chain(id)
-	if err != nil {
-		return nil, err
-	}
-	images := make([]layer.Record, 0, len(chain))
-	for _, r := range chain {
-		if r.Kind != layer.Fresh {
-			images = append(images, r)
-		}
-	}
-	return images, nil
+	return chain.Mount(at, mountLabel)
 }
 
 func makeMountPoint(s *session, id, at string) error {

@@ -22,7 +22,7 @@ func parseInitOpts(opts []string) (size int64, err error) {
 	for _, opt := range opts {
 		key, value, ok := strings.Cut(opt, "=")
 		if !ok {
-			return 0, fmt.Errorf("storage option %q: it must be key=value", opt)
+			return 0, fmt.Errorf("storage option %q: must be key=value", opt)
 		}
 		key = strings.TrimPrefix(strings.ToLower(strings.TrimSpace(key)), Name+".")
 		if size, err = parseOption(key, value); err != nil {

@@ -2,9 +2,7 @@ package driver
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -23,8 +21,8 @@ const initSuffix = "-init"
 // ever. That docker asks for parent's removal says that no container of its own stands on
 // it, nor is being made: while it makes one it holds parent.
 //
-// An init layer has nothing of anybody's and goes even if the lost answer was that of a
-// Get, and it is mounted. A container's layer goes only where nothing was ever written to
+// An init layer holds no user's files and goes even while it is mounted, by a Get whose
+// answer was lost. A container's layer goes only where nothing was ever written to
 // it; one that stays is layer.ErrInUse.
 func (d *Driver) removeOrphans(ctx context.Context, s *session, parent string) error {
 	children, err := s.store.Children(ctx, parent)
@@ -48,7 +46,7 @@ func (d *Driver) removeOrphans(ctx context.Context, s *session, parent string) e
 		if err := d.Remove(ctx, id); err != nil {
 			return err
 		}
-		d.log.InfoContext(ctx, "removed the layers of a container that was never made", "layer", id)
+		d.log.InfoContext(ctx, "removed the layers of a container whose creation failed", "layer", id)
 	}
 	return nil
 }
@@ -71,15 +69,13 @@ func (d *Driver) removeUntouched(ctx context.Context, id string) error {
 }
 
 // untouched says whether a layer is unmounted and itself holds nothing.
-func (s *session) untouched(ctx context.Context, r layer.Record) (_ bool, err error) {
+func (s *session) untouched(ctx context.Context, r layer.Record) (bool, error) {
 	if mounted, err := mounts.IsMounted(s.merged(r.ID)); err != nil || mounted {
 		return false, err
 	}
-	content, err := s.openContent(ctx, r)
+	empty, err := s.stack.Empty(ctx, r)
 	if err != nil {
-		return false, fmt.Errorf("look into layer %s: %w", r.ID, err)
+		return false, fmt.Errorf("read layer %s: %w", r.ID, err)
 	}
-	defer func() { err = errors.Join(err, content.close(ctx)) }()
-	entries, err := os.ReadDir(content.path)
-	return err == nil && len(entries) == 0, err
+	return empty, nil
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"layervault/disk"
-	"layervault/internal/secretio"
+	"layervault/keys/secretio"
 	"layervault/vault"
 	"layervault/volume"
 )

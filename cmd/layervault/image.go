@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"layervault/internal/secretio"
+	"layervault/keys/secretio"
 	"layervault/vault"
 )
 

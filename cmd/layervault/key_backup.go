@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"layervault/internal/secretio"
 	"layervault/keys"
+	"layervault/keys/secretio"
 	"layervault/persist"
 )
 

@@ -8,9 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/keys/flags"
+	"layervault/keys/secretio"
 	"layervault/keys/unlock"
 	"layervault/vault"
 )

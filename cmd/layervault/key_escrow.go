@@ -8,10 +8,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/keys/escrow"
 	"layervault/keys/pemkey"
+	"layervault/keys/secretio"
 )
 
 func newKeyEscrowCommand(a *app) *cobra.Command {

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"layervault/internal/secretio"
+	"layervault/keys/secretio"
 	"layervault/keys/tpm"
 )
 

@@ -7,9 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/keys/recovery"
+	"layervault/keys/secretio"
 	"layervault/keys/unlock"
 	"layervault/vault"
 )

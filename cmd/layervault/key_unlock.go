@@ -7,10 +7,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/recovery"
+	"layervault/keys/secretio"
 	"layervault/keys/unlock"
 	"layervault/persist"
 )

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/docker/go-plugins-helpers/sdk"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -72,12 +71,6 @@ how "docker plugin set layervault key=tpm" arrives. The first start makes the va
 	return cmd
 }
 
-// door is one protocol of the socket.
-type door interface {
-	Register(h sdk.Handler)
-	Drain(ctx context.Context) error
-}
-
 // serve answers on the socket until ctx ends. It listens before it opens the
 // vault: dockerd takes a plugin for dead that does not accept within seconds, and a
 // TPM or a sweep after a crash may take longer.
@@ -108,13 +101,12 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 	open := a.newVault(s, v, person, log)
 	upgrade := vault.NewUpgrading(open, !onlyVolumes, s.noUpgrade)
 	volumes := volumedoor.New(log)
-	doors := []door{volumes}
-	implements := []string{volumedoor.Implements}
+	doors := []socket.Door{volumes}
 	var starting sync.WaitGroup
 	var d *driver.Driver
 	if !onlyVolumes {
 		front := graph.New(log)
-		doors, implements = append(doors, front), []string{graph.Implements, volumedoor.Implements}
+		doors = []socket.Door{front, volumes}
 		d = driver.New(driver.Config{
 			// dockerd, or systemd, starts a plugin that ends with an error.
 			Fatal:       fail,
@@ -134,10 +126,6 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 			front.Open(d)
 		})
 	}
-	h := sdk.NewHandler(graph.Manifest(implements...))
-	for _, door := range doors {
-		door.Register(h)
-	}
 	var store *volume.Store
 	starting.Go(func() {
 		store = startVolumes(ctx, volumes, open, onlyVolumes, log)
@@ -147,15 +135,7 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 	defer stop()
 	starting.Go(func() { upgrade.Run(behind) })
 
-	err = socket.Serve(ctx, l, h, func() error {
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
-		defer cancel()
-		var errs []error
-		for _, door := range doors {
-			errs = append(errs, door.Drain(drain))
-		}
-		return errors.Join(errs...)
-	})
+	err = socket.Serve(ctx, l, drainTime, doors...)
 	stop()
 	starting.Wait()
 	if cause := context.Cause(ctx); errors.Is(cause, driver.ErrAstray) {

@@ -22,7 +22,7 @@ import (
 
 	"github.com/docker/go-units"
 
-	"layervault/internal/secretio"
+	"layervault/keys/secretio"
 )
 
 // streams are the three standard streams, files in production.

@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"layervault/driver"
-	"layervault/internal/secretio"
 	"layervault/keys"
 	"layervault/keys/flags"
 	"layervault/keys/handover"
+	"layervault/keys/secretio"
 	"layervault/keys/unlock"
 	"layervault/persist"
 	"layervault/vault"

@@ -3,7 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"layervault/internal/secretio"
+	"layervault/keys/secretio"
 	"layervault/volume"
 )
 

@@ -79,12 +79,17 @@ func testChanges(t *testing.T, make Factory) {
 	want("upper", "base", upper) // mounted
 	b.put("upper")
 	want("upper", "base", upper) // not mounted
+	b.changesOverAnother(want, upper)
+}
 
-	// Over another than the direct parent both views are compared.
+// changesOverAnother compares a layer on upper with layers that it does not directly stand on:
+// then both views are compared. inUpper is what upper changes over base.
+func (b *bench) changesOverAnother(want func(id, parent string, want []archive.Change), inUpper []archive.Change) {
+	t := b.T
 	b.create("top", "upper")
 	b.with("top", func(dir string) { write(t, dir, "top", "top") })
 	want("top", "upper", []archive.Change{{Path: "/top", Kind: archive.ChangeAdd}})
-	wantOver := append([]archive.Change{}, upper...)
+	wantOver := append([]archive.Change{}, inUpper...)
 	wantOver = append(wantOver, archive.Change{Path: "/top", Kind: archive.ChangeAdd})
 	want("top", "base", wantOver)
 	flat := b.diff("top", "")

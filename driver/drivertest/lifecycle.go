@@ -160,10 +160,9 @@ func testBadInput(t *testing.T, make Factory) {
 		_, sizeErr := b.DiffSize(ctx, id, "")
 		_, applyErr := b.ApplyDiff(ctx, id, "", bytes.NewReader(nil))
 		_, metaErr := b.GetMetadata(ctx, id)
-		_, getterErr := b.DiffGetter(ctx, id)
 		for _, err := range []error{
 			b.Create(ctx, id, "", nil), b.CreateReadWrite(ctx, id, "", nil), b.Remove(ctx, id), b.Put(ctx, id),
-			getErr, diffErr, changesErr, sizeErr, applyErr, metaErr, getterErr,
+			getErr, diffErr, changesErr, sizeErr, applyErr, metaErr,
 		} {
 			b.wants(err, layer.ErrBadID)
 		}

@@ -10,49 +10,23 @@ import (
 )
 
 // call answers one request. An error is the driver's (answered as Err in a 200)
-// unless it is a refusal.
-type call func(d Driver, x *exchange) (response, error)
+// unless it is a [socket.Refusal].
+type call func(d Driver, x *socket.Exchange) (response, error)
 
-// exchange is one request with the way to its answer.
-type exchange struct {
-	*http.Request
-	w     http.ResponseWriter
-	id    string // the layer it is about, for the log
-	begun bool   // some of the answer has been sent
-}
-
-// Write sends part of a streamed answer.
-func (x *exchange) Write(p []byte) (int, error) {
-	x.begun = true
-	return x.w.Write(p)
-}
-
-// refusal is an error that is answered with a status of its own.
-type refusal struct {
-	status int
-	err    error
-}
-
-func (e refusal) Error() string { return e.err.Error() }
-func (e refusal) Unwrap() error { return e.err }
-
+// badRequest refuses a request for a fault of its own.
 func badRequest(err error) error {
-	_, tooLarge := errors.AsType[socket.TooLargeError](err)
-	switch {
-	case tooLarge:
-		return refusal{http.StatusRequestEntityTooLarge, err}
-	case errors.Is(err, socket.ErrMethod):
-		return refusal{http.StatusMethodNotAllowed, err}
+	if _, tooLarge := errors.AsType[socket.TooLargeError](err); tooLarge {
+		return socket.Refusal{Status: http.StatusRequestEntityTooLarge, Err: err}
 	}
-	return refusal{http.StatusBadRequest, err}
+	return socket.Refusal{Status: http.StatusBadRequest, Err: err}
 }
 
 // calls lists every method of the protocol.
-func (s *Server) calls() map[string]call {
+func calls() map[string]call {
 	return map[string]call{
-		"Init": func(d Driver, x *exchange) (response, error) {
+		"Init": func(d Driver, x *socket.Exchange) (response, error) {
 			var req initRequest
-			if err := socket.Decode(x.Body, maxRequest, &req); err != nil {
+			if err := x.Decode(maxRequest, &req); err != nil {
 				return response{}, badRequest(err)
 			}
 			return response{}, d.Init(x.Context(), driver.Options{
@@ -60,7 +34,7 @@ func (s *Server) calls() map[string]call {
 				UIDMaps: userMaps(req.UIDMaps), GIDMaps: userMaps(req.GIDMaps),
 			})
 		},
-		"Capabilities": func(Driver, *exchange) (response, error) {
+		"Capabilities": func(Driver, *socket.Exchange) (response, error) {
 			return response{Capabilities: &capabilities{}}, nil
 		},
 		"Create": unary(func(ctx context.Context, d Driver, req request) (response, error) {
@@ -107,12 +81,12 @@ func (s *Server) calls() map[string]call {
 
 // unary decodes the common request before it calls f.
 func unary(f func(ctx context.Context, d Driver, req request) (response, error)) call {
-	return func(d Driver, x *exchange) (response, error) {
+	return func(d Driver, x *socket.Exchange) (response, error) {
 		var req request
-		if err := socket.Decode(x.Body, maxRequest, &req); err != nil {
+		if err := x.Decode(maxRequest, &req); err != nil {
 			return response{}, badRequest(err)
 		}
-		x.id = req.ID
+		x.Subject = req.ID
 		return f(x.Context(), d, req)
 	}
 }

@@ -15,33 +15,20 @@
 //     tar whatever it holds. So Diff fails with another status before its first
 //     byte and by breaking the connection after it.
 //   - A plugin counts as started when its socket accepts. So the server listens
-//     first, and requests wait for the driver (see [Server.Open]).
+//     first, and requests wait for the driver (see [socket.Gate]).
 package graph
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
-	"strings"
-	"sync"
+	"net/http"
 
-	"github.com/docker/go-plugins-helpers/sdk"
 	"github.com/moby/go-archive"
 
 	"layervault/driver"
 	"layervault/plugin/socket"
 )
-
-// Implements is the name of this door in the answer to /Plugin.Activate.
-const Implements = "GraphDriver"
-
-// Manifest is the answer to /Plugin.Activate, which dockerd asks of plugins that
-// are not managed (sockets in /run/docker/plugins) and for which the socket's
-// whole set of doors must be named at once.
-func Manifest(implements ...string) string {
-	return fmt.Sprintf(`{"Implements": ["%s"]}`, strings.Join(implements, `", "`))
-}
 
 // Driver is what this door needs from a graph driver. Each method is all or
 // nothing: when its context ends early, no trace of the call is left. Ids and
@@ -63,45 +50,32 @@ type Driver interface {
 	DiffSize(ctx context.Context, id, parent string) (size int64, err error)
 }
 
-// Server answers /GraphDriver.* requests.
+// Server answers /GraphDriver.* requests. They wait until it is opened with a driver.
 type Server struct {
-	log *slog.Logger
-
-	open sync.Once
-	// driver is read only after opened is closed.
-	driver Driver
-	opened chan struct{}
-
-	running *socket.Inflight
+	*socket.Gate[Driver]
+	protocol socket.Protocol
 }
 
-// New makes a server without a driver: its requests wait until [Server.Open].
+// New makes a server that is not open.
 func New(log *slog.Logger) *Server {
-	return &Server{log: log, opened: make(chan struct{}), running: socket.NewInflight()}
-}
-
-// Open gives the server its driver and lets the requests that waited for it go
-// on. Only the first call counts.
-func (s *Server) Open(d Driver) {
-	s.open.Do(func() {
-		s.driver = d
-		close(s.opened)
-	})
-}
-
-// Register adds the endpoints to a handler, which may hold other doors too.
-func (s *Server) Register(h sdk.Handler) {
-	for method, call := range s.calls() {
-		h.HandleFunc("/GraphDriver."+method, s.handle(method, call))
+	return &Server{
+		Gate:     socket.NewGate[Driver](),
+		protocol: socket.Protocol{Title: "graph driver", Subject: "id", Failed: http.StatusOK, Log: log},
 	}
 }
 
-// wait blocks until the driver is there or the client has gone.
-func (s *Server) wait(ctx context.Context) (Driver, error) {
-	select {
-	case <-s.opened:
-		return s.driver, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("plugin is still starting: %w", context.Cause(ctx))
+// Implements is the name of this door in the answer to /Plugin.Activate.
+func (s *Server) Implements() string { return "GraphDriver" }
+
+// Register adds the endpoints to a handler, which may hold other doors too.
+func (s *Server) Register(mux *http.ServeMux) {
+	for method, call := range calls() {
+		mux.HandleFunc("/GraphDriver."+method, s.Handle(s.protocol, method, func(x *socket.Exchange) (any, error) {
+			d, err := s.Wait(x.Context())
+			if err != nil {
+				return nil, socket.Refusal{Status: http.StatusServiceUnavailable, Err: err}
+			}
+			return call(d, x)
+		}))
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/docker/go-plugins-helpers/sdk"
 	"github.com/google/go-cmp/cmp"
@@ -41,9 +42,6 @@ func serve(t testing.TB, d graph.Driver) endpoint {
 	if d != nil {
 		s.Open(d)
 	}
-	h := sdk.NewHandler(graph.Manifest(graph.Implements))
-	s.Register(h)
-
 	path := filepath.Join(t.TempDir(), "l.sock")
 	l, err := socket.Listen(t.Context(), path)
 	if err != nil {
@@ -51,9 +49,7 @@ func serve(t testing.TB, d graph.Driver) endpoint {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() {
-		served <- socket.Serve(ctx, l, h, func() error { return s.Drain(context.Background()) })
-	}()
+	go func() { served <- socket.Serve(ctx, l, time.Minute, s) }()
 	client := &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", path)
@@ -123,14 +119,14 @@ func TestGolden(t *testing.T) {
 		{"apply on no parent", "GraphDriver.ApplyDiff?id=a&parent=", "0123456789", `200 {"Size":10}`, `ApplyDiff a `},
 		{"apply does not unescape", "GraphDriver.ApplyDiff?id=a+b%41&parent=c&d", "0", `200 {"Size":1}`, `ApplyDiff a+b%41 c&d`},
 		{"apply fails, rest is taken", "GraphDriver.ApplyDiff?id=bad&parent=", strings.Repeat("x", 1<<20), `200 {"Err":"layer \"bad\""}`, `ApplyDiff bad `},
-		{"apply without a tar", "GraphDriver.ApplyDiff?id=a&parent=", "", `400 {"Err":"layer \"a\": empty request body: the connection broke before and the engine sent what was left; repeat the command"}`, ""},
-		{"apply without an id", "GraphDriver.ApplyDiff?parent=b", "x", `400 {"Err":"query is not of the form id=ID\u0026parent=PARENT"}`, ""},
-		{"empty body", "GraphDriver.Remove", "", `400 {"Err":"empty request body: the connection broke before and the engine sent what was left; repeat the command"}`, ""},
-		{"blank body", "GraphDriver.Cleanup", " \n", `400 {"Err":"empty request body: the connection broke before and the engine sent what was left; repeat the command"}`, ""},
-		{"null body", "GraphDriver.Remove", "null", `400 {"Err":"request body is not one JSON object"}`, ""},
-		{"cut body", "GraphDriver.Remove", `{"ID":"a`, `400 {"Err":"request body is not one JSON object: unexpected end of JSON input"}`, ""},
-		{"two bodies", "GraphDriver.Remove", `{"ID":"a"}{"ID":"b"}`, `400 {"Err":"request body is not one JSON object: invalid character '{' after top-level value"}`, ""},
-		{"wrong type", "GraphDriver.Remove", `{"ID":7}`, `400 {"Err":"request body is not one JSON object: json: cannot unmarshal number into Go struct field request.ID of type string"}`, ""},
+		{"apply without a tar", "GraphDriver.ApplyDiff?id=a&parent=", "", `400 {"Err":"layer \"a\": request body was lost when dockerd retried; run the command again"}`, ""},
+		{"apply without an id", "GraphDriver.ApplyDiff?parent=b", "x", `400 {"Err":"query must be id=ID\u0026parent=PARENT"}`, ""},
+		{"empty body", "GraphDriver.Remove", "", `400 {"Err":"request body was lost when dockerd retried; run the command again"}`, ""},
+		{"blank body", "GraphDriver.Cleanup", " \n", `400 {"Err":"request body was lost when dockerd retried; run the command again"}`, ""},
+		{"null body", "GraphDriver.Remove", "null", `400 {"Err":"expected one JSON object as request body"}`, ""},
+		{"cut body", "GraphDriver.Remove", `{"ID":"a`, `400 {"Err":"expected one JSON object as request body: unexpected end of JSON input"}`, ""},
+		{"two bodies", "GraphDriver.Remove", `{"ID":"a"}{"ID":"b"}`, `400 {"Err":"expected one JSON object as request body: invalid character '{' after top-level value"}`, ""},
+		{"wrong type", "GraphDriver.Remove", `{"ID":7}`, `400 {"Err":"expected one JSON object as request body: json: cannot unmarshal number into Go struct field request.ID of type string"}`, ""},
 		{"body too large", "GraphDriver.Remove", `{"ID":"` + strings.Repeat("a", 1<<20) + `"}`, `413 {"Err":"request body is larger than 1048576 bytes"}`, ""},
 		{"unknown method", "GraphDriver.Nonsense", "{}", `404 404 page not found`, ""},
 		{"panic", "GraphDriver.Get", `{"ID":"panic"}`, `500 {"Err":"internal fault, see the plugin's log: boom"}`, "Get panic "},
@@ -217,21 +213,19 @@ func TestDrain(t *testing.T) {
 	if err := s.Drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	h := sdk.NewHandler("")
-	s.Register(h)
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan struct{})
-	go func() { defer close(done); _ = h.Serve(l) }()
+	go func() { defer close(done); _ = http.Serve(l, socket.Handler(s)) }()
 	defer func() { l.Close(); <-done }()
 	client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return net.Dial("unix", l.Addr().String())
 	}}}
 	defer client.CloseIdleConnections()
 	got := endpoint{client: client}.post(t, "GraphDriver.Put", `{"ID":"a"}`)
-	if want := `503 {"Err":"plugin is stopping; repeat the command when it runs again"}`; got != want {
+	if want := `503 {"Err":"plugin is stopping; run the command again when the plugin is back"}`; got != want {
 		t.Errorf("answer is %s", got)
 	}
 }

@@ -15,16 +15,21 @@ import (
 // buffer.
 const headStart = 64 << 10
 
+// failed is how Diff fails before its first byte: docker takes the body of a 200 for the tar.
+func failed(err error) error {
+	return socket.Refusal{Status: http.StatusInternalServerError, Err: err}
+}
+
 // streamDiff answers Diff: the raw tar, without JSON around it.
-func streamDiff(d Driver, x *exchange) (response, error) {
+func streamDiff(d Driver, x *socket.Exchange) (response, error) {
 	var req request
-	if err := socket.Decode(x.Body, maxRequest, &req); err != nil {
+	if err := x.Decode(maxRequest, &req); err != nil {
 		return response{}, badRequest(err)
 	}
-	x.id = req.ID
+	x.Subject = req.ID
 	tar, err := d.Diff(x.Context(), req.ID, req.Parent)
 	if err != nil {
-		return response{}, refusal{http.StatusInternalServerError, err}
+		return response{}, failed(err)
 	}
 	closed := false
 	defer func() {
@@ -36,13 +41,13 @@ func streamDiff(d Driver, x *exchange) (response, error) {
 	in := bufio.NewReaderSize(tar, headStart)
 	if head, err := in.Peek(headStart); err != nil {
 		if !errors.Is(err, io.EOF) {
-			return response{}, refusal{http.StatusInternalServerError, err}
+			return response{}, failed(err)
 		}
 		if len(head) == 0 { // even a layer without a file ends with two blocks
-			return response{}, refusal{http.StatusInternalServerError, fmt.Errorf("diff of layer %q: tar has no end marker", req.ID)}
+			return response{}, failed(fmt.Errorf("diff of layer %q: tar has no end marker", req.ID))
 		}
 	}
-	x.w.Header().Set("Content-Type", "application/x-tar")
+	x.Header().Set("Content-Type", "application/x-tar")
 	if _, err := in.WriteTo(x); err != nil {
 		return response{}, fmt.Errorf("diff of layer %q: %w", req.ID, err)
 	}
@@ -56,12 +61,12 @@ func streamDiff(d Driver, x *exchange) (response, error) {
 }
 
 // applyDiff answers ApplyDiff: the body is an uncompressed tar.
-func applyDiff(d Driver, x *exchange) (response, error) {
+func applyDiff(d Driver, x *socket.Exchange) (response, error) {
 	id, parent, err := applyTarget(x.URL.RawQuery)
 	if err != nil {
 		return response{}, badRequest(err)
 	}
-	x.id = id
+	x.Subject = id
 	if x.ContentLength == 0 {
 		// Not dockerd: it sends a tar in chunks, a tar of no bytes too. Whether that one is an
 		// empty layer or a retry whose tar went out with the first attempt, the driver knows.

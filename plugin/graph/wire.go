@@ -16,7 +16,7 @@ const maxRequest = 1 << 20
 
 // errQuery is a fault of a request, beside those of package socket: they are answered
 // with a status other than 200.
-var errQuery = errors.New("query is not of the form id=ID&parent=PARENT")
+var errQuery = errors.New("query must be id=ID&parent=PARENT")
 
 // request is the body of every call but Init and ApplyDiff (moby
 // graphDriverRequest). Unknown fields are let pass: a later engine may add some.

@@ -56,7 +56,7 @@ func LetGo(dir string) error {
 				gone++
 			case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT): // hidden, or gone with one above it
 			default:
-				return fmt.Errorf("let go of the copy of %s: %w", at, err)
+				return fmt.Errorf("detach the copy of %s: %w", at, err)
 			}
 		}
 		if gone == 0 {

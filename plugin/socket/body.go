@@ -14,9 +14,9 @@ import (
 
 // Faults of a request, as opposed to faults of what it asks for.
 var (
-	ErrMethod = errors.New("only POST is answered")
-	ErrEmpty  = errors.New("empty request body: the connection broke before and the engine sent what was left; repeat the command")
-	ErrJSON   = errors.New("request body is not one JSON object")
+	ErrMethod = errors.New("method must be POST")
+	ErrEmpty  = errors.New("request body was lost when dockerd retried; run the command again")
+	ErrJSON   = errors.New("expected one JSON object as request body")
 )
 
 // TooLargeError says that a request body is larger than this many bytes.
@@ -26,11 +26,10 @@ func (e TooLargeError) Error() string {
 	return fmt.Sprintf("request body is larger than %d bytes", int64(e))
 }
 
-// Decode reads one JSON object of at most most bytes from a request body into req,
-// which is a pointer.
-func Decode(r io.Reader, most int64, req any) error {
+// Decode reads the request's JSON object, of at most most bytes, into req, which is a pointer.
+func (x *Exchange) Decode(most int64, req any) error {
 	// One byte more than allowed tells "too large" from "just fits".
-	body, err := io.ReadAll(io.LimitReader(r, most+1))
+	body, err := io.ReadAll(io.LimitReader(x.Body, most+1))
 	switch {
 	case err != nil:
 		return fmt.Errorf("read request body: %w", err)
@@ -50,9 +49,14 @@ func Decode(r io.Reader, most int64, req any) error {
 	return nil
 }
 
-// Encode writes an answer, whole and at once: when the plugin stops, a connection may be
-// closed as soon as its handler has returned.
-func Encode(w http.ResponseWriter, status int, res any) {
+// encodeError writes an error as docker's plugin client looks for it.
+func encodeError(w http.ResponseWriter, status int, err error) {
+	encode(w, status, struct{ Err string }{err.Error()})
+}
+
+// encode writes an answer, whole and at once: when the plugin stops and its patience has ended, a
+// connection is closed as soon as its handler has returned.
+func encode(w http.ResponseWriter, status int, res any) {
 	body, err := json.Marshal(res)
 	if err != nil { // no field of a response can fail to encode
 		status, body = http.StatusInternalServerError, []byte(`{"Err":"answer cannot be encoded"}`)

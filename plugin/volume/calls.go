@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/docker/go-plugins-helpers/volume"
@@ -18,13 +19,16 @@ type request struct {
 	Opts map[string]string
 }
 
+var errNoID = errors.New("mount request has no ID; it could never be unmounted")
+
 // call answers one request.
 type call func(ctx context.Context, s Store, req request) (any, error)
 
 // bodyless are the calls that ask for nothing in particular: a body says nothing.
 var bodyless = map[string]bool{"List": true, "Capabilities": true}
 
-func (s *Server) calls() map[string]call {
+// calls lists every method of the protocol.
+func calls() map[string]call {
 	return map[string]call{
 		"Capabilities": func(context.Context, Store, request) (any, error) {
 			return volume.CapabilitiesResponse{Capabilities: volume.Capability{Scope: "local"}}, nil
@@ -98,6 +102,8 @@ func statusOf(st volumes.Status) map[string]any {
 	}
 	return out
 }
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 
 // list leaves out what docker cannot speak of: superseded generations, damaged volumes of
 // unknown names, and what was refused a name that is another's. A damaged volume that its

@@ -16,18 +16,13 @@ package volume
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
-	"sync"
-
-	"github.com/docker/go-plugins-helpers/sdk"
+	"net/http"
 
 	"layervault/plugin/socket"
 	"layervault/volume"
 )
-
-// Implements is the name of this door in the answer to /Plugin.Activate.
-const Implements = "VolumeDriver"
 
 // Store is what this door needs of the volumes. Names and options arrive as dockerd sent
 // them, unchecked.
@@ -42,59 +37,54 @@ type Store interface {
 	Remove(ctx context.Context, name string) error
 }
 
-// Server answers /VolumeDriver.* requests.
+// Server answers /VolumeDriver.* requests. They wait until it is opened with a store.
 type Server struct {
-	log *slog.Logger
-
-	open sync.Once
-	// store and refused are read only after opened is closed.
-	store   Store
-	refused error
-	opened  chan struct{}
-
-	running *socket.Inflight
+	*socket.Gate[Store]
+	protocol socket.Protocol
 }
 
-// New makes a server without a store: its requests wait until [Server.Open].
+// New makes a server that is not open.
 func New(log *slog.Logger) *Server {
-	return &Server{log: log, opened: make(chan struct{}), running: socket.NewInflight()}
-}
-
-// Open gives the server its store and lets the requests that waited for it go on. Only
-// the first call counts.
-func (s *Server) Open(store Store) {
-	s.open.Do(func() {
-		s.store = store
-		close(s.opened)
-	})
-}
-
-// Refuse answers every request with an error: there will be no store. Only the first call
-// of Open or Refuse counts.
-func (s *Server) Refuse(err error) {
-	s.open.Do(func() {
-		s.refused = err
-		close(s.opened)
-	})
-}
-
-// Register adds the endpoints to a handler, which may hold other doors too.
-func (s *Server) Register(h sdk.Handler) {
-	for method, call := range s.calls() {
-		h.HandleFunc("/VolumeDriver."+method, s.handle(method, call))
+	return &Server{
+		Gate: socket.NewGate[Store](),
+		// dockerd shows the Err of any status that is not 200; the reference answers 500 too.
+		protocol: socket.Protocol{Title: "volume", Subject: "volume", Failed: http.StatusInternalServerError, Level: level, Log: log},
 	}
 }
 
-// Drain refuses further requests and waits until those under way have ended, or until
-// ctx ends.
-func (s *Server) Drain(ctx context.Context) error { return s.running.Drain(ctx) }
+// level is how loud an error is logged: dockerd asks for a volume before it creates it.
+func level(err error) slog.Level {
+	if errors.Is(err, volume.ErrNotFound) {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
+}
 
-// wait blocks until the store is there or the client has gone.
-func (s *Server) wait(ctx context.Context) (Store, error) {
-	select {
-	case <-s.opened:
-		return s.store, s.refused
-	case <-ctx.Done():
-		return nil, fmt.Errorf("plugin is still starting: %w", context.Cause(ctx))
+// Implements is the name of this door in the answer to /Plugin.Activate.
+func (s *Server) Implements() string { return "VolumeDriver" }
+
+// Register adds the endpoints to a handler, which may hold other doors too.
+func (s *Server) Register(mux *http.ServeMux) {
+	for method, call := range calls() {
+		mux.HandleFunc("/VolumeDriver."+method, s.Handle(s.protocol, method, s.endpoint(method, call)))
+	}
+}
+
+// maxRequest bounds a request, in bytes: a name, an id and a few options.
+const maxRequest = 64 << 10
+
+// endpoint decodes the request and waits for the store before it calls.
+func (s *Server) endpoint(method string, call call) socket.Call {
+	return func(x *socket.Exchange) (any, error) {
+		var req request
+		if err := x.Decode(maxRequest, &req); err != nil && (!bodyless[method] || !errors.Is(err, socket.ErrEmpty)) {
+			return nil, socket.Refusal{Status: http.StatusBadRequest, Err: err}
+		}
+		x.Subject = req.Name
+		store, err := s.Wait(x.Context())
+		if err != nil {
+			return nil, socket.Refusal{Status: http.StatusServiceUnavailable, Err: err}
+		}
+		return call(x.Context(), store, req)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/docker/go-plugins-helpers/sdk"
 	"go.uber.org/goleak"
@@ -35,8 +36,6 @@ type endpoint struct {
 func serve(t *testing.T) endpoint {
 	t.Helper()
 	s := door.New(slog.New(slog.DiscardHandler))
-	h := sdk.NewHandler(`{"Implements": ["` + door.Implements + `"]}`)
-	s.Register(h)
 	path := filepath.Join(t.TempDir(), "v.sock")
 	l, err := socket.Listen(t.Context(), path)
 	if err != nil {
@@ -44,7 +43,7 @@ func serve(t *testing.T) endpoint {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- socket.Serve(ctx, l, h, func() error { return s.Drain(context.Background()) }) }()
+	go func() { served <- socket.Serve(ctx, l, time.Minute, s) }()
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}}}
@@ -120,7 +119,7 @@ func TestProtocol(t *testing.T) {
 		t.Errorf("Get says %s", got)
 	}
 	e.says("VolumeDriver.Get", `{"Name":"none"}`, 500, `no such volume`)
-	e.says("VolumeDriver.Mount", `{"Name":"vol"}`, 500, `without an id`)
+	e.says("VolumeDriver.Mount", `{"Name":"vol"}`, 500, `has no ID`)
 	e.says("VolumeDriver.Mount", `{"Name":"none","ID":"a"}`, 500, `no such volume`)
 	e.says("VolumeDriver.Unmount", `{"Name":"none","ID":"a"}`, 200, `{}`)
 	e.says("VolumeDriver.Unmount", `{"Name":"vol","ID":"a"}`, 200, `{}`)

@@ -7,11 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/docker/docker/pkg/plugingetter"
 	"github.com/docker/docker/pkg/plugins"
 	"github.com/docker/docker/volume/drivers"
-	"github.com/docker/go-plugins-helpers/sdk"
 
 	"layervault/persist"
 	"layervault/plugin/socket"
@@ -49,8 +49,6 @@ func TestVolumeWire(t *testing.T) {
 	defer store.Close()
 	front := door.New(slog.New(slog.DiscardHandler))
 	front.Open(store)
-	h := sdk.NewHandler(`{"Implements": ["` + door.Implements + `"]}`)
-	front.Register(h)
 	path := filepath.Join(dir, "v.sock")
 	ctx, stop := context.WithCancel(context.Background())
 	l, err := socket.Listen(ctx, path)
@@ -58,7 +56,7 @@ func TestVolumeWire(t *testing.T) {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- socket.Serve(ctx, l, h, func() error { return front.Drain(context.Background()) }) }()
+	go func() { served <- socket.Serve(ctx, l, time.Minute, front) }()
 	defer func() {
 		stop()
 		if err := <-served; err != nil {

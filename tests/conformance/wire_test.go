@@ -10,12 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/docker/docker/daemon/graphdriver"
 	"github.com/docker/docker/pkg/idtools"
 	"github.com/docker/docker/pkg/plugingetter"
 	"github.com/docker/docker/pkg/plugins"
-	"github.com/docker/go-plugins-helpers/sdk"
 
 	"layervault/driver"
 	"layervault/keys"
@@ -102,8 +102,6 @@ func startPlugin(root string) (*plugin, error) {
 	})
 	front := graph.New(log)
 	front.Open(p.driver)
-	h := sdk.NewHandler(graph.Manifest(graph.Implements))
-	front.Register(h)
 
 	var ctx context.Context
 	ctx, p.cancel = context.WithCancel(context.Background())
@@ -112,9 +110,7 @@ func startPlugin(root string) (*plugin, error) {
 	if err != nil {
 		return nil, err
 	}
-	go func() {
-		p.served <- socket.Serve(ctx, l, h, func() error { return front.Drain(context.Background()) })
-	}()
+	go func() { p.served <- socket.Serve(ctx, l, time.Minute, front) }()
 	p.client, err = plugins.NewClient("unix://"+path, nil)
 	return p, err
 }

@@ -1,4 +1,4 @@
-package driver
+package stack
 
 import (
 	"errors"
@@ -11,7 +11,6 @@ import (
 	"github.com/opencontainers/selinux/go-selinux/label"
 	"golang.org/x/sys/unix"
 
-	"layervault/crypt"
 	"layervault/layer"
 )
 
@@ -22,52 +21,55 @@ const maxMountData = 4096 - 1
 // overlayParameters is where the overlay module shows which options it knows.
 const overlayParameters = "/sys/module/overlay/parameters"
 
-// overlayFeatures are mount options and the module parameter that shows the
-// kernel knows them. xino keeps one st_dev within a container. The rest pins what a
-// distribution may have made the default and what would put kernel-private marks
-// into upper directories, which a Diff could not carry elsewhere.
-var overlayFeatures = []struct{ parameter, option string }{
+// feature is a mount option and the module parameter that shows that the kernel knows it.
+type feature struct{ parameter, option string }
+
+// overlayFeatures are the options of the mounts made here. xino keeps one st_dev within a
+// container. The rest pins what a distribution may have made the default and what would put
+// kernel-private marks into upper directories, which a tar could not carry elsewhere.
+var overlayFeatures = []feature{
 	{"xino_auto", "xino=auto"},
 	{"index", "index=off"},
 	{"redirect_dir", "redirect_dir=off"},
 	{"metacopy", "metacopy=off"},
 }
 
-// overlay describes an overlay mount of a view: with an upper, the view's first
-// image is the upper; without, all are lowers and the mount is read-only.
-type overlay struct {
-	view   *layer.View
-	images int
-	upper  bool
-	label  string // SELinux label, "" for none
-}
-
-// data is the options string. All names are relative to the view's directory, so
-// neither their length nor a ':' or ',' in the directory's name matters.
-func (o overlay) data() (string, error) {
-	first := 0
-	if o.upper {
-		first = 1
-	}
-	lowers := make([]string, 0, o.images)
-	for n := first; n < o.images; n++ {
-		lowers = append(lowers, o.view.Name(n))
-	}
-	opts := []string{"lowerdir=" + strings.Join(lowers, ":")}
-	if o.upper {
-		top := "m" + o.view.Name(0)
-		opts = append(opts, "upperdir="+filepath.Join(top, crypt.DirDiff), "workdir="+filepath.Join(top, crypt.DirWork))
-	}
-	for _, f := range overlayFeatures {
+// known lists the options of the features that this kernel has.
+func known(features []feature) []string {
+	var options []string
+	for _, f := range features {
 		if _, err := os.Stat(filepath.Join(overlayParameters, f.parameter)); err == nil {
-			opts = append(opts, f.option)
+			options = append(options, f.option)
 		}
 	}
+	return options
+}
+
+// overlay describes an overlay mount. All names are relative to dir, so neither their length nor
+// a ':' or ',' in the name of dir matters.
+type overlay struct {
+	dir         string
+	lowers      []string // highest first
+	upper, work string   // "" for a read-only mount
+	label       string   // SELinux label, "" for none
+}
+
+// data is the options string.
+func (o overlay) data() (string, error) {
+	opts := []string{"lowerdir=" + strings.Join(o.lowers, ":")}
+	if o.upper != "" {
+		opts = append(opts, "upperdir="+o.upper, "workdir="+o.work)
+	}
+	opts = append(opts, known(overlayFeatures)...)
 	data := label.FormatMountLabel(strings.Join(opts, ","), o.label)
 	if len(data) > maxMountData {
-		return "", fmt.Errorf("%w: %d lower layers do not fit the kernel's %d bytes of mount options", layer.ErrTooDeep, len(lowers), maxMountData)
+		return "", tooDeep(len(o.lowers))
 	}
 	return data, nil
+}
+
+func tooDeep(lowers int) error {
+	return fmt.Errorf("%w: %d lower layers do not fit the kernel's %d bytes of mount options", layer.ErrTooDeep, lowers, maxMountData)
 }
 
 // mount mounts the overlay at an absolute path.
@@ -77,10 +79,10 @@ func (o overlay) mount(at string) error {
 		return err
 	}
 	var flags uintptr
-	if !o.upper {
+	if o.upper == "" {
 		flags = unix.MS_RDONLY
 	}
-	if err := inDirectory(o.view.Dir, func() error {
+	if err := inDirectory(o.dir, func() error {
 		return unix.Mount("overlay", at, "overlay", flags, data)
 	}); err != nil {
 		return fmt.Errorf("mount overlay at %s (%s): %w", at, data, err)

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"layervault/internal/secretio"
 	"layervault/keys"
+	"layervault/keys/secretio"
 )
 
 func TestRead(t *testing.T) {

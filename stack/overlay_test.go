@@ -1,9 +1,11 @@
-package driver
+package stack
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -11,24 +13,33 @@ import (
 	"layervault/layer"
 )
 
+// lowersOf names lowers from first to before end, as a view does.
+func lowersOf(first, end int) []string {
+	var names []string
+	for n := first; n < end; n++ {
+		names = append(names, strconv.FormatInt(int64(n), 36))
+	}
+	return names
+}
+
 // TestOverlayMost mounts as many lower layers as overlayfs can stack.
 func TestOverlayMost(t *testing.T) {
 	const most = 500
-	v := &layer.View{Dir: t.TempDir()}
-	for n := range most {
-		dir := filepath.Join(v.Dir, "m"+v.Name(n), "diff")
+	o := overlay{dir: t.TempDir(), lowers: lowersOf(0, most)}
+	for n, name := range o.lowers {
+		dir := filepath.Join(o.dir, "m"+name, "diff")
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint("file", n)), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Symlink(dir, filepath.Join(v.Dir, v.Name(n))); err != nil {
+		if err := os.Symlink(dir, filepath.Join(o.dir, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	at := t.TempDir()
-	if err := (overlay{view: v, images: most}).mount(at); err != nil {
+	if err := o.mount(at); err != nil {
 		t.Fatal(err)
 	}
 	entries, err := os.ReadDir(at)
@@ -41,9 +52,9 @@ func TestOverlayMost(t *testing.T) {
 }
 
 func TestOverlayData(t *testing.T) {
-	v := &layer.View{Dir: "/scratch/with,commas:and colons"}
 	const label = "system_u:object_r:container_file_t:s0:c1,c2"
-	data, err := overlay{view: v, images: 500, upper: true, label: label}.data()
+	o := overlay{dir: "/scratch/with,commas:and colons", lowers: lowersOf(1, 500), upper: "m0/diff", work: "m0/work", label: label}
+	data, err := o.data()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +67,8 @@ func TestOverlayData(t *testing.T) {
 	if strings.Contains(data, "scratch") {
 		t.Error("the directory's name is in the options")
 	}
-	if _, err := (overlay{view: v, images: 2000}).data(); err == nil {
-		t.Error("2000 layers fit one page")
+	o.lowers = lowersOf(0, 2000)
+	if _, err := o.data(); !errors.Is(err, layer.ErrTooDeep) {
+		t.Errorf("2000 layers fit one page: %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package driver
+package stack
 
 import (
 	"archive/tar"
@@ -74,7 +74,7 @@ func (t *tarWriter) addTree(ctx context.Context) error {
 // it, docker's own driver leaves it out, and no layer could hold it.
 func (t *tarWriter) leaveOut(name string, err error) error {
 	if errors.Is(err, unix.ENAMETOOLONG) {
-		t.log.Warn("path is longer than 4095 bytes: left out of the layer", "path", shorten(strings.TrimPrefix(name, t.root)))
+		t.log.Warn("path is longer than 4095 bytes and left out of the layer", "path", shorten(strings.TrimPrefix(name, t.root)))
 		return nil
 	}
 	return ignoreVanished(err)
@@ -129,7 +129,7 @@ func whiteout(rel string) *tar.Header {
 // some files are overlay's marks.
 func (t *tarWriter) add(rel string, fi fs.FileInfo, upper bool) error {
 	if fi.Mode()&fs.ModeSocket != 0 {
-		return nil // tar has no sockets, and nobody listens on one of an image
+		return nil // tar has no sockets, and one of an image has no listener
 	}
 	name := filepath.Join(t.root, rel)
 	var link string
@@ -209,7 +209,7 @@ func (t *tarWriter) addContent(name string, hdr *tar.Header) (err error) {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if n < hdr.Size {
-		t.log.Warn("a file shrank while it was read; the tar has zeros in place of its end", "file", hdr.Name, "missing", hdr.Size-n)
+		t.log.Warn("a file shrank while it was read; its end is zeros in the tar", "file", hdr.Name, "missing", hdr.Size-n)
 		_, err = io.CopyBuffer(onlyWriter{t.Writer}, io.LimitReader(zeros{}, hdr.Size-n), t.buf)
 	}
 	return err

@@ -1,4 +1,4 @@
-package driver
+package stack
 
 import (
 	"bytes"
@@ -18,16 +18,12 @@ import (
 	"layervault/layer"
 )
 
-// Changes lists what a layer changes over parent: paths from "/", sorted. A
-// directory in which something changed is itself a modification.
-func (d *Driver) Changes(ctx context.Context, id, parent string) ([]archive.Change, error) {
-	s, r, err := d.lookUp(ctx, id)
-	if err != nil {
-		return nil, err
-	}
+// Changes lists what a layer changes over parent, "" for the empty layer: paths from "/", sorted.
+// A directory in which something changed is itself a modification.
+func (s *Stack) Changes(ctx context.Context, r layer.Record, parent string) ([]archive.Change, error) {
 	changes, err := s.changes(ctx, r, parent)
 	if err != nil {
-		return nil, fmt.Errorf("changes of layer %s: %w", id, err)
+		return nil, err
 	}
 	sortChanges(changes)
 	return changes, nil
@@ -37,25 +33,25 @@ func sortChanges(changes []archive.Change) {
 	slices.SortFunc(changes, func(a, b archive.Change) int { return cmp.Compare(a.Path, b.Path) })
 }
 
-func (s *session) changes(ctx context.Context, r layer.Record, parent string) (_ []archive.Change, err error) {
+func (s *Stack) changes(ctx context.Context, r layer.Record, parent string) (_ []archive.Change, err error) {
 	if r.Parent != parent {
 		upper, err := s.openMerged(ctx, r.ID)
 		if err != nil {
 			return nil, err
 		}
 		changes, err := s.compare(ctx, upper, parent)
-		return changes, errors.Join(err, upper.close(ctx))
+		return changes, errors.Join(err, upper.Close(ctx))
 	}
 	upper, err := s.openContent(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, upper.close(ctx)) }()
+	defer func() { err = errors.Join(err, upper.Close(ctx)) }()
 	lower, err := s.openMerged(ctx, parent)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, lower.close(ctx)) }()
+	defer func() { err = errors.Join(err, lower.Close(ctx)) }()
 	c := comparison{upper: upper.path, lower: lower.path}
 	_, err = c.dir(ctx, "/", false)
 	return c.changes, err
