@@ -82,6 +82,10 @@ func OpenLayers(ctx context.Context, l persist.Layout, tier persist.Tier, cfg la
 	return layer.Open(ctx, cfg)
 }
 
+// Sweep removes devices of images that an earlier process left behind. No other process may
+// open images meanwhile.
+func Sweep(ctx context.Context) error { return crypt.Sweep(ctx) }
+
 // own takes a tier as Contents.Lock does, with its layer store open where it has one.
 func (v *Vault) own(ctx context.Context, tier persist.Tier, keys layer.KeySource) (_ *layer.Store, release func() error, err error) {
 	var layers *layer.Store
