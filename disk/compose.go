@@ -27,15 +27,15 @@ type Source struct {
 
 // Mount is one volume of a container, as docker is to be told of it.
 type Mount struct {
-	Volume  string            // docker's name
-	Target  string            // in the container
-	Options map[string]string // of docker volume create
+	Volume  string            `json:"volume"`  // docker's name
+	Target  string            `json:"target"`  // in the container
+	Options map[string]string `json:"options"` // of docker volume create
 	// Guessed: the target was worked out from a storage key, in which a dash may have been
 	// a slash.
-	Guessed bool
+	Guessed bool `json:"guessed,omitempty"`
 	// Overlay: Pantavisor shows the volume over the image's content (ovl:). Docker copies
 	// that content into the volume once, when the volume is new.
-	Overlay bool
+	Overlay bool `json:"overlay,omitempty"`
 }
 
 // Container is what run.json and src.json say of a container's volumes.

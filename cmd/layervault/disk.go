@@ -17,17 +17,13 @@ import (
 const defaultDiskMounts = "/run/layervault-disks"
 
 func newDiskCommand(a *app) *cobra.Command {
-	verb := func(of func(*volumeVerb) *cobra.Command, what int) *cobra.Command {
-		v := a.newVolumeVerb()
-		return v.reads(of(v), what)
-	}
 	return group("disk", "Manage Pantavisor's disks (device.json, setting disks)",
-		verb((*volumeVerb).listDisks, readsDisks),
-		verb((*volumeVerb).checkDisks, readsDisks),
-		verb((*volumeVerb).mountDisk, readsDisks|makesVault|makesImages),
-		verb((*volumeVerb).umountDisk, readsDisks),
-		verb((*volumeVerb).composeDisk, readsDisks),
-		verb((*volumeVerb).diskKey, readsDisks|readsKeys),
+		a.verb((*volumeVerb).listDisks, readsDisks),
+		a.verb((*volumeVerb).checkDisks, readsDisks),
+		a.verb((*volumeVerb).mountDisk, readsDisks|makesVault|makesImages),
+		a.verb((*volumeVerb).umountDisk, readsDisks),
+		a.verb((*volumeVerb).composeDisk, readsDisks),
+		a.verb((*volumeVerb).diskKey, readsDisks|readsKeys),
 	)
 }
 

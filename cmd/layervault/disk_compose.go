@@ -9,15 +9,6 @@ import (
 	"layervault/disk"
 )
 
-// mountView is one volume in disk compose --json.
-type mountView struct {
-	Volume  string            `json:"volume"`
-	Target  string            `json:"target"`
-	Guessed bool              `json:"guessed,omitempty"`
-	Overlay bool              `json:"overlay,omitempty"`
-	Options map[string]string `json:"options"`
-}
-
 func (v *volumeVerb) composeDisk() *cobra.Command {
 	var yaml bool
 	var name string
@@ -65,11 +56,7 @@ var errLeftOut = errors.New("left out")
 
 func (v *volumeVerb) printCompose(c disk.Container, driver string, yaml bool) error {
 	if v.app.json {
-		mounts := make([]mountView, 0, len(c.Mounts))
-		for _, m := range c.Mounts {
-			mounts = append(mounts, mountView{m.Volume, m.Target, m.Guessed, m.Overlay, m.Options})
-		}
-		return v.app.printJSON(map[string]any{"container": c.Name, "mounts": mounts})
+		return v.app.printJSON(map[string]any{"container": c.Name, "mounts": append([]disk.Mount{}, c.Mounts...)})
 	}
 	if yaml {
 		return v.app.printf("%s", c.YAML(driver))

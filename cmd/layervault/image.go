@@ -89,7 +89,7 @@ func (a *app) imageKey(ctx context.Context, s settings, name, out string) (err e
 		return err
 	}
 	cfg := a.keyConfig(s, nil)
-	if cfg.Recovery, err = a.typedKey(s); err != nil {
+	if cfg.Recovery, err = a.typedKey(s.recovery); err != nil {
 		return err
 	}
 	defer clear(cfg.Recovery)

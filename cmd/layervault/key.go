@@ -10,7 +10,6 @@ import (
 
 	"layervault/keys"
 	"layervault/keys/flags"
-	"layervault/keys/secretio"
 	"layervault/keys/unlock"
 	"layervault/persist"
 	"layervault/vault"
@@ -108,17 +107,26 @@ func (a *app) loadRing(ctx context.Context, k keyFlags) (unlock.Config, *keys.Ri
 
 // unlockTier opens the tier with the slots that need no person, or with what the
 // flags name. The caller closes the key.
-func (a *app) unlockTier(ctx context.Context, cfg unlock.Config, k keyFlags) (*keys.TierKey, *keys.Ring, error) {
-	if k.recovery != "" {
-		typed, err := secretio.Read(a.in, k.recovery)
-		if err != nil {
-			return nil, nil, err
-		}
-		defer clear(typed)
-		cfg.Recovery = typed
+func (a *app) unlockTier(ctx context.Context, cfg unlock.Config, k keyFlags) (_ *keys.TierKey, _ *keys.Ring, err error) {
+	if cfg.Recovery, err = a.typedKey(k.recovery); err != nil {
+		return nil, nil, err
 	}
+	defer clear(cfg.Recovery)
 	key, ring, _, err := unlock.Open(ctx, cfg)
 	return key, ring, err
+}
+
+// withKey calls f with the tier open, as unlockTier opens it.
+func (a *app) withKey(ctx context.Context, k keyFlags, f func(cfg unlock.Config, key *keys.TierKey, ring *keys.Ring) error) error {
+	cfg, err := a.tierConfig(k)
+	if err != nil {
+		return err
+	}
+	key, ring, err := a.unlockTier(ctx, cfg, k)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(cfg, key, ring), key.Close())
 }
 
 // findSlot finds the slot whose id begins with name.
@@ -227,8 +235,8 @@ slot nothing opens the tier again: its data is gone.`,
 	return cmd
 }
 
-func (a *app) removeSlot(ctx context.Context, k keyFlags, name string, force bool) (err error) {
-	cfg, ring, err := a.loadRing(ctx, k)
+func (a *app) removeSlot(ctx context.Context, k keyFlags, name string, force bool) error {
+	_, ring, err := a.loadRing(ctx, k)
 	if err != nil {
 		return err
 	}
@@ -236,15 +244,12 @@ func (a *app) removeSlot(ctx context.Context, k keyFlags, name string, force boo
 	if err != nil {
 		return err
 	}
-	key, ring, err := a.unlockTier(ctx, cfg, k)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, key.Close()) }()
-	if err := ring.Remove(ctx, key, slot.ID, force); err != nil {
-		return err
-	}
-	return a.result(map[string]string{"removed": slot.ID}, "removed slot %s; if it may be known to others: layervault key rotate\n", slot.Title())
+	return a.withKey(ctx, k, func(_ unlock.Config, key *keys.TierKey, ring *keys.Ring) error {
+		if err := ring.Remove(ctx, key, slot.ID, force); err != nil {
+			return err
+		}
+		return a.result(map[string]string{"removed": slot.ID}, "removed slot %s; if it may be known to others: layervault key rotate\n", slot.Title())
+	})
 }
 
 // slotView describes one slot after a change.

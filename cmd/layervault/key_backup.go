@@ -107,12 +107,10 @@ func (a *app) restore(ctx context.Context, k keyFlags, name string, force bool) 
 	if err != nil {
 		return err
 	}
-	if k.recovery != "" {
-		if cfg.Recovery, err = secretio.Read(a.in, k.recovery); err != nil {
-			return err
-		}
-		defer clear(cfg.Recovery)
+	if cfg.Recovery, err = a.typedKey(k.recovery); err != nil {
+		return err
 	}
+	defer clear(cfg.Recovery)
 	done, err := a.contents(persist.Tier(k.tier)).Restore(ctx, cfg, data, force)
 	if err != nil {
 		return fmt.Errorf("restore %s: %w", name, err)

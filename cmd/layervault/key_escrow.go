@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -12,6 +11,7 @@ import (
 	"layervault/keys/escrow"
 	"layervault/keys/pemkey"
 	"layervault/keys/secretio"
+	"layervault/keys/unlock"
 )
 
 func newKeyEscrowCommand(a *app) *cobra.Command {
@@ -36,7 +36,7 @@ keeper: only the private key opens it. The tier must open. Export again after a 
 	return cmd
 }
 
-func (a *app) escrowExport(ctx context.Context, k keyFlags, to, name string) (err error) {
+func (a *app) escrowExport(ctx context.Context, k keyFlags, to, name string) error {
 	if to == "" {
 		return usagef("--to is missing: the public key of the keeper")
 	}
@@ -48,24 +48,19 @@ func (a *app) escrowExport(ctx context.Context, k keyFlags, to, name string) (er
 	if err != nil {
 		return fmt.Errorf("%s: %w", to, err)
 	}
-	cfg, err := a.tierConfig(k)
+	var parcel *escrow.Parcel
+	err = a.withKey(ctx, k, func(_ unlock.Config, key *keys.TierKey, ring *keys.Ring) (err error) {
+		parcel, err = escrow.Wrap(ring, key, public)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	key, ring, err := a.unlockTier(ctx, cfg, k)
+	data, err := parcel.Encode()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, key.Close()) }()
-	parcel, err := escrow.Wrap(ring, key, public)
-	if err != nil {
-		return err
-	}
-	data, err := json.MarshalIndent(parcel, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := secretio.Write(a.out, name, append(data, '\n')); err != nil || name == "-" {
+	if err := secretio.Write(a.out, name, data); err != nil || name == "-" {
 		return err
 	}
 	return a.result(map[string]string{"file": name, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256, "to": parcel.To}, "wrapped the key (SHA-256 %s) to %s in %s\n", parcel.KeySHA256, parcel.To, name)
@@ -116,12 +111,12 @@ func (a *app) escrowOpen(private, name, out string) error {
 		return err
 	}
 	defer clear(back.Key)
-	secret, err := json.Marshal(back)
+	secret, err := back.Encode()
 	if err != nil {
 		return err
 	}
 	defer clear(secret)
-	if err := secretio.Write(a.out, out, append(secret, '\n')); err != nil || out == "-" {
+	if err := secretio.Write(a.out, out, secret); err != nil || out == "-" {
 		return err
 	}
 	return a.result(map[string]string{"file": out, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256}, "took the key of ring %s out, into %s\n", parcel.Ring, out)

@@ -38,10 +38,8 @@ func (a *app) recoverTier(ctx context.Context, k keyFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	var typed []byte
-	if k.recovery != "" {
-		typed, err = secretio.Read(a.in, k.recovery)
-	} else {
+	typed, err := a.typedKey(k.recovery)
+	if err == nil && typed == nil {
 		typed, err = secretio.Ask(ctx, a.in, a.err, "recovery key or passphrase")
 	}
 	if err != nil {
@@ -130,30 +128,23 @@ their PCRs, or of those in --pcrs. The tier must open, by any slot or with
 	return cmd
 }
 
-func (a *app) reseal(ctx context.Context, k keyFlags, names []string) (err error) {
-	cfg, err := a.tierConfig(k)
-	if err != nil {
-		return err
-	}
-	key, ring, err := a.unlockTier(ctx, cfg, k)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, key.Close()) }()
-	var slots []keys.Slot
-	for _, name := range names {
-		slot, err := findSlot(ring, name)
+func (a *app) reseal(ctx context.Context, k keyFlags, names []string) error {
+	return a.withKey(ctx, k, func(cfg unlock.Config, key *keys.TierKey, ring *keys.Ring) error {
+		var slots []keys.Slot
+		for _, name := range names {
+			slot, err := findSlot(ring, name)
+			if err != nil {
+				return err
+			}
+			slots = append(slots, slot)
+		}
+		if len(names) == 0 {
+			slots = hardwareSlots(ring)
+		}
+		done, err := vault.Reseal(ctx, ring, key, slots, func(slot keys.Slot) (keys.Provider, error) { return cfg.Again(ctx, slot) })
 		if err != nil {
 			return err
 		}
-		slots = append(slots, slot)
-	}
-	if len(names) == 0 {
-		slots = hardwareSlots(ring)
-	}
-	done, err := vault.Reseal(ctx, ring, key, slots, func(slot keys.Slot) (keys.Provider, error) { return cfg.Again(ctx, slot) })
-	if err != nil {
-		return err
-	}
-	return a.printResealed(done, "there is no TPM or trusted slot to seal anew\n")
+		return a.printResealed(done, "there is no TPM or trusted slot to seal anew\n")
+	})
 }

@@ -67,15 +67,11 @@ func (a *app) unlockPlugin(ctx context.Context, k keyFlags, wait bool) (err erro
 
 // openByPerson opens the tier with what the flags name, or asks for the recovery key when
 // nothing opens without a person.
-func (a *app) openByPerson(ctx context.Context, cfg unlock.Config, k keyFlags) (*keys.TierKey, keys.Slot, error) {
-	if k.recovery != "" {
-		typed, err := secretio.Read(a.in, k.recovery)
-		if err != nil {
-			return nil, keys.Slot{}, err
-		}
-		defer clear(typed)
-		cfg.Recovery = typed
+func (a *app) openByPerson(ctx context.Context, cfg unlock.Config, k keyFlags) (_ *keys.TierKey, _ keys.Slot, err error) {
+	if cfg.Recovery, err = a.typedKey(k.recovery); err != nil {
+		return nil, keys.Slot{}, err
 	}
+	defer clear(cfg.Recovery)
 	key, ring, slot, err := unlock.Open(ctx, cfg)
 	if !errors.Is(err, keys.ErrLocked) || k.recovery != "" || !secretio.IsTerminal(a.in) {
 		return key, slot, err

@@ -14,11 +14,8 @@ import (
 )
 
 func newRevisionCommand(a *app) *cobra.Command {
-	set, list, gc := a.newVolumeVerb(), a.newVolumeVerb(), a.newVolumeVerb()
 	return group("revision", "Set the revision that this host runs: volumes with persistence=revision follow it",
-		set.reads(set.setRevision(), makesVault),
-		list.listRevisions(),
-		gc.reads(gc.gcRevisions(), readsPlaces|readsKeys))
+		a.verb((*volumeVerb).setRevision, makesVault), a.verb((*volumeVerb).listRevisions, 0), a.verb((*volumeVerb).gcRevisions, readsPlaces|readsKeys))
 }
 
 func (v *volumeVerb) setRevision() *cobra.Command {

@@ -36,7 +36,7 @@ func (a *app) newVault(s settings, v volumeSettings, person *handover.Receiver, 
 		Log:         log,
 	}
 	if s.recovery != "" {
-		cfg.Recovery = func() ([]byte, error) { return a.typedKey(s) }
+		cfg.Recovery = func() ([]byte, error) { return a.typedKey(s.recovery) }
 	}
 	return vault.New(cfg)
 }
@@ -80,11 +80,11 @@ func (a *app) tierKeys(tier persist.Tier, s settings, log *slog.Logger) unlock.C
 
 // typedKey reads the recovery key that a person named; nil where nobody did. The caller
 // wipes it.
-func (a *app) typedKey(s settings) ([]byte, error) {
-	if s.recovery == "" {
+func (a *app) typedKey(file string) ([]byte, error) {
+	if file == "" {
 		return nil, nil
 	}
-	return secretio.Read(a.in, s.recovery)
+	return secretio.Read(a.in, file)
 }
 
 // readSecret reads a secret that a flag names: a file, - for standard input, or the

@@ -88,6 +88,12 @@ const (
 	makesImages             // how images are made
 )
 
+// verb makes a verb with settings of its own, and the flags that it reads.
+func (a *app) verb(of func(*volumeVerb) *cobra.Command, what int) *cobra.Command {
+	v := a.newVolumeVerb()
+	return v.reads(of(v), what)
+}
+
 // reads adds flags to a verb.
 func (v *volumeVerb) reads(cmd *cobra.Command, what int) *cobra.Command {
 	f := cmd.Flags()
@@ -141,21 +147,17 @@ func (v *volumeVerb) withStore(ctx context.Context, f func(open *vault.Vault, s 
 
 func newVolumeCommand(a *app) *cobra.Command {
 	const opens = readsPlaces | readsKeys
-	verb := func(of func(*volumeVerb) *cobra.Command, what int) *cobra.Command {
-		v := a.newVolumeVerb()
-		return v.reads(of(v), what)
-	}
 	return group("volume", "Manage encrypted volumes",
-		verb((*volumeVerb).list, opens),
-		verb((*volumeVerb).show, opens),
-		verb((*volumeVerb).create, readsPlaces|makesVault|makesImages),
-		verb((*volumeVerb).grow, opens),
-		verb((*volumeVerb).trim, opens),
-		verb((*volumeVerb).purge, opens|makesImages),
-		verb((*volumeVerb).remove, opens),
-		verb((*volumeVerb).gc, opens),
-		verb((*volumeVerb).mount, opens),
-		verb((*volumeVerb).umount, readsPlaces),
-		verb((*volumeVerb).key, opens),
+		a.verb((*volumeVerb).list, opens),
+		a.verb((*volumeVerb).show, opens),
+		a.verb((*volumeVerb).create, readsPlaces|makesVault|makesImages),
+		a.verb((*volumeVerb).grow, opens),
+		a.verb((*volumeVerb).trim, opens),
+		a.verb((*volumeVerb).purge, opens|makesImages),
+		a.verb((*volumeVerb).remove, opens),
+		a.verb((*volumeVerb).gc, opens),
+		a.verb((*volumeVerb).mount, opens),
+		a.verb((*volumeVerb).umount, readsPlaces),
+		a.verb((*volumeVerb).key, opens),
 	)
 }
