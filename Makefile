@@ -86,5 +86,5 @@ guest-shell: build $(if $(GUEST_BARE),,plugin) ## The same with a login
 demo: ## Show it: containers on encrypted layers, and the search of the raw disk for what they wrote
 	@tests/demo/demo
 
-bench: build plugin ## Measure against plain overlay2, table and docs/benchmarks/DATE.json (ONLY=apply,run,... measures a part)
-	@ONLY='$(ONLY)' tests/bench/bench
+bench: build $(if $(BASE),,plugin) ## Measure against plain overlay2, or with BASE=COMMIT against that commit (ONLY=apply,run,..., TURNS=n)
+	@ONLY='$(ONLY)' BASE='$(BASE)' TURNS='$(TURNS)' tests/bench/bench

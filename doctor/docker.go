@@ -98,7 +98,7 @@ func judgeEngine(e engine, driver string, gateOpen bool) []Finding {
 	case major == 0:
 		return []Finding{warn("", "engine version %q is not understood", e.Version)}
 	case major >= removedMajor:
-		return []Finding{lack("stay on Docker 27 or older, or use the containerd snapshotter (docs/install.md)",
+		return []Finding{lack("stay on Docker 27 or older; volumes work with every Docker: layervault help install",
 			"Docker %s: graph driver plugins were removed in 28.0", e.Version)}
 	case name == driver:
 		return []Finding{ok("Docker %s runs on %s", e.Version, e.Driver)}

@@ -38,7 +38,7 @@ func judgeDataRoot(dir string, m *mountinfo.Info, name string, encrypted bool) F
 	case encrypted:
 		return ok("%s on an encrypted disk that is not layervault's (%s)", dir, m.Source)
 	}
-	return warn("docs/install.md, \"Against an evil maid\": layervault volume mount docker-root "+dir+", before docker starts",
+	return warn("layervault volume mount docker-root "+dir+" before docker starts: layervault help install, \"Against an evil maid\"",
 		"%s is not on a layervault volume (%s on %s): who writes to the switched-off disk changes there what containers and managed plugins do, and reads what docker itself keeps",
 		dir, m.FSType, m.Source)
 }
@@ -75,7 +75,7 @@ func judgeRoot(m *mountinfo.Info, uuid, cmdline string) Finding {
 	case appraises && !lax:
 		return ok("/ is appraised by IMA: see that its keys are measured")
 	}
-	return warn("docs/install.md, \"Against an evil maid\": dm-verity, or IMA appraisal",
+	return warn("dm-verity, or IMA appraisal: layervault help install, \"Against an evil maid\"",
 		"nothing vouches for / (%s on %s; no dm-verity, no IMA appraisal on the command line): who writes to the switched-off disk changes what runs after the initrd, and that gets the key",
 		m.FSType, m.Source)
 }

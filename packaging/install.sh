@@ -63,7 +63,7 @@ major=${version%%.*}
 case $major in '' | *[!0-9]*) die "engine version '$version' is not understood" 8 ;; esac
 if [ "$major" -ge 28 ]; then
   die "Docker $version has no graph driver plugins: they were removed in 28.0, and dockerd would not start with one.
-  The way over: stay on Docker 27 or older (apt-mark hold docker.io), or use layervault's containerd snapshotter (docs/install.md)." 8
+  Stay on Docker 27 or older (apt-mark hold docker.io). Volumes work with Docker 28: docs/install.md." 8
 fi
 [ "$major" -ge 20 ] || die "Docker $version is older than 20.10, which nobody tested" 8
 gate=

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"layervault/internal/mounts"
 )
@@ -55,7 +56,7 @@ func (s *Store) heal(ctx context.Context, id ID) error {
 		}
 		return s.keepMounted(v, u)
 	}
-	used, err := s.release(ctx, v)
+	used, err := s.release(ctx, v, 0) // a start waits for no container
 	if err == nil && used != "" {
 		s.log.DebugContext(ctx, "a volume is still in use", "volume", v.Name, "by", used)
 	}
@@ -64,8 +65,9 @@ func (s *Store) heal(ctx context.Context, id ID) error {
 
 // release unmounts what docker has of a volume, and asks the kernel whether anybody uses it
 // all the same, in whatever mount namespace: a container has mounts of its own, which do not
-// go with ours. If so, used says who, and the mounts come back. The volume is locked.
-func (s *Store) release(ctx context.Context, v Volume) (used string, err error) {
+// go with ours. If so, after patience, used says who, and the mounts come back. The volume
+// is locked.
+func (s *Store) release(ctx context.Context, v Volume, patience time.Duration) (used string, err error) {
 	if used, err = s.usedByPeople(v); err != nil || used != "" {
 		return used, err
 	}
@@ -82,7 +84,7 @@ func (s *Store) release(ctx context.Context, v Volume) (used string, err error) 
 			return "", err
 		}
 	}
-	used, err = s.usedStill(v)
+	used, err = s.settled(ctx, v, patience)
 	if err != nil || used != "" {
 		for _, dir := range dirs {
 			err = errors.Join(err, s.remount(ctx, v, dir))
@@ -98,6 +100,27 @@ func (s *Store) release(ctx context.Context, v Volume) (used string, err error) 
 		s.log.InfoContext(ctx, "forgot mounts of docker's that nothing uses", "volume", v.Name, "mounts", len(u))
 	}
 	return "", s.keepUses(v.ID(), nil)
+}
+
+// settleFor bounds the wait for mount namespaces that only just begin: each process that
+// makes one, such as a container that starts, has all mounts of its parent until it has let
+// go of them, some milliseconds later. A second is long beside that, also on a busy
+// machine, and short for a person whose volume is really in use.
+const settleFor = time.Second
+
+// settled is usedStill, once those had time to let go that are only about to.
+func (s *Store) settled(ctx context.Context, v Volume, patience time.Duration) (used string, err error) {
+	end := time.Now().Add(patience)
+	for wait := 10 * time.Millisecond; ; wait *= 2 {
+		if used, err = s.usedStill(v); err != nil || used == "" || time.Now().Add(wait).After(end) {
+			return used, err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return used, nil
+		}
+	}
 }
 
 // usedByPeople finds mounts that are none of this store's: they need not be disturbed to

@@ -52,7 +52,7 @@ type Request struct {
 	notClear bool // clear=false
 }
 
-// The ciphers that volumes may have; see docs/keys.md.
+// The ciphers that volumes may have; see docs/formats.md.
 var ciphers = []string{"aes-xts-plain64", "aes-cbc-essiv:sha256", "xchacha12,aes-adiantum-plain64"}
 
 // option reads one option into a request.

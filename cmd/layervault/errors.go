@@ -77,7 +77,7 @@ func nextStep(err error) string {
 	case is(volume.ErrInUse):
 		return "stop what uses it, then try again; layervault volume show says more"
 	case is(volume.ErrUnknownOption), is(volume.ErrBadOption):
-		return "docs/volumes.md explains the options"
+		return "layervault help volumes"
 	case is(volume.ErrDamaged), is(volume.ErrAmbiguous):
 		return "layervault volume list; nothing was changed"
 	case is(luks2.ErrDamaged), is(luks2.ErrNotLUKS2):

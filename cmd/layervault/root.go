@@ -64,6 +64,7 @@ func newRootCommand(a *app) *cobra.Command {
 	root.SetErr(a.err)
 	root.PersistentFlags().StringVar(&a.persist, "persist", envOr(a.env, "persist", persist.DefaultRoot), "folder that holds the vault (env persist)")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print results, and errors, as JSON")
+	root.SetHelpCommand(newHelpCommand(a))
 	root.AddGroup(
 		&cobra.Group{ID: "daily", Title: "Daily:"},
 		&cobra.Group{ID: "keys", Title: "Keys:"},

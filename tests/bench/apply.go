@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/moby/go-archive"
@@ -55,20 +54,7 @@ func smallTree() ([]byte, error) {
 func (b *bench) applyPair(ctx context.Context, name string, layer []byte, goal float64) error {
 	dir := filepath.Join(b.plainRoot, "apply")
 	t, err := turns(b.repeats, func(turn int) (float64, error) {
-		id := fmt.Sprintf("bench-%s-%d", strings.NewReplacer(" ", "-", ",", "").Replace(name), turn)
-		if err := b.settle(); err != nil {
-			return 0, err
-		}
-		t, err := timed(func() error {
-			if err := b.plugin.apply(ctx, id, "", bytes.NewReader(layer)); err != nil {
-				return err
-			}
-			return syncDisk(b.persist)
-		})
-		if err != nil {
-			return 0, fmt.Errorf("ApplyDiff of %s: %w", name, err)
-		}
-		return t, b.plugin.remove(ctx, id)
+		return b.pluginApply(ctx, b.plugin, name, turn, layer)
 	}, func(int) (float64, error) {
 		if err := b.settle(); err != nil {
 			return 0, err

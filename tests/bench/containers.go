@@ -9,7 +9,7 @@ import (
 
 // runPair compares docker run --rm, engine against engine, warm: the image was
 // used just before, as it is on a host that starts containers.
-func (b *bench) runPair(ctx context.Context) error {
+func (b *bench) runPair(ctx context.Context, what string, goal float64) error {
 	run := func(host string) func(int) (float64, error) {
 		return func(int) (float64, error) {
 			return timed(func() error {
@@ -26,7 +26,7 @@ func (b *bench) runPair(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.add(pair("docker run --rm", "s", "overlay2", t[0], t[1], 1.15, false))
+	b.add(pair("docker run --rm", "s", what, t[0], t[1], goal, false))
 	return nil
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"fmt"
@@ -71,16 +70,8 @@ const (
 // memory measures the plugin with 500 layers and 100 mounted containers, made as
 // dockerd makes them but without the containers' processes.
 func (b *bench) memory(ctx context.Context) error {
-	var layer bytes.Buffer
-	w := tar.NewWriter(&layer)
-	body := []byte("a file\n")
-	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "file", Mode: 0o644, Size: int64(len(body))}); err != nil {
-		return err
-	}
-	if _, err := w.Write(body); err != nil {
-		return err
-	}
-	if err := w.Close(); err != nil {
+	layer, err := oneFile()
+	if err != nil {
 		return err
 	}
 	var made, tops, mounted []string
@@ -90,7 +81,7 @@ func (b *bench) memory(ctx context.Context) error {
 			parent = ""
 		}
 		id := fmt.Sprintf("bench-memory-%d", i)
-		if err := b.plugin.apply(ctx, id, parent, bytes.NewReader(layer.Bytes())); err != nil {
+		if err := b.plugin.apply(ctx, id, parent, bytes.NewReader(layer)); err != nil {
 			return err
 		}
 		made, parent = append(made, id), id

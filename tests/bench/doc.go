@@ -13,6 +13,8 @@
 //   - files: fio on a file in a container, against fio in the same container on that very
 //     file by its name on the file system of that container's layer, mounted a second time:
 //     on the same blocks of the same dm-crypt device.
+//   - with -base: the program and an earlier one of itself, each as a service with a vault
+//     and an engine of its own: docker run, ApplyDiff, and the first Get of sealed layers.
 //   - volumes: the same for a volume, as a volume of docker's local driver on that device
 //     would be. Both tell what layervault costs, not what a container does.
 //

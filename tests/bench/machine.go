@@ -25,6 +25,7 @@ type machine struct {
 
 type versions struct {
 	Layervault json.RawMessage `json:"layervault"`
+	Base       string          `json:"base,omitempty"` // the earlier commit that it is compared with
 	Engine     string          `json:"engine"`
 	Fio        string          `json:"fio"`
 }

@@ -17,9 +17,17 @@ type bench struct {
 	mainHost, plainHost string // DOCKER_HOST of the two engines
 	persist, plainRoot  string // the disk, and a folder on it for plain trees
 	plugin              *plugin
+	base                string  // the earlier commit to compare with; "" for overlay2
+	basePlugin          *plugin // its plugin
 	repeats, runs       int
 	fioTurns            int
 	rows                []row
+}
+
+// step is a part of a run, by the name that -only takes.
+type step struct {
+	name string
+	f    func() error
 }
 
 // result is the JSON file.
@@ -32,30 +40,51 @@ type result struct {
 }
 
 func main() {
-	b := &bench{mainHost: "unix:///var/run/docker.sock", persist: "/persist"}
-	var jsonFile, only string
-	flag.StringVar(&b.plainHost, "plain", "unix:///run/bench-plain/docker.sock", "socket of the engine on overlay2")
+	b := &bench{persist: "/persist"}
+	var o options
+	flag.StringVar(&b.mainHost, "main", "unix:///var/run/docker.sock", "socket of the engine on layervault")
+	flag.StringVar(&b.plainHost, "plain", "unix:///run/bench-plain/docker.sock", "socket of the engine that it is compared with: on overlay2, or on -base")
 	flag.StringVar(&b.plainRoot, "plain-root", "/persist/bench-plain", "folder for plain trees, on the same disk")
+	flag.StringVar(&b.base, "base", "", "compare with this earlier commit in place of overlay2")
+	flag.StringVar(&o.plugin, "plugin", "", "socket of the plugin (default: of the managed one)")
+	flag.StringVar(&o.basePlugin, "base-plugin", "", "socket of the plugin of -base")
 	flag.IntVar(&b.repeats, "repeats", 3, "how often each pair is measured")
 	flag.IntVar(&b.runs, "runs", 7, "how often docker run is measured")
 	flag.IntVar(&b.fioTurns, "fio-turns", 40, "how often each pair of fio jobs is measured, a second each; an even number treats both sides alike")
-	flag.StringVar(&jsonFile, "json", "", "write the result to this file too")
-	flag.StringVar(&only, "only", "", "measure only these, by the first word of their names: apply,load,run,files,volumes,disk,memory,start")
+	flag.StringVar(&o.json, "json", "", "write the result to this file too")
+	flag.StringVar(&o.only, "only", "", "measure only these, by the first word of their names: apply,load,run,files,volumes,disk,memory,start; with -base: run,apply,open")
+	flag.BoolVar(&o.plot, "plot", false, "measure nothing: draw the results in the JSON files that follow into SVG files beside them")
 	flag.Parse()
+	if o.plot {
+		if err := plotFiles(flag.Args()); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := b.main(ctx, only, jsonFile); err != nil {
+	if err := b.main(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func (b *bench) main(ctx context.Context, only, jsonFile string) error {
-	id, err := dockerOn(ctx, b.mainHost, "plugin", "inspect", "--format", "{{.Id}}", "layervault")
-	if err != nil {
-		return err
+// options are the flags that main itself reads.
+type options struct {
+	plugin, basePlugin, json, only string
+	plot                           bool
+}
+
+func (b *bench) main(ctx context.Context, o options) error {
+	if o.plugin == "" {
+		id, err := dockerOn(ctx, b.mainHost, "plugin", "inspect", "--format", "{{.Id}}", "layervault")
+		if err != nil {
+			return err
+		}
+		o.plugin = "/run/docker/plugins/" + id + "/layervault.sock"
 	}
-	b.plugin = newPlugin("/run/docker/plugins/" + id + "/layervault.sock")
+	b.plugin, b.basePlugin = newPlugin(o.plugin), newPlugin(o.basePlugin)
 	debian, err := os.ReadFile("/usr/share/layervault-guest/debian.tar")
 	if err != nil {
 		return err
@@ -66,12 +95,31 @@ func (b *bench) main(ctx context.Context, only, jsonFile string) error {
 	}
 	image := filepath.Join(os.TempDir(), "bench-debian.tar")
 	defer os.Remove(image)
+	steps := b.plainSteps(ctx, image, debian, small)
+	if b.base != "" {
+		steps = b.baseSteps(ctx, debian, small)
+	}
+	for _, step := range steps {
+		if o.only != "" && !strings.Contains(","+o.only+",", ","+step.name+",") {
+			continue
+		}
+		err := step.f()
+		// What was measured is worth having, whatever becomes of the rest.
+		if err := b.keep(ctx, o.json); err != nil {
+			return err
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", step.name, joinPrint(err, b.rows))
+		}
+	}
+	return printTable(os.Stdout, b.rows)
+}
 
-	for _, step := range []struct {
-		name string
-		f    func() error
-	}{
-		{"run", func() error { return b.runPair(ctx) }},
+// plainSteps compare with overlay2, and with what the disk itself does. image is a file
+// for an image that was saved.
+func (b *bench) plainSteps(ctx context.Context, image string, debian, small []byte) []step {
+	return []step{
+		{"run", func() error { return b.runPair(ctx, "overlay2", 1.15) }},
 		{"apply", func() error { return b.applyPair(ctx, "Debian root", debian, 0.75) }},
 		{"apply", func() error { return b.applyPair(ctx, "40,000 small files", small, 0.40) }},
 		{"load", func() error {
@@ -93,20 +141,7 @@ func (b *bench) main(ctx context.Context, only, jsonFile string) error {
 		}},
 		{"start", func() error { return b.startup(ctx) }},
 		{"memory", func() error { return b.memory(ctx) }},
-	} {
-		if only != "" && !strings.Contains(","+only+",", ","+step.name+",") {
-			continue
-		}
-		err := step.f()
-		// What was measured is worth having, whatever becomes of the rest.
-		if err := b.keep(ctx, jsonFile); err != nil {
-			return err
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", step.name, joinPrint(err, b.rows))
-		}
 	}
-	return printTable(os.Stdout, b.rows)
 }
 
 // keep writes the rows so far to the JSON file, if there is to be one.
@@ -119,6 +154,7 @@ func (b *bench) keep(ctx context.Context, jsonFile string) error {
 	if r.Machine, r.Versions, err = describe(ctx, b.mainHost); err != nil {
 		return err
 	}
+	r.Versions.Base = b.base
 	raw, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err

@@ -94,6 +94,25 @@ func testNamespace(e *env) {
 	}
 }
 
+// testStarting: `docker volume rm` was refused while another container started, which for
+// some milliseconds has a copy of all mounts.
+func testStarting(e *env) {
+	for _, opts := range []string{"clear=true", "size=32M"} {
+		e.create("vol", opts)
+		e.mount("vol", "1")
+		cmd := exec.Command("unshare", "-m", "--propagation", "private", "sh", "-c", "echo ready && sleep 0.3")
+		out, err := cmd.StdoutPipe()
+		e.must(err)
+		e.must(cmd.Start())
+		line, err := bufio.NewReader(out).ReadString('\n')
+		if err != nil || line != "ready\n" {
+			e.Fatalf("the other namespace says %q, %v", line, err)
+		}
+		e.must(e.store.Remove(e.Context(), "vol"))
+		e.must(cmd.Wait())
+	}
+}
+
 // isolated keeps a directory mounted in another mount namespace, which has nothing else of
 // ours, until end.
 func (e *env) isolated(dir string) (end func()) {

@@ -47,7 +47,7 @@ func Run(t *testing.T, b Backend) {
 	tests := map[string]func(e *env){
 		"Lifecycle": testLifecycle, "Recreate": testRecreate, "Counts": testCounts, "Restart": testRestart, "Reboot": testReboot,
 		"Revision": testRevision, "Clear": testClear, "Bound": testBound, "Trim": testTrim, "Purge": testPurge, "InUse": testInUse,
-		"Copying": testCopying, "Namespace": testNamespace, "Counters": testCounters, "Superseded": testSuperseded, "Immutable": testImmutable, "Closed": testClosed, "Crashes": testCrashes,
+		"Copying": testCopying, "Namespace": testNamespace, "Starting": testStarting, "Counters": testCounters, "Superseded": testSuperseded, "Immutable": testImmutable, "Closed": testClosed, "Crashes": testCrashes,
 		"Locked": testLocked, "Damaged": testDamaged, "Host": testHost, "Beside": testBeside, "Remade": testRemade, "Copy": testCopy, "Race": testRace, "Sweep": testSweep,
 		"Many": func(e *env) { testMany(e, b.Many) }, "Model": func(e *env) { testModel(e, b.Sequences) },
 	}
