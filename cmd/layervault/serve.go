@@ -62,7 +62,7 @@ how "docker plugin set layervault key=tpm" arrives. The first start makes the va
 
 // serve answers on the socket until ctx ends.
 func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettings, onlyVolumes bool) error {
-	log := newLog(a.out, a.err, s.level)
+	log := plugin.NewLog(a.out, a.err, s.level, nextStep)
 	// main has tried this too; a process that holds the key for months must succeed.
 	if err := keys.NoCoreDumps(); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"layervault/keys/secretio"
 	"layervault/keys/unlock"
 	"layervault/persist"
+	"layervault/plugin"
 	"layervault/vault"
 )
 
@@ -94,4 +96,9 @@ func (a *app) readSecret(ctx context.Context, from, what string) ([]byte, error)
 		return secretio.AskTwice(ctx, a.in, a.err, what)
 	}
 	return secretio.Read(a.in, from)
+}
+
+// ringLog shows the warnings of a verb, such as a mended copy of a key ring, on standard error.
+func (a *app) ringLog() *slog.Logger {
+	return plugin.NewLog(io.Discard, a.err, slog.LevelWarn, nextStep)
 }

@@ -1,4 +1,4 @@
-package main
+package plugin
 
 import (
 	"context"
@@ -6,16 +6,13 @@ import (
 	"log/slog"
 )
 
-// newLog makes the plugin's log. What needs somebody's attention goes to standard
-// error and the rest to standard output, because dockerd takes each line of the
-// former for an error of its own. There are no times: dockerd and journald add
-// theirs.
-func newLog(out, err io.Writer, level slog.Level) *slog.Logger {
-	return slog.New(split{out: text(out, level), err: hinting{text(err, level)}})
+// NewLog makes the plugin's log. Warnings and errors go to standard error and the rest to
+// standard output, because dockerd takes each line of the former for an error of its own.
+// There are no times: dockerd and journald add theirs. hint is the command to type after an
+// error, "" for none; it is added to what failed.
+func NewLog(out, err io.Writer, level slog.Level, hint func(error) string) *slog.Logger {
+	return slog.New(split{out: text(out, level), err: hinting{text(err, level), hint}})
 }
-
-// ringLog shows the warnings of a verb, such as a mended copy of a key ring, on standard error.
-func (a *app) ringLog() *slog.Logger { return slog.New(hinting{text(a.err, slog.LevelWarn)}) }
 
 // text is a log for people, without times.
 func text(w io.Writer, level slog.Level) slog.Handler {
@@ -28,17 +25,23 @@ func text(w io.Writer, level slog.Level) slog.Handler {
 }
 
 // hinting adds the command to type next to what failed.
-type hinting struct{ slog.Handler }
+type hinting struct {
+	slog.Handler
+	hint func(error) string
+}
 
 // Handle implements slog.Handler.
 func (h hinting) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level >= slog.LevelError {
 		r.Attrs(func(a slog.Attr) bool {
 			err, is := a.Value.Any().(error)
-			if hint := nextStep(err); is && hint != "" {
+			if !is {
+				return true
+			}
+			if hint := h.hint(err); hint != "" {
 				r.AddAttrs(slog.String("hint", hint))
 			}
-			return !is
+			return false
 		})
 	}
 	return h.Handler.Handle(ctx, r)
@@ -46,11 +49,13 @@ func (h hinting) Handle(ctx context.Context, r slog.Record) error {
 
 // WithAttrs implements slog.Handler.
 func (h hinting) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return hinting{h.Handler.WithAttrs(attrs)}
+	return hinting{h.Handler.WithAttrs(attrs), h.hint}
 }
 
 // WithGroup implements slog.Handler.
-func (h hinting) WithGroup(name string) slog.Handler { return hinting{h.Handler.WithGroup(name)} }
+func (h hinting) WithGroup(name string) slog.Handler {
+	return hinting{h.Handler.WithGroup(name), h.hint}
+}
 
 // split sends warnings and errors to one handler and the rest to another.
 type split struct{ out, err slog.Handler }
