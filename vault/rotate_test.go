@@ -49,76 +49,61 @@ func TestRotateFailsAtEachStep(t *testing.T) {
 	}
 }
 
-// The images of a rotation are derived as the layer store derives them.
+// write makes a file with the folders above it.
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	must(t, os.MkdirAll(filepath.Dir(path), 0o700))
+	must(t, os.WriteFile(path, []byte(text), 0o600))
+}
+
+// The images of a rotation are derived as the layer store derives them. A broken image that
+// is not used is no hindrance.
 func TestLayerImages(t *testing.T) {
 	dir := t.TempDir()
 	vaulttest.New(t, dir, 2)
 	key, _ := vaulttest.Open(t, dir)
 	vaulttest.AddLayer(t, dir, key, "imported", layer.Fresh, luks2.Format2)
 	for _, junk := range []string{"layers/.tmp-x/image.luks", "layers/fresh/layer.json"} {
-		path := filepath.Join(dir, "vault", junk)
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		write(t, filepath.Join(dir, "vault", junk), "")
 	}
 	images, err := vaulttest.Contents(dir).Images()
 	if err != nil || len(images) != 3 {
 		t.Fatalf("%d images, %v", len(images), err)
 	}
 	r, err := layer.OpenReader(filepath.Join(dir, "vault", "layers"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer r.Close()
 	for _, im := range images {
 		if im.Unused != (im.ID == "imported") {
 			t.Errorf("%s: unused %v", im.ID, im.Unused)
 		}
 		want, err := r.Passphrase(im.ID, key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		h, err := r.Header(im.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if got, err := key.Passphrase(h.Format(), im.Kind, im.ID, h.UUID()); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s: another passphrase than the store's", im.ID)
 		}
 	}
-	// A broken leftover is nobody's loss.
-	if err := os.Truncate(images[0].Path, 100); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Truncate(images[0].Path, 100))
 	finish(t, dir)
-	other := filepath.Join(dir, "vault", "volumes", "a#1")
-	if err := os.MkdirAll(filepath.Dir(other), 0o700); err != nil {
-		t.Fatal(err)
+}
+
+// Images of another kind are refused. EVE's own are passed over, also a guest's disk that is
+// a LUKS image, and a container that holds one.
+func TestOtherImages(t *testing.T) {
+	dir := t.TempDir()
+	vaulttest.New(t, dir, 2)
+	volumes := filepath.Join(dir, "vault", "volumes")
+	other := filepath.Join(volumes, "a#1")
+	write(t, other, luksMagic+"\x00\x02")
+	if images, err := vaulttest.Contents(dir).Images(); !errors.Is(err, vault.ErrOtherImages) || len(images) != 2 {
+		t.Errorf("an image of another kind: %d images, %v", len(images), err)
 	}
-	if err := os.WriteFile(other, []byte(luksMagic+"\x00\x02"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := vaulttest.Contents(dir).Images(); !errors.Is(err, vault.ErrOtherImages) {
-		t.Errorf("an image of another kind: %v", err)
-	}
-	// EVE's own are passed over, also a guest's disk that is a LUKS image, and a container
-	// that holds one.
-	eve := filepath.Join(dir, "vault", "volumes", "2cf8f72c-6200-4c94-a8f9-3625fbce7b94#0.raw")
-	if err := os.Rename(other, eve); err != nil {
-		t.Fatal(err)
-	}
-	rootfs := filepath.Join(dir, "vault", "volumes", "2cf8f72c-6200-4c94-a8f9-3625fbce7b94#1.container", "rootfs")
-	if err := os.MkdirAll(rootfs, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(rootfs, "disk"), []byte(luksMagic+"\x00\x02"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := vaulttest.Contents(dir).Images(); err != nil || len(got) != len(images) {
-		t.Errorf("beside EVE's files: %d images, %v", len(got), err)
+	must(t, os.Rename(other, filepath.Join(volumes, "2cf8f72c-6200-4c94-a8f9-3625fbce7b94#0.raw")))
+	write(t, filepath.Join(volumes, "2cf8f72c-6200-4c94-a8f9-3625fbce7b94#1.container", "rootfs", "disk"), luksMagic+"\x00\x02")
+	if images, err := vaulttest.Contents(dir).Images(); err != nil || len(images) != 2 {
+		t.Errorf("beside EVE's files: %d images, %v", len(images), err)
 	}
 }
 

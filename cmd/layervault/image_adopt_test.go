@@ -71,36 +71,8 @@ func TestImageAdopt(t *testing.T) {
 		t.Fatalf("%d images, %v", len(images), err)
 	}
 	for _, im := range images {
-		args := []string{"ab"}
-		switch im.Kind {
-		case "volume":
-			args = []string{"--volume", im.ID}
-		case "disk":
-			continue // of format 1 here
-		}
-		if status, out, _ := adoptRun(t, dir, "", args...); status != statusOK || !strings.Contains(out, "nothing to adopt") {
-			t.Errorf("%s: untouched: status %d, %s", im.Title(), status, out)
-		}
-		addKeyByHand(t, im, key)
-		if err := im.Opens(t.Context(), key); !errors.Is(err, luks2.ErrNotAuthentic) {
-			t.Fatalf("%s: after luksAddKey: %v", im.Title(), err)
-		}
-		for _, answer := range []string{"", "\n", "n\n", "yess\n"} {
-			status, _, messages := adoptRun(t, dir, answer, args...)
-			if status != statusFailed || !strings.Contains(messages, "keyslots.1.type added") || !strings.Contains(messages, im.Path) {
-				t.Errorf("%s: answer %q: status %d, %s", im.Title(), answer, status, messages)
-			}
-		}
-		if err := im.Opens(t.Context(), key); !errors.Is(err, luks2.ErrNotAuthentic) {
-			t.Fatalf("%s: without a yes: %v", im.Title(), err)
-		}
-		status, out, messages := adoptRun(t, dir, "", append(args, "--yes", "--json")...)
-		var got adoption
-		if err := json.Unmarshal([]byte(out), &got); err != nil || status != statusOK || !got.Adopted || len(got.Changes) < 5 || got.Path != im.Path {
-			t.Errorf("%s: status %d, %v, %s%s", im.Title(), status, err, out, messages)
-		}
-		if err := im.Opens(t.Context(), key); err != nil {
-			t.Errorf("%s: adopted: %v", im.Title(), err)
+		if im.Kind != "disk" { // of format 1 here
+			adoptImage(t, dir, key, im)
 		}
 	}
 	addKeyByHand(t, images[1], key)
@@ -114,6 +86,39 @@ func TestImageAdopt(t *testing.T) {
 	}
 	if status, _, messages := adoptRun(t, dir, "", "--volume", "nosuch"); status != statusMissing {
 		t.Errorf("no such volume: status %d: %s", status, messages)
+	}
+}
+
+// adoptImage changes the header of an image by hand, and adopts it.
+func adoptImage(t *testing.T, dir string, key *keys.TierKey, im *vault.Image) {
+	t.Helper()
+	args := []string{"ab"}
+	if im.Kind == "volume" {
+		args = adoptArgs(im)
+	}
+	if status, out, _ := adoptRun(t, dir, "", args...); status != statusOK || !strings.Contains(out, "nothing to adopt") {
+		t.Errorf("%s: untouched: status %d, %s", im.Title(), status, out)
+	}
+	addKeyByHand(t, im, key)
+	if err := im.Opens(t.Context(), key); !errors.Is(err, luks2.ErrNotAuthentic) {
+		t.Fatalf("%s: after luksAddKey: %v", im.Title(), err)
+	}
+	for _, answer := range []string{"", "\n", "n\n", "yess\n"} {
+		status, _, messages := adoptRun(t, dir, answer, args...)
+		if status != statusFailed || !strings.Contains(messages, "keyslots.1.type added") || !strings.Contains(messages, im.Path) {
+			t.Errorf("%s: answer %q: status %d, %s", im.Title(), answer, status, messages)
+		}
+	}
+	if err := im.Opens(t.Context(), key); !errors.Is(err, luks2.ErrNotAuthentic) {
+		t.Fatalf("%s: without a yes: %v", im.Title(), err)
+	}
+	status, out, messages := adoptRun(t, dir, "", append(args, "--yes", "--json")...)
+	var got adoption
+	if err := json.Unmarshal([]byte(out), &got); err != nil || status != statusOK || !got.Adopted || len(got.Changes) < 5 || got.Path != im.Path {
+		t.Errorf("%s: status %d, %v, %s%s", im.Title(), status, err, out, messages)
+	}
+	if err := im.Opens(t.Context(), key); err != nil {
+		t.Errorf("%s: adopted: %v", im.Title(), err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"layervault/crypt/luks2"
+	"layervault/keys"
 	"layervault/persist"
 	"layervault/vault/vaulttest"
 	"layervault/volume"
@@ -31,7 +32,44 @@ func TestRotateVolumes(t *testing.T) {
 	finish(t, dir)
 	key, _ := vaulttest.Open(t, dir)
 	vaulttest.CheckImages(t, "after the rotation", dir, key, old, 4)
-	// So do the records: a list, a volume of the clear tier and the revision, and layers.
+	checkRecords(t, dir, key, old)
+	used := vaulttest.VolumeStore(t, dir, key)
+	defer used.Close()
+	states, err := used.InspectAll(t.Context())
+	if err != nil || len(states) != 3 || states[0].Name != "one" || states[1].Name != "two" {
+		t.Fatalf("volumes are %+v, %v", states, err)
+	}
+	for _, st := range states {
+		if st.State != volume.StateReady {
+			t.Errorf("%s is %s: %s", st.Name, st.State, st.Reason)
+		}
+	}
+	all, err := volume.List(t.Context(), persist.Layout{Root: dir}) // without a key
+	if err != nil || len(all) != 3 || all[0].Name != "one" || all[1].Name != "two" {
+		t.Errorf("volumes are %+v, %v", all, err)
+	}
+	// The verbs for stock cryptsetup give the passphrase of the new key.
+	device := dir + "/device.json"
+	text := `[{"name":"secrets","type":"luks","path":"` + dir + `/vault/disks/secrets.img,16,vault"}]`
+	if err := os.WriteFile(device, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := func(name string) string {
+		return map[string]string{"persist": dir, "disks": device, "tpm": "/nonexistent", "key": "versatile"}[name]
+	}
+	for verb, file := range map[string]string{"volume key one": states[0].Path, "disk key secrets": dir + "/vault/disks/secrets.img"} {
+		var out bytes.Buffer
+		if status := run(t.Context(), strings.Fields(verb), streams{strings.NewReader(""), &out, &out}, env); status != 0 {
+			t.Fatalf("%s: status %d: %s", verb, status, out.String())
+		}
+		opensWith(t, verb, file, out.Bytes())
+	}
+}
+
+// checkRecords wants the records to be of key: a list, a volume of the clear tier, the
+// revision, and layers.
+func checkRecords(t *testing.T, dir string, key, old *keys.TierKey) {
+	t.Helper()
 	records, err := quietApp(dir).contents(persist.Vault).KeyedRecords(t.Context())
 	if err != nil || len(records) != 5 {
 		t.Fatalf("%d records, %v", len(records), err)
@@ -44,52 +82,23 @@ func TestRotateVolumes(t *testing.T) {
 			t.Errorf("%s with the old key: %v", r.Title(), err)
 		}
 	}
-	used := vaulttest.VolumeStore(t, dir, key)
-	defer used.Close()
-	states, err := used.InspectAll(t.Context())
+}
+
+// opensWith wants an image to open with a passphrase.
+func opensWith(t *testing.T, what, image string, passphrase []byte) {
+	t.Helper()
+	f, err := os.Open(image)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, st := range states {
-		if st.State != volume.StateReady {
-			t.Errorf("%s is %s: %s", st.Name, st.State, st.Reason)
-		}
-	}
-	s, err := volume.Open(t.Context(), volume.Config{Layout: persist.Layout{Root: dir}, Mounts: dir + "/m", Scratch: dir + "/s"})
+	defer f.Close()
+	h, err := luks2.Read(f)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
-	all, err := s.List(t.Context())
-	// The verbs for stock cryptsetup give the passphrase of the new key.
-	device := dir + "/device.json"
-	text := `[{"name":"secrets","type":"luks","path":"` + dir + `/vault/disks/secrets.img,16,vault"}]`
-	if err := os.WriteFile(device, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for verb, file := range map[string]string{"volume key one": all[0].Path, "disk key secrets": dir + "/vault/disks/secrets.img"} {
-		var out bytes.Buffer
-		env := func(name string) string {
-			return map[string]string{"persist": dir, "disks": device, "tpm": "/nonexistent", "key": "versatile"}[name]
-		}
-		if status := run(t.Context(), strings.Fields(verb), streams{strings.NewReader(""), &out, &out}, env); status != 0 {
-			t.Fatalf("%s: status %d: %s", verb, status, out.String())
-		}
-		f, err := os.Open(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		h, err := luks2.Read(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		volumeKey, _, err := h.Unlock(f, out.Bytes())
-		clear(volumeKey)
-		if err = errors.Join(err, f.Close()); err != nil {
-			t.Errorf("%s: %v", verb, err)
-		}
-	}
-	if err != nil || len(all) != 3 || all[0].Name != "one" || all[1].Name != "two" {
-		t.Errorf("volumes are %+v, %v", all, err)
+	volumeKey, _, err := h.Unlock(f, passphrase)
+	clear(volumeKey)
+	if err != nil {
+		t.Errorf("%s: %v", what, err)
 	}
 }
