@@ -42,10 +42,20 @@ type keyFlags struct {
 	anchor    string // "tpm" or "none"
 }
 
+// register adds the flags of verbs that read or open the tier.
 func (k *keyFlags) register(f *pflag.FlagSet, env func(string) string) {
+	k.add(f, env, keys.ForKeys|keys.ForAll)
+}
+
+// registerSealing adds those and the flags of verbs that seal slots.
+func (k *keyFlags) registerSealing(f *pflag.FlagSet, env func(string) string) {
+	k.add(f, env, keys.ForKeys|keys.ForMaking|keys.ForAll)
+}
+
+func (k *keyFlags) add(f *pflag.FlagSet, env func(string) string, use keys.Use) {
 	f.StringVar(&k.tier, "tier", string(persist.Vault), "tier: vault or unsealed-vault")
 	f.StringVar(&k.key, "key", env("key"), "provider whose slots may open the tier although no hardware protects them: "+unlock.Names("", "or")+" (env key)")
-	k.providers.Register(f, env, keys.ForKeys|keys.ForAll)
+	k.providers.Register(f, env, use)
 	k.anchor = envOr(env, "anchor", anchorTPM)
 	registerAnchor(f, &k.anchor)
 }

@@ -36,7 +36,7 @@ empty tier the new slot becomes the first of a new key ring.
 		RunE:      func(cmd *cobra.Command, args []string) error { return a.enroll(cmd.Context(), args[0], e) },
 	}
 	f := cmd.Flags()
-	e.register(f, a.env)
+	e.registerSealing(f, a.env)
 	e.registerUnlock(f, a.env)
 	e.providers.Register(f, a.env, keys.ForEnroll)
 	f.StringVar(&e.label, "label", "", "a name for the slot")

@@ -133,7 +133,7 @@ as key recover does. The key's SHA-256 is checked, and that it is this tier's.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.escrowImport(cmd.Context(), k, args[0]) },
 	}
-	k.register(cmd.Flags(), a.env)
+	k.registerSealing(cmd.Flags(), a.env)
 	k.providers.Register(cmd.Flags(), a.env, keys.ForPerson)
 	return cmd
 }

@@ -28,7 +28,7 @@ The key is asked for on the terminal, or read with --recovery-key-file.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.recoverTier(cmd.Context(), k) },
 	}
-	k.register(cmd.Flags(), a.env)
+	k.registerSealing(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
 	return cmd
 }
@@ -122,7 +122,7 @@ their PCRs, or of those in --pcrs. The tier must open, by any slot or with
 --recovery-key-file. Images are not touched.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.reseal(cmd.Context(), k, args) },
 	}
-	k.register(cmd.Flags(), a.env)
+	k.registerSealing(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
 	k.providers.Register(cmd.Flags(), a.env, keys.ForReseal)
 	return cmd

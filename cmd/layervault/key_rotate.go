@@ -50,7 +50,7 @@ recovery key or passphrase, --pin-file a TPM slot's PIN. --drop SLOT leaves one 
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.rotate(cmd.Context(), r) },
 	}
 	f := cmd.Flags()
-	r.register(f, a.env)
+	r.registerSealing(f, a.env)
 	r.registerUnlock(f, a.env)
 	f.StringArrayVar(&r.carry, "carry", nil, "a recovery slot stays, that opens with what is in this file; give it once for each slot")
 	f.StringArrayVar(&r.drop, "drop", nil, "the new key does not get this slot")
