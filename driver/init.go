@@ -15,6 +15,7 @@ import (
 	"layervault/layer"
 	"layervault/persist"
 	"layervault/stack"
+	"layervault/vault"
 )
 
 // initFile keeps what Init said, in the tier's directory: dockerd restarts a
@@ -188,9 +189,9 @@ func (d *Driver) openStore(ctx context.Context) error {
 	if store != nil {
 		return nil
 	}
-	store, err := layer.Open(ctx, layer.Config{
-		Root: d.cfg.Layout.Layers(persist.Vault), Scratch: d.cfg.Scratch, Keys: keys, Devices: d.cfg.Devices(keys),
-		SweepDevices: d.cfg.SweepDevices, Checkpoint: d.cfg.Checkpoint, Log: d.log,
+	store, err := vault.OpenLayers(ctx, d.cfg.Layout, persist.Vault, layer.Config{
+		Scratch: d.cfg.Scratch, Keys: keys, Devices: d.cfg.Devices(keys), SweepDevices: d.cfg.SweepDevices,
+		Checkpoint: d.cfg.Checkpoint, Log: d.log,
 	})
 	if err != nil {
 		return err
@@ -276,10 +277,24 @@ func decodeInit(data []byte) (savedInit, error) {
 	return saved, nil
 }
 
-// RekeyRecord makes what Init said, kept with the key old, a record of next. It may be
-// repeated. One that is of neither is left alone: dockerd says it anew.
-func RekeyRecord(l persist.Layout, old, next authentic.Keys) error {
+// Records are the driver's records in a tier, for rotations and upgrades: what Init said, in
+// the vault. No driver may run while one is written.
+func Records(l persist.Layout, tier persist.Tier) []vault.Record {
+	if tier != persist.Vault {
+		return nil
+	}
 	d := New(Config{Layout: l})
+	return []vault.Record{{
+		Title:   "record of the driver's start",
+		Version: d.recordVersion,
+		Upgrade: func(keys layer.KeySource) error { return d.upgradeRecord(keys) },
+		Rekey:   d.rekeyRecord,
+	}}
+}
+
+// rekeyRecord makes what Init said, kept with the key old, a record of next. It may be
+// repeated. One that is of neither is left alone: dockerd says it anew.
+func (d *Driver) rekeyRecord(old, next authentic.Keys) error {
 	saved, err := d.loadInit()
 	if err != nil || saved.Version == oldInitVersion || saved.authentic(old) != nil {
 		return nil
@@ -287,21 +302,23 @@ func RekeyRecord(l persist.Layout, old, next authentic.Keys) error {
 	return d.saveInit(saved.Options, next)
 }
 
-// RecordVersion is the version of what Init said; 0 where there is nothing, or nothing that
+// recordVersion is the version of what Init said; 0 where there is nothing, or nothing that
 // can be read: dockerd says it anew.
-func RecordVersion(l persist.Layout) int {
-	saved, err := New(Config{Layout: l}).loadInit()
+func (d *Driver) recordVersion() int {
+	saved, err := d.loadInit()
 	if err != nil {
 		return 0
 	}
 	return saved.Version
 }
 
-// UpgradeRecord writes what Init said, which no key vouched for, in the present version. It
-// is one rename. No driver may run meanwhile.
-func UpgradeRecord(l persist.Layout, keys authentic.Keys) error {
-	d := New(Config{Layout: l})
+// upgradeRecord writes what Init said, which no key vouched for, in the present version. It
+// is one rename.
+func (d *Driver) upgradeRecord(keys authentic.Keys) error {
 	saved, err := d.loadInit()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	if err != nil || saved.Version != oldInitVersion {
 		return err
 	}

@@ -151,7 +151,7 @@ func TestEvilMaidInit(t *testing.T) {
 	// A rotation of the tier key takes it along.
 	next := layertest.Keys{Other: "next"}
 	for range 2 {
-		if err := RekeyRecord(cfg.Layout, layertest.Keys{}, next); err != nil {
+		if err := Records(cfg.Layout, persist.Vault)[0].Rekey(layertest.Keys{}, next); err != nil {
 			t.Fatal(err)
 		}
 	}

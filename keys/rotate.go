@@ -22,7 +22,7 @@ import (
 // (ErrNewerRing) instead of opening half of the images.
 //
 // Who rotates must keep others from making images with the old key meanwhile: see
-// the lock in cmd/layervault.
+// the locks of vault.Contents.
 
 // Image is an encrypted image that the tier key opens. Implementations belong to
 // whoever keeps images; this package knows none.

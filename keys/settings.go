@@ -81,6 +81,7 @@ type Use uint16
 // The uses.
 const (
 	ForSettings Use = 1 << iota // a setting of the plugin, and of verbs that open the vault as it does
+	ForMaking                   // a setting of the plugin, and of verbs that make the vault or seal a slot; with ForAll
 	ForKeys                     // every key verb
 	ForAll                      // a setting that counts for the key verbs too, which have no such flag
 	ForPerson                   // key verbs by which a person unlocks

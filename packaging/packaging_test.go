@@ -97,7 +97,7 @@ func TestConfig(t *testing.T) {
 	// The key providers say which settings they have, and their defaults.
 	for _, k := range unlock.Kinds() {
 		for _, f := range k.Flags {
-			if f.For&keys.ForSettings == 0 {
+			if f.For&(keys.ForSettings|keys.ForMaking) == 0 {
 				continue
 			}
 			i := slices.Index(names, f.Name)

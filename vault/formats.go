@@ -16,37 +16,6 @@ import (
 // format is the present format of images and records.
 const format = luks2.Format2
 
-// Image is one LUKS2 image of a tier.
-type Image struct {
-	Kind, ID string // in the key derivation
-	Path     string
-	// Unused: left by an import that broke off. Nobody opens it.
-	Unused bool
-}
-
-// Title names the image in messages.
-func (im Image) Title() string { return im.Kind + " " + im.ID }
-
-// Record is a record that belongs to neither a layer nor a volume.
-type Record struct {
-	Title string
-	// Version reads its version, 0 where there is none, or none that can be read: whoever
-	// wrote it writes it anew.
-	Version func() int
-	// Upgrade writes it in the present version. It is one rename.
-	Upgrade func() error
-}
-
-// Contents says where everything of one tier is.
-type Contents struct {
-	Layout persist.Layout
-	Tier   persist.Tier
-	// Images lists the tier's images: of layers, volumes and disks.
-	Images func() ([]Image, error)
-	// Records are the tier's other records.
-	Records []Record
-}
-
 // Problem is an image or a record that is not what its key wrote, or cannot be read.
 type Problem struct {
 	Title string
@@ -55,14 +24,18 @@ type Problem struct {
 
 func (p Problem) Error() string { return fmt.Sprintf("%s: %v", p.Title, p.Err) }
 
-// Formats is what a tier has of each format.
+// MarshalText makes a problem its text in JSON.
+func (p Problem) MarshalText() ([]byte, error) { return []byte(p.Error()), nil }
+
+// Formats is what a tier has of each format. The JSON names are those of vault upgrade --json.
 type Formats struct {
-	Images  int // in all; those that nobody opens are not counted
-	Records int // in all
+	Images  int `json:"images"` // in all; those that nobody opens are not counted
+	Records int `json:"records"`
 	// OldImages and OldRecords are of format 1, by title.
-	OldImages, OldRecords []string
+	OldImages  []string `json:"old_images"`
+	OldRecords []string `json:"old_records"`
 	// Problems are not counted as of any format.
-	Problems []Problem
+	Problems []Problem `json:"problems"`
 }
 
 // Old counts images and records of format 1.
@@ -72,13 +45,18 @@ func (f Formats) Old() int { return len(f.OldImages) + len(f.OldRecords) }
 // keys it is what the disk says; with keys every image is opened, and every record held
 // against the key that should have written it.
 func Survey(ctx context.Context, c Contents, keys layer.KeySource) (Formats, error) {
-	s := survey{contents: c, keys: keys}
+	s := survey{contents: c, keys: keys, found: none()}
 	for _, part := range []func(context.Context) error{s.images, s.layers, s.volumes, s.records} {
 		if err := part(ctx); err != nil {
 			return s.found, fmt.Errorf("look for old formats in %s: %w", c.Tier, err)
 		}
 	}
 	return s.found, nil
+}
+
+// none is Formats of a tier that has nothing, whose lists are empty in JSON and not null.
+func none() Formats {
+	return Formats{OldImages: []string{}, OldRecords: []string{}, Problems: []Problem{}}
 }
 
 type survey struct {
@@ -92,7 +70,7 @@ func (s *survey) problem(title string, err error) {
 }
 
 func (s *survey) images(ctx context.Context) error {
-	images, err := s.contents.Images()
+	images, err := s.contents.KnownImages()
 	if err != nil {
 		return err
 	}
@@ -116,40 +94,6 @@ func (s *survey) images(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// read reads an image's format. With keys the image must open, and its header be theirs.
-func (im Image) read(ctx context.Context, keys layer.KeySource) (version int, err error) {
-	f, err := os.Open(im.Path)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	h, err := luks2.Read(f)
-	if err != nil || keys == nil {
-		return formatOf(h), err
-	}
-	if err := h.CheckOwn(); err != nil {
-		return 0, err
-	}
-	passphrase, err := keys.Passphrase(h.Format(), im.Kind, im.ID, h.UUID())
-	if err != nil {
-		return 0, err
-	}
-	defer clear(passphrase)
-	key, _, err := h.UnlockOwn(ctx, f, passphrase)
-	clear(key)
-	if err == nil && h.Format() == format {
-		err = h.Authentic(luks2.Owner{Kind: im.Kind, ID: im.ID}, passphrase)
-	}
-	return h.Format(), err
-}
-
-func formatOf(h *luks2.Header) int {
-	if h == nil {
-		return 0
-	}
-	return h.Format()
 }
 
 func (s *survey) record(title string, version int) {

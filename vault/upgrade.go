@@ -8,9 +8,9 @@ import (
 	"strings"
 
 	"layervault/crypt"
+	"layervault/disk"
 	"layervault/layer"
 	"layervault/volume"
-	"layervault/volume/disk"
 )
 
 // An upgrade brings one tier from format 1, whose headers and records say what they like, to
@@ -211,11 +211,11 @@ func (u Upgrade) volumes(ctx context.Context) error {
 
 // disks upgrades the images of disks of type luks. Nothing removes those but a person.
 func (u Upgrade) disks(ctx context.Context) error {
-	images, err := u.Images()
+	images, err := u.KnownImages()
 	if err != nil {
 		return err
 	}
-	var disks []Image
+	var disks []*Image
 	for _, im := range images {
 		if im.Kind == disk.KeyKind {
 			disks = append(disks, im)
@@ -227,7 +227,7 @@ func (u Upgrade) disks(ctx context.Context) error {
 			break
 		}
 		d := &crypt.VirtualDevice{
-			Image: crypt.RawImage{ImagePath: im.Path}, Name: im.ID, Type: crypt.TypeWritable, Owner: crypt.Owner{Kind: im.Kind, ID: im.ID},
+			Image: crypt.RawImage{ImagePath: im.Path}, Name: im.ID, Type: crypt.TypeWritable, Owner: im.owner(),
 			Key: func(_ context.Context, format int, imageUUID string) ([]byte, error) {
 				return u.Keys.Passphrase(format, im.Kind, im.ID, imageUUID)
 			},
@@ -250,7 +250,7 @@ func (u Upgrade) records(context.Context) error {
 		if version == 0 || version >= format {
 			continue
 		}
-		if err := r.Upgrade(); err != nil {
+		if err := r.Upgrade(u.Keys); err != nil {
 			errs = append(errs, fmt.Errorf("upgrade the %s: %w", r.Title, err))
 		}
 	}

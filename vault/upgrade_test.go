@@ -46,24 +46,9 @@ func frozen(t *testing.T) persist.Layout {
 	return persist.Layout{Root: dir}
 }
 
-// contents lists the images of a frozen vault.
+// contents is everything of a tier of a frozen vault.
 func contents(l persist.Layout, tier persist.Tier) vault.Contents {
-	return vault.Contents{Layout: l, Tier: tier, Images: func() (all []vault.Image, err error) {
-		for kind, pattern := range map[string]string{"layer": "layers/*/image.luks", "volume": "volumes/*#*", "disk": "disks/*.img"} {
-			paths, err := filepath.Glob(filepath.Join(l.Tier(tier), pattern))
-			if err != nil {
-				return nil, err
-			}
-			for _, p := range paths {
-				im := vault.Image{Kind: kind, ID: filepath.Base(p), Path: p}
-				if kind == "layer" {
-					im.ID = filepath.Base(filepath.Dir(p))
-				}
-				all = append(all, im)
-			}
-		}
-		return all, nil
-	}}
+	return vault.Contents{Layout: l, Tier: tier}
 }
 
 func openTier(t *testing.T, l persist.Layout, tier persist.Tier) *open {
@@ -226,8 +211,13 @@ func TestUpgradeResists(t *testing.T) {
 			must(t, os.WriteFile(filepath.Join(l.Layers(persist.Vault), "top", layer.ImageName), data, 0o600))
 		}, "layer top"},
 		"header overwritten": {func(t *testing.T, l persist.Layout) {
-			overwrite(t, filepath.Join(l.Disks(persist.Vault), "own.img"), func(d []byte) []byte { clear(d[:1<<20]); return d })
+			overwrite(t, filepath.Join(l.Disks(persist.Vault), "own.img"), func(d []byte) []byte { clear(d[6 : 1<<20]); return d }) // the magic stays
 		}, "disk own.img"},
+		"volume without a header": {func(t *testing.T, l persist.Layout) {
+			paths, err := filepath.Glob(filepath.Join(l.Volumes(persist.Vault), "*#*"))
+			must(t, err)
+			overwrite(t, paths[0], func(d []byte) []byte { clear(d[:1<<20]); return d })
+		}, "volume "},
 		"record that is none": {func(t *testing.T, l persist.Layout) {
 			overwrite(t, filepath.Join(l.Layers(persist.Vault), "top", "layer.json"), func([]byte) []byte { return []byte("{") })
 		}, "layer top"},

@@ -1,77 +1,45 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"layervault/persist"
+	"layervault/disk"
+	"layervault/keys/secretio"
+	"layervault/vault"
 	"layervault/volume"
-	"layervault/volume/disk"
 )
-
-// volumeKeys opens a tier for volumes and disks.
-type volumeKeys = func(ctx context.Context, tier persist.Tier) (volume.KeySource, error)
 
 // defaultDiskMounts is where disk mount --all mounts.
 const defaultDiskMounts = "/run/layervault-disks"
 
-// diskRules says where disks may lie.
-func (a *app) diskRules(v volumeSettings) disk.Rules {
-	root := v.diskRoot
-	if root == "" {
-		root = a.persist
-	}
-	return disk.Rules{Root: filepath.Clean(root), Layout: a.layout()}
-}
-
-// disks gives the disks of device.json, nil when none is configured. A file that makes no
-// sense is told to whoever wants a disk of it.
-func (a *app) disks(s settings, v volumeSettings, keys volumeKeys, log *slog.Logger) volume.Disks {
-	if v.disks == "" {
-		return nil
-	}
-	set, err := disk.Load(disk.Config{Rules: a.diskRules(v), Keys: keys, Params: s.crypt(), Log: log}, v.disks)
-	if err != nil {
-		log.Warn("no disk can be used", "error", err)
-	}
-	for _, w := range set.Warnings() {
-		log.Warn("passed over in the file of disks", "file", v.disks, "entry", w.Entry, "reason", w.Text)
-	}
-	return set
-}
-
 func newDiskCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{}
-	v := a.newVolumeVerb(cmd.PersistentFlags())
-	g := group("disk", "Look at Pantavisor's disks (device.json, setting disks), and mount them",
-		v.listDisks(), v.checkDisks(), v.mountDisk(), v.umountDisk(), v.composeDisk(), v.diskKey())
-	g.PersistentFlags().AddFlagSet(cmd.PersistentFlags())
-	return g
+	return group("disk", "Manage Pantavisor's disks (device.json, setting disks)",
+		a.verb((*volumeVerb).listDisks, readsDisks),
+		a.verb((*volumeVerb).checkDisks, readsDisks),
+		a.verb((*volumeVerb).mountDisk, readsDisks|makesVault|makesImages),
+		a.verb((*volumeVerb).umountDisk, readsDisks),
+		a.verb((*volumeVerb).composeDisk, readsDisks),
+		a.verb((*volumeVerb).diskKey, readsDisks|readsKeys),
+	)
 }
 
 // withDisks calls f with the disks that are configured.
-func (v *volumeVerb) withDisks(f func(s *disk.Set) error) (err error) {
+func (v *volumeVerb) withDisks(f func(s *disk.Set) error) error {
 	if v.vol.disks == "" {
 		return usagef("no device.json is configured: name one with --disks FILE (env disks)")
 	}
-	if err := errors.Join(v.set.check(), v.vol.check()); err != nil {
-		return err
-	}
-	log := v.app.ringLog()
-	tiers := newTiers(v.app, v.set, nil, log)
-	defer func() { err = errors.Join(err, tiers.Close()) }()
-	set, err := disk.Load(disk.Config{Rules: v.app.diskRules(v.vol), Keys: tiers.forVolumes, Params: v.set.crypt(), Log: log}, v.vol.disks)
-	if err != nil {
-		return err
-	}
-	v.app.warn(v.vol.disks, set.Warnings())
-	return f(set)
+	return v.withVault(func(open *vault.Vault) error {
+		set, err := open.LoadDisks()
+		if err != nil {
+			return err
+		}
+		v.app.warn(v.vol.disks, set.Warnings())
+		return f(set)
+	})
 }
 
 // warn tells of what was passed over in a file.
@@ -288,7 +256,7 @@ func (v *volumeVerb) diskKey() *cobra.Command {
 					return err
 				}
 				defer clear(pass)
-				return writeSecret(v.app.out, out, pass)
+				return secretio.Write(v.app.out, out, pass)
 			})
 		},
 	}

@@ -3,24 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"layervault/volume/disk"
+	"layervault/disk"
 )
-
-// mountView is one volume in disk compose --json.
-type mountView struct {
-	Volume  string            `json:"volume"`
-	Target  string            `json:"target"`
-	Guessed bool              `json:"guessed,omitempty"`
-	Overlay bool              `json:"overlay,omitempty"`
-	Options map[string]string `json:"options"`
-}
 
 func (v *volumeVerb) composeDisk() *cobra.Command {
 	var yaml bool
@@ -38,7 +25,7 @@ docker is left out, named, and makes the exit status 1.`,
 	}
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		return v.withDisks(func(s *disk.Set) error {
-			in, err := composeSource(args[0])
+			in, err := disk.ReadSource(args[0])
 			if err != nil {
 				return err
 			}
@@ -67,57 +54,12 @@ docker is left out, named, and makes the exit status 1.`,
 // errLeftOut: disk compose could not tell docker of everything.
 var errLeftOut = errors.New("left out")
 
-// composeSource reads a container's file, and the src.json beside a run.json.
-func composeSource(file string) (in disk.Source, err error) {
-	if in.Text, err = readJSON(file); err != nil {
-		return in, err
-	}
-	whole, err := filepath.Abs(file)
-	if err != nil {
-		return in, err
-	}
-	in.Folder = filepath.Base(filepath.Dir(whole))
-	if filepath.Base(file) == "src.json" {
-		return in, nil
-	}
-	in.Src, err = readJSON(filepath.Join(filepath.Dir(file), "src.json"))
-	if errors.Is(err, fs.ErrNotExist) {
-		in.Src, err = nil, nil
-	}
-	return in, err
-}
-
 func (v *volumeVerb) printCompose(c disk.Container, driver string, yaml bool) error {
 	if v.app.json {
-		mounts := make([]mountView, 0, len(c.Mounts))
-		for _, m := range c.Mounts {
-			mounts = append(mounts, mountView{m.Volume, m.Target, m.Guessed, m.Overlay, m.Options})
-		}
-		return v.app.printJSON(map[string]any{"container": c.Name, "mounts": mounts})
+		return v.app.printJSON(map[string]any{"container": c.Name, "mounts": append([]disk.Mount{}, c.Mounts...)})
 	}
 	if yaml {
 		return v.app.printf("%s", c.YAML(driver))
 	}
-	var b strings.Builder
-	run := []string{"docker run --name " + c.Name}
-	for _, m := range c.Mounts {
-		fmt.Fprintf(&b, "docker volume create -d %s %s %s\n", driver, strings.Join(m.Flags(), " "), m.Volume)
-		run = append(run, fmt.Sprintf("--mount 'type=volume,volume-driver=%s,source=%s,target=%s'", driver, m.Volume, m.Target))
-		if note := m.Note(); note != "" {
-			fmt.Fprintf(&b, "# %s\n", note)
-		}
-	}
-	return v.app.printf("%s%s IMAGE\n", b.String(), strings.Join(run, " \\\n  "))
-}
-
-// mostJSON bounds run.json and src.json, in bytes, as device.json is.
-const mostJSON = 1 << 20
-
-func readJSON(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	return readAtMost(f, name, mostJSON)
+	return v.app.printf("%s", c.Shell(driver))
 }

@@ -11,14 +11,17 @@ import (
 	"layervault/crypt"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
+	"layervault/disk"
+	"layervault/doctor"
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/pemkey"
+	"layervault/keys/secretio"
+	"layervault/keys/unlock"
 	"layervault/layer"
 	"layervault/plugin/socket"
 	"layervault/vault"
 	"layervault/volume"
-	"layervault/volume/disk"
 )
 
 // The exit statuses. Scripts rely on them; a new kind of failure gets a new number.
@@ -35,22 +38,19 @@ const (
 	statusDenied  = 9 // permissions, of the caller or of a key file
 )
 
-// errHost says that something essential is missing on this host.
-var errHost = errors.New("this host lacks something layervault needs")
-
 // statuses maps errors to exit statuses. The first row that matches counts: a
 // locked vault whose reason is a missing TPM is locked.
 var statuses = []struct {
 	status int
 	errs   []error
 }{
-	{statusUsage, []error{keys.ErrNoProvider, keys.ErrUnknownProvider, pemkey.ErrBadPEM, layer.ErrBadID, crypt.ErrBadParams,
+	{statusUsage, []error{keys.ErrNoProvider, keys.ErrUnknownProvider, pemkey.ErrBadPEM, layer.ErrBadID, vault.ErrAmbiguous, secretio.ErrLength, secretio.ErrDiffer, crypt.ErrBadParams,
 		volume.ErrBadName, volume.ErrBadOption, volume.ErrUnknownOption, volume.ErrNotHere, disk.ErrBadFile, disk.ErrUnsupported}},
 	{statusNoSpace, []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}},
-	{statusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost, keys.ErrWeakSlot, keys.ErrWrongKey, errOpensNothing, luks2.ErrNoKey}},
-	{statusDamaged, []error{keys.ErrForgedRing, keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, errOtherImages, layer.ErrDamaged, volume.ErrDamaged, volume.ErrAmbiguous, disk.ErrKeyMissing, disk.ErrImageMissing, disk.ErrBadKey, ext4.ErrNotExt4, errFaultyDisk, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly, crypt.ErrOldFormat, vault.ErrUnfinished}},
+	{statusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost, keys.ErrWeakSlot, keys.ErrWrongKey, vault.ErrOpensNothing, luks2.ErrNoKey}},
+	{statusDamaged, []error{keys.ErrForgedRing, keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, vault.ErrOtherImages, layer.ErrDamaged, volume.ErrDamaged, volume.ErrAmbiguous, disk.ErrKeyMissing, disk.ErrImageMissing, disk.ErrBadKey, ext4.ErrNotExt4, errFaultyDisk, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly, crypt.ErrOldFormat, vault.ErrUnfinished}},
 	{statusDenied, []error{keys.ErrBadMode, disk.ErrOutside, fs.ErrPermission}},
-	{statusHost, []error{errHost, keys.ErrAnchor, exec.ErrNotFound, disk.ErrTool}},
+	{statusHost, []error{doctor.ErrHost, keys.ErrAnchor, exec.ErrNotFound, disk.ErrTool}},
 	{statusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse, volume.ErrExists, volume.ErrInUse, volume.ErrBusyPath}},
 	{statusMissing, []error{keys.ErrNotFound, keys.ErrNoRing, handover.ErrNobody, layer.ErrNotFound, crypt.ErrNotExist, volume.ErrNotFound, volume.ErrNoDisk, volume.ErrNoRevision, disk.ErrNotFound, fs.ErrNotExist}},
 	{statusFailed, []error{context.Canceled}},
@@ -76,7 +76,7 @@ func exitStatus(err error) int {
 		return statusLocked
 	}
 	for _, row := range statuses {
-		if class, ok := classes[row.status]; ok && isProviderFault(err, class) {
+		if class, ok := classes[row.status]; ok && unlock.HasFault(err, class) {
 			return row.status
 		}
 		for _, target := range row.errs {

@@ -11,6 +11,7 @@ import (
 
 	"layervault/crypt"
 	"layervault/crypt/luks2"
+	"layervault/doctor"
 	"layervault/keys"
 	"layervault/keys/tpm"
 	"layervault/keys/trusted"
@@ -53,7 +54,7 @@ func TestExitStatus(t *testing.T) {
 		{"damaged header", luks2.ErrDamaged, 6, "luksDump"},
 		{"no space", crypt.ErrNoSpace, 7, "prune"},
 		{"no space, from the kernel", &fs.PathError{Op: "write", Path: "/p", Err: unix.ENOSPC}, 7, "prune"},
-		{"host", errHost, 8, "doctor"},
+		{"host", doctor.ErrHost, 8, "doctor"},
 		{"no TPM", tpm.ErrNoTPM, 8, "key=versatile"},
 		{"no trusted keys", trusted.ErrNoTrusted, 8, "doctor"},
 		{"another chip", trusted.ErrOtherChip, 8, "key recover"},

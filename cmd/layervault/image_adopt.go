@@ -10,11 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"layervault/crypt"
 	"layervault/crypt/luks2"
-	"layervault/keys/unlock"
-	"layervault/layer"
 	"layervault/persist"
+	"layervault/vault"
 	"layervault/volume"
 )
 
@@ -23,18 +21,11 @@ var errNotAdopted = errors.New("not adopted, nothing was changed")
 
 // adoption is the result of image adopt --json.
 type adoption struct {
-	Image   string          `json:"image"`
-	Path    string          `json:"path"`
-	Changes []changedHeader `json:"changes"`
-	Adopted bool            `json:"adopted"` // false where there was nothing to adopt in the header
-	Listed  bool            `json:"listed"`  // a volume was entered in the list of its tier
-}
-
-// changedHeader is one field of a header that the image's key did not write.
-type changedHeader struct {
-	Field string `json:"field"`
-	What  string `json:"what"`
-	Now   string `json:"now,omitempty"` // JSON
+	Image   string         `json:"image"`
+	Path    string         `json:"path"`
+	Changes []luks2.Change `json:"changes"`
+	Adopted bool           `json:"adopted"` // false where there was nothing to adopt in the header
+	Listed  bool           `json:"listed"`  // a volume was entered in the list of its tier
 }
 
 func newImageAdoptCommand(a *app) *cobra.Command {
@@ -57,7 +48,8 @@ read. A cipher, a size or an offset that no image may have is never taken in.
 LAYER is a layer's id, the beginning of one, or the path of its image.`,
 		Args: cobra.MaximumNArgs(1),
 	}
-	v := a.newVolumeVerb(cmd.Flags())
+	v := a.newVolumeVerb()
+	v.reads(cmd, readsPlaces|readsKeys)
 	cmd.Flags().StringVar(&name, "volume", "", "name, or id, of a volume in place of a layer")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -72,33 +64,30 @@ LAYER is a layer's id, the beginning of one, or the path of its image.`,
 	return cmd
 }
 
-func (v *volumeVerb) adoptLayer(ctx context.Context, name string, yes bool) (err error) {
-	r, err := layer.OpenReader(v.app.layout().Layers(persist.Vault))
+func (v *volumeVerb) adoptLayer(ctx context.Context, name string, yes bool) error {
+	im, err := vault.FindLayer(ctx, v.app.layout(), name)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	id, err := findLayer(ctx, r, name)
-	if err != nil {
-		return err
-	}
-	result, err := v.adopt(ctx, &image{kind: layerKind, id: id, path: r.ImagePath(id)}, persist.Vault, yes)
-	if err != nil {
-		return err
-	}
-	return v.app.printAdoption(result)
+	return v.withVault(func(open *vault.Vault) error {
+		result, err := v.adopt(ctx, open, im, persist.Vault, yes)
+		if err != nil {
+			return err
+		}
+		return v.app.printAdoption(result)
+	})
 }
 
 func (v *volumeVerb) adoptVolume(ctx context.Context, name string, yes bool) error {
-	return v.with(ctx, func(s *volume.Store) error {
+	return v.withStore(ctx, func(open *vault.Vault, s *volume.Store) error {
 		found, err := s.Get(ctx, name)
 		// By its id also one whose record cannot be read: the header is what is to be mended.
 		if err != nil && (found.Path == "" || found.ID().String() != name) {
 			return err
 		}
-		result := adoption{Image: "volume " + found.ID().String(), Path: found.Path, Changes: []changedHeader{}}
+		result := adoption{Image: "volume " + found.ID().String(), Path: found.Path, Changes: []luks2.Change{}}
 		if found.IsImage() {
-			if result, err = v.adopt(ctx, &image{kind: volume.KeyKind, id: found.ID().String(), path: found.Path}, found.Options.Tier, yes); err != nil {
+			if result, err = v.adopt(ctx, open, vault.VolumeImage(found.ID().String(), found.Path), found.Options.Tier, yes); err != nil {
 				return err
 			}
 		}
@@ -112,46 +101,21 @@ func (v *volumeVerb) adoptVolume(ctx context.Context, name string, yes bool) err
 		if _, err := s.Adopt(ctx, found.ID().String()); err != nil {
 			return err
 		}
-		result.Changes = append(result.Changes, changedHeader{Field: unlisted.Field, What: unlisted.What})
+		result.Changes = append(result.Changes, unlisted)
 		result.Listed = true
 		return v.app.printAdoption(result)
 	})
 }
 
-// adopt shows, asks and adopts. The tier's floor is not asked for: to bring an image up to it
-// is what this is for.
-func (v *volumeVerb) adopt(ctx context.Context, im *image, tier persist.Tier, yes bool) (result adoption, err error) {
-	cfg := v.app.keyConfig(v.set, v.app.ringLog())
-	cfg.Tier = v.app.layout().Tier(tier)
-	key, _, _, err := unlock.Open(ctx, cfg)
-	if err != nil {
-		return result, err
-	}
-	defer func() { err = errors.Join(err, key.Close()) }()
-	d := &crypt.VirtualDevice{
-		Image: crypt.RawImage{ImagePath: im.path}, Name: im.id, Type: crypt.TypeWritable, Owner: im.owner(),
-		Key: func(_ context.Context, format int, uuid string) ([]byte, error) {
-			return key.Passphrase(format, im.kind, im.id, uuid)
-		},
-	}
-	changes, err := d.Changes(ctx)
-	if err != nil {
-		return result, err
-	}
-	result = adoption{Image: im.Title(), Path: im.path, Changes: []changedHeader{}}
-	for _, c := range changes {
-		result.Changes = append(result.Changes, changedHeader{c.Field, c.What, c.Now})
-	}
-	if len(changes) > 0 {
-		if err := v.app.showChanges(im.Title(), im.path, changes, yes); err != nil {
-			return result, err
-		}
-		if err := d.Adopt(ctx); err != nil {
-			return result, err
-		}
-		result.Adopted = true
-	}
-	return result, nil
+// adopt shows, asks and adopts.
+func (v *volumeVerb) adopt(ctx context.Context, open *vault.Vault, im *vault.Image, tier persist.Tier, yes bool) (adoption, error) {
+	result := adoption{Image: im.Title(), Path: im.Path, Changes: []luks2.Change{}}
+	changes, err := open.Adopt(ctx, im, tier, func(changes []luks2.Change) error {
+		return v.app.showChanges(im.Title(), im.Path, changes, yes)
+	})
+	result.Changes = append(result.Changes, changes...)
+	result.Adopted = err == nil && len(changes) > 0
+	return result, err
 }
 
 // showChanges shows what differs and asks.

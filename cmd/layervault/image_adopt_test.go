@@ -15,6 +15,8 @@ import (
 	"layervault/keys"
 	"layervault/layer"
 	"layervault/persist"
+	"layervault/vault"
+	"layervault/vault/vaulttest"
 	"layervault/volume"
 )
 
@@ -30,9 +32,9 @@ func adoptRun(t *testing.T, dir, answer string, args ...string) (status int, out
 }
 
 // addKeyByHand is cryptsetup luksAddKey, with the image's own passphrase.
-func addKeyByHand(t *testing.T, im *image, key *keys.TierKey) {
+func addKeyByHand(t *testing.T, im *vault.Image, key *keys.TierKey) {
 	t.Helper()
-	f, err := os.Open(im.path)
+	f, err := os.Open(im.Path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +43,7 @@ func addKeyByHand(t *testing.T, im *image, key *keys.TierKey) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pass, err := key.Passphrase(h.Format(), im.kind, im.id, h.UUID())
+	pass, err := key.Passphrase(h.Format(), im.Kind, im.ID, h.UUID())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +51,7 @@ func addKeyByHand(t *testing.T, im *image, key *keys.TierKey) {
 	if err := os.WriteFile(second, []byte("a rescue passphrase"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("cryptsetup", "luksAddKey", "--batch-mode", "--key-file", "-", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", im.path, second)
+	cmd := exec.Command("cryptsetup", "luksAddKey", "--batch-mode", "--key-file", "-", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", im.Path, second)
 	cmd.Stdin = bytes.NewReader(pass)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -59,46 +61,18 @@ func addKeyByHand(t *testing.T, im *image, key *keys.TierKey) {
 // The verb shows what differs, asks, and does nothing without a yes; then the image is
 // authentic again, and there is nothing left to adopt.
 func TestImageAdopt(t *testing.T) {
-	dir := memoryDir(t)
-	newVault(t, dir, 0)
-	key, _ := openKey(t, dir)
-	addLayer(t, dir, key, "abcd", layer.Sealed)
-	addVolumes(t, dir, key)
-	images, err := quietApp(dir).tierImages(persist.Vault)
+	dir := vaulttest.Dir(t)
+	vaulttest.New(t, dir, 0)
+	key, _ := vaulttest.Open(t, dir)
+	vaulttest.AddLayer(t, dir, key, "abcd", layer.Sealed, luks2.Format2)
+	vaulttest.AddVolumes(t, dir, key)
+	images, err := vaulttest.Contents(dir).Images()
 	if err != nil || len(images) != 4 {
 		t.Fatalf("%d images, %v", len(images), err)
 	}
 	for _, im := range images {
-		args := []string{"ab"}
-		switch im.kind {
-		case "volume":
-			args = []string{"--volume", im.id}
-		case "disk":
-			continue // of format 1 here
-		}
-		if status, out, _ := adoptRun(t, dir, "", args...); status != statusOK || !strings.Contains(out, "nothing to adopt") {
-			t.Errorf("%s: untouched: status %d, %s", im.Title(), status, out)
-		}
-		addKeyByHand(t, im, key)
-		if err := im.Opens(t.Context(), key); !errors.Is(err, luks2.ErrNotAuthentic) {
-			t.Fatalf("%s: after luksAddKey: %v", im.Title(), err)
-		}
-		for _, answer := range []string{"", "\n", "n\n", "yess\n"} {
-			status, _, messages := adoptRun(t, dir, answer, args...)
-			if status != statusFailed || !strings.Contains(messages, "keyslots.1.type added") || !strings.Contains(messages, im.path) {
-				t.Errorf("%s: answer %q: status %d, %s", im.Title(), answer, status, messages)
-			}
-		}
-		if err := im.Opens(t.Context(), key); !errors.Is(err, luks2.ErrNotAuthentic) {
-			t.Fatalf("%s: without a yes: %v", im.Title(), err)
-		}
-		status, out, messages := adoptRun(t, dir, "", append(args, "--yes", "--json")...)
-		var got adoption
-		if err := json.Unmarshal([]byte(out), &got); err != nil || status != statusOK || !got.Adopted || len(got.Changes) < 5 || got.Path != im.path {
-			t.Errorf("%s: status %d, %v, %s%s", im.Title(), status, err, out, messages)
-		}
-		if err := im.Opens(t.Context(), key); err != nil {
-			t.Errorf("%s: adopted: %v", im.Title(), err)
+		if im.Kind != "disk" { // of format 1 here
+			adoptImage(t, dir, key, im)
 		}
 	}
 	addKeyByHand(t, images[1], key)
@@ -115,86 +89,73 @@ func TestImageAdopt(t *testing.T) {
 	}
 }
 
-func adoptArgs(im *image) []string {
-	if im.kind == layerKind {
-		return []string{im.id}
+// adoptImage changes the header of an image by hand, and adopts it.
+func adoptImage(t *testing.T, dir string, key *keys.TierKey, im *vault.Image) {
+	t.Helper()
+	args := []string{"ab"}
+	if im.Kind == "volume" {
+		args = adoptArgs(im)
 	}
-	return []string{"--volume", im.id}
+	if status, out, _ := adoptRun(t, dir, "", args...); status != statusOK || !strings.Contains(out, "nothing to adopt") {
+		t.Errorf("%s: untouched: status %d, %s", im.Title(), status, out)
+	}
+	addKeyByHand(t, im, key)
+	if err := im.Opens(t.Context(), key); !errors.Is(err, luks2.ErrNotAuthentic) {
+		t.Fatalf("%s: after luksAddKey: %v", im.Title(), err)
+	}
+	for _, answer := range []string{"", "\n", "n\n", "yess\n"} {
+		status, _, messages := adoptRun(t, dir, answer, args...)
+		if status != statusFailed || !strings.Contains(messages, "keyslots.1.type added") || !strings.Contains(messages, im.Path) {
+			t.Errorf("%s: answer %q: status %d, %s", im.Title(), answer, status, messages)
+		}
+	}
+	if err := im.Opens(t.Context(), key); !errors.Is(err, luks2.ErrNotAuthentic) {
+		t.Fatalf("%s: without a yes: %v", im.Title(), err)
+	}
+	status, out, messages := adoptRun(t, dir, "", append(args, "--yes", "--json")...)
+	var got adoption
+	if err := json.Unmarshal([]byte(out), &got); err != nil || status != statusOK || !got.Adopted || len(got.Changes) < 5 || got.Path != im.Path {
+		t.Errorf("%s: status %d, %v, %s%s", im.Title(), status, err, out, messages)
+	}
+	if err := im.Opens(t.Context(), key); err != nil {
+		t.Errorf("%s: adopted: %v", im.Title(), err)
+	}
+}
+
+func adoptArgs(im *vault.Image) []string {
+	if im.Kind == "layer" {
+		return []string{im.ID}
+	}
+	return []string{"--volume", im.ID}
 }
 
 // An image of format 1 is brought up by adopt.
 func TestImageAdoptOldFormat(t *testing.T) {
-	dir := memoryDir(t)
-	newVault(t, dir, 1)
-	key, _ := openKey(t, dir)
+	dir := vaulttest.Dir(t)
+	vaulttest.New(t, dir, 1)
+	key, _ := vaulttest.Open(t, dir)
 	if status, _, messages := adoptRun(t, dir, "y\n", "layer0"); status != statusOK {
 		t.Fatalf("status %d: %s", status, messages)
 	}
-	images, err := quietApp(dir).tierImages(persist.Vault)
+	images, err := vaulttest.Contents(dir).Images()
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantFormat(t, images[0], luks2.Format2)
+	if h := vaulttest.Header(t, images[0].Path); h.Format() != luks2.Format2 {
+		t.Errorf("format %d", h.Format())
+	}
 	if err := images[0].Opens(t.Context(), key); err != nil {
 		t.Error(err)
 	}
 }
 
-func wantFormat(t *testing.T, im *image, want int) {
-	t.Helper()
-	f, err := os.Open(im.path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if h, err := luks2.Read(f); err != nil || h.Format() != want {
-		t.Errorf("%s: format %d, want %d, %v", im.Title(), h.Format(), want, err)
-	}
-}
-
-// Images of format 1 are upgraded one by one, and rotated, mixed with those that are not
-// yet; whatever stops it, the next run goes on.
-func TestUpgradeImages(t *testing.T) {
-	dir := memoryDir(t)
-	newVault(t, dir, 2)
-	key, _ := openKey(t, dir)
-	addVolumes(t, dir, key)
-	images, err := quietApp(dir).tierImages(persist.Vault)
-	if err != nil || len(images) != 5 {
-		t.Fatalf("%d images, %v", len(images), err)
-	}
-	for _, im := range images {
-		for left := 0; ; left++ {
-			b := &breaking{left: left, stop: func() error { return errors.New("cut short") }}
-			im.wrap = func(f luks2.File) luks2.File { return breakingFile{f, b} }
-			err := im.Upgrade(t.Context(), key)
-			if openErr := im.Opens(t.Context(), key); openErr != nil {
-				t.Fatalf("%s: cut short after %d: %v", im.Title(), left, openErr)
-			}
-			if err == nil {
-				break
-			}
-		}
-		wantFormat(t, im, luks2.Format2)
-		if im.id == "layer1" {
-			break // the rest stays as it is
-		}
-	}
-	old, _ := openKey(t, dir)
-	if err := rotateBreaking(t.Context(), dir, &breaking{left: 1 << 30}); err != nil {
-		t.Fatal(err)
-	}
-	next, _ := openKey(t, dir)
-	checkImages(t, "rotated", dir, next, old, len(images))
-}
-
 // A volume that the list of its tier does not have, as one that was copied here, is refused
 // with the words that take it in, and then used.
 func TestImageAdoptUnlisted(t *testing.T) {
-	dir := memoryDir(t)
-	newVault(t, dir, 0)
-	key, _ := openKey(t, dir)
-	addVolumes(t, dir, key)
+	dir := vaulttest.Dir(t)
+	vaulttest.New(t, dir, 0)
+	key, _ := vaulttest.Open(t, dir)
+	vaulttest.AddVolumes(t, dir, key)
 	list := persist.Layout{Root: dir}.VolumeList(persist.Vault)
 	store := func(args ...string) (int, string) {
 		var out bytes.Buffer

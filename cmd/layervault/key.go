@@ -9,12 +9,14 @@ import (
 	"github.com/spf13/pflag"
 
 	"layervault/keys"
+	"layervault/keys/flags"
 	"layervault/keys/unlock"
 	"layervault/persist"
+	"layervault/vault"
 )
 
 func newKeyCommand(a *app) *cobra.Command {
-	return group("key", "Look after the slots that open the vault",
+	return group("key", "Manage the key slots that open the vault",
 		newKeyListCommand(a),
 		newKeyEnrollCommand(a),
 		newKeyRemoveCommand(a),
@@ -35,21 +37,27 @@ func newKeyCommand(a *app) *cobra.Command {
 type keyFlags struct {
 	tier      string
 	key       string // provider whose slots may open although they are of software alone
-	providers providerFlags
+	providers flags.Set
 	recovery  string // file with the recovery key, "-" for standard input
 	anchor    string // "tpm" or "none"
 }
 
+// register adds the flags of verbs that read or open the tier.
 func (k *keyFlags) register(f *pflag.FlagSet, env func(string) string) {
-	f.StringVar(&k.tier, "tier", string(persist.Vault), "tier: vault or unsealed-vault")
-	f.StringVar(&k.key, "key", env("key"), "provider whose slots may open the tier although no hardware protects them: "+unlock.Names("", "or")+" (env key)")
-	k.providers.register(f, env, keys.ForKeys|keys.ForAll)
-	registerAnchor(f, &k.anchor, env)
+	k.add(f, env, keys.ForKeys|keys.ForAll)
 }
 
-// registerAnchor adds the flag that says what remembers the key ring's writes.
-func registerAnchor(f *pflag.FlagSet, anchor *string, env func(string) string) {
-	f.StringVar(anchor, "anchor", envOr(env, "anchor", anchorTPM), "what remembers the newest write of the key ring, so that an older one is noticed: tpm (where there is one) or none (env anchor)")
+// registerSealing adds those and the flags of verbs that seal slots.
+func (k *keyFlags) registerSealing(f *pflag.FlagSet, env func(string) string) {
+	k.add(f, env, keys.ForKeys|keys.ForMaking|keys.ForAll)
+}
+
+func (k *keyFlags) add(f *pflag.FlagSet, env func(string) string, use keys.Use) {
+	f.StringVar(&k.tier, "tier", string(persist.Vault), "tier: vault or unsealed-vault")
+	f.StringVar(&k.key, "key", env("key"), "provider whose slots may open the tier although no hardware protects them: "+unlock.Names("", "or")+" (env key)")
+	k.providers.Register(f, env, use)
+	k.anchor = envOr(env, "anchor", anchorTPM)
+	registerAnchor(f, &k.anchor)
 }
 
 // The values of the setting anchor.
@@ -69,7 +77,7 @@ func noAnchor(anchor string) (bool, error) {
 // registerUnlock adds the ways for a person to unlock.
 func (k *keyFlags) registerUnlock(f *pflag.FlagSet, env func(string) string) {
 	f.StringVar(&k.recovery, "recovery-key-file", "", "unlock with the recovery key or passphrase in this file, - for standard input")
-	k.providers.register(f, env, keys.ForPerson)
+	k.providers.Register(f, env, keys.ForPerson)
 }
 
 // config turns the flags into settings of the key ring.
@@ -78,8 +86,8 @@ func (a *app) tierConfig(k keyFlags) (unlock.Config, error) {
 	if t != persist.Vault && t != persist.Unsealed {
 		return unlock.Config{}, usagef("--tier %q: %s and %s have keys", k.tier, persist.Vault, persist.Unsealed)
 	}
-	if err := k.providers.check(); err != nil {
-		return unlock.Config{}, err
+	if err := k.providers.Check(); err != nil {
+		return unlock.Config{}, &usageError{err}
 	}
 	noAnchor, err := noAnchor(k.anchor)
 	if err != nil {
@@ -93,7 +101,7 @@ func (a *app) tierConfig(k keyFlags) (unlock.Config, error) {
 		Secret:     a.readSecret,
 		Log:        a.ringLog(),
 	}
-	cfg.Set, cfg.New = k.providers.values()
+	cfg.Set, cfg.New = k.providers.Values()
 	return cfg, nil
 }
 
@@ -109,17 +117,26 @@ func (a *app) loadRing(ctx context.Context, k keyFlags) (unlock.Config, *keys.Ri
 
 // unlockTier opens the tier with the slots that need no person, or with what the
 // flags name. The caller closes the key.
-func (a *app) unlockTier(ctx context.Context, cfg unlock.Config, k keyFlags) (*keys.TierKey, *keys.Ring, error) {
-	if k.recovery != "" {
-		typed, err := readSecretFile(a.in, k.recovery)
-		if err != nil {
-			return nil, nil, err
-		}
-		defer clear(typed)
-		cfg.Recovery = typed
+func (a *app) unlockTier(ctx context.Context, cfg unlock.Config, k keyFlags) (_ *keys.TierKey, _ *keys.Ring, err error) {
+	if cfg.Recovery, err = a.typedKey(k.recovery); err != nil {
+		return nil, nil, err
 	}
+	defer clear(cfg.Recovery)
 	key, ring, _, err := unlock.Open(ctx, cfg)
 	return key, ring, err
+}
+
+// withKey calls f with the tier open, as unlockTier opens it.
+func (a *app) withKey(ctx context.Context, k keyFlags, f func(cfg unlock.Config, key *keys.TierKey, ring *keys.Ring) error) error {
+	cfg, err := a.tierConfig(k)
+	if err != nil {
+		return err
+	}
+	key, ring, err := a.unlockTier(ctx, cfg, k)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(cfg, key, ring), key.Close())
 }
 
 // findSlot finds the slot whose id begins with name.
@@ -176,7 +193,7 @@ func newKeyListCommand(a *app) *cobra.Command {
 			if err := a.printSlots(view.Slots); err != nil {
 				return err
 			}
-			if err := a.printf("%s\n", anchorLine(view.Anchored)); err != nil || !view.Rotating {
+			if err := a.printf("%s\n", vault.AnchorLine(view.Anchored)); err != nil || !view.Rotating {
 				return err
 			}
 			return a.printf("a rotation of the tier key was cut short; finish it with \"layervault key rotate\"\n")
@@ -184,14 +201,6 @@ func newKeyListCommand(a *app) *cobra.Command {
 	}
 	k.register(cmd.Flags(), a.env)
 	return cmd
-}
-
-// anchorLine says whether an older ring would be noticed.
-func anchorLine(anchored bool) string {
-	if anchored {
-		return "the TPM remembers this key ring: an older one that is put back is refused"
-	}
-	return "nothing remembers this key ring: that an older one is put back cannot be noticed"
 }
 
 func (a *app) printSlots(slots []keys.SlotState) error {
@@ -228,9 +237,7 @@ then rotate (layervault key rotate), which makes it worthless.
 The last slot, and the last recovery slot, are only removed with --force. Without any
 slot nothing opens the tier again: its data is gone.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.removeSlot(cmd.Context(), k, args[0], force)
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.removeSlot(cmd.Context(), k, args[0], force) },
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
@@ -238,8 +245,8 @@ slot nothing opens the tier again: its data is gone.`,
 	return cmd
 }
 
-func (a *app) removeSlot(ctx context.Context, k keyFlags, name string, force bool) (err error) {
-	cfg, ring, err := a.loadRing(ctx, k)
+func (a *app) removeSlot(ctx context.Context, k keyFlags, name string, force bool) error {
+	_, ring, err := a.loadRing(ctx, k)
 	if err != nil {
 		return err
 	}
@@ -247,18 +254,12 @@ func (a *app) removeSlot(ctx context.Context, k keyFlags, name string, force boo
 	if err != nil {
 		return err
 	}
-	key, ring, err := a.unlockTier(ctx, cfg, k)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, key.Close()) }()
-	if err := ring.Remove(ctx, key, slot.ID, force); err != nil {
-		return err
-	}
-	if a.json {
-		return a.printJSON(map[string]string{"removed": slot.ID})
-	}
-	return a.printf("removed slot %s; if it may be known to others: layervault key rotate\n", slot.Title())
+	return a.withKey(ctx, k, func(_ unlock.Config, key *keys.TierKey, ring *keys.Ring) error {
+		if err := ring.Remove(ctx, key, slot.ID, force); err != nil {
+			return err
+		}
+		return a.result(map[string]string{"removed": slot.ID}, "removed slot %s; if it may be known to others: layervault key rotate\n", slot.Title())
+	})
 }
 
 // slotView describes one slot after a change.

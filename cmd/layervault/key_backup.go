@@ -2,14 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"layervault/keys"
-	"layervault/keys/unlock"
+	"layervault/keys/secretio"
 	"layervault/persist"
 )
 
@@ -34,9 +33,7 @@ The copy holds no key in the clear, but all slots: a passphrase of your own can 
 guessed at, so keep it where few can read it. The key file of a versatile slot is not
 in it. After enroll, remove and rotate make a new one.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.backup(cmd.Context(), k, args[0])
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.backup(cmd.Context(), k, args[0]) },
 	}
 	k.register(cmd.Flags(), a.env)
 	return cmd
@@ -51,7 +48,7 @@ func (a *app) backup(ctx context.Context, k keyFlags, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeSecret(a.out, name, data); err != nil {
+	if err := secretio.Write(a.out, name, data); err != nil {
 		return err
 	}
 	if name == "-" {
@@ -93,9 +90,7 @@ Where a slot of the backup opens, the images are tried first: a backup that open
 of them is refused. A sound ring is only replaced with --force, and kept as
 keyring.json.replaced; delete that when all is well.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.restore(cmd.Context(), k, args[0], force)
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.restore(cmd.Context(), k, args[0], force) },
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
@@ -103,44 +98,24 @@ keyring.json.replaced; delete that when all is well.`,
 	return cmd
 }
 
-// errOpensNothing: a backup whose key opens none of the images.
-var errOpensNothing = errors.New("the backup opens none of the images")
-
-func (a *app) restore(ctx context.Context, k keyFlags, name string, force bool) (err error) {
+func (a *app) restore(ctx context.Context, k keyFlags, name string, force bool) error {
 	cfg, err := a.tierConfig(k)
 	if err != nil {
 		return err
 	}
-	data, err := a.readRing(name)
+	data, err := secretio.ReadFile(a.in, name, maxRing)
 	if err != nil {
 		return err
 	}
-	ring, err := keys.ReadBackup(data, cfg.RingPath(), cfg.Log)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	tier := persist.Tier(k.tier)
-	release, err := a.lockTier(tier)
-	if err != nil {
+	if cfg.Recovery, err = a.typedKey(k.recovery); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, release()) }()
-	view := backupView{Ring: ring.Path(), ID: ring.ID(), Slots: len(ring.Slots())}
-	key, why, err := a.openBackup(ctx, cfg, k, ring)
+	defer clear(cfg.Recovery)
+	done, err := a.contents(persist.Tier(k.tier)).Restore(ctx, cfg, data, force)
 	if err != nil {
-		return err
+		return fmt.Errorf("restore %s: %w", name, err)
 	}
-	if key != nil {
-		defer func() { err = errors.Join(err, key.Close()) }()
-		view.Opens = true
-		if err := a.tryBackup(ctx, tier, key, &view); err != nil && !force {
-			return err
-		}
-	}
-	cfg.Anchor(ring)
-	if err := ring.Restore(ctx, key, force); err != nil {
-		return err
-	}
+	view := backupView{Ring: done.Ring.Path(), ID: done.Ring.ID(), Slots: len(done.Ring.Slots()), Opens: done.Opens, Images: done.Images}
 	if a.json {
 		return a.printJSON(view)
 	}
@@ -148,62 +123,9 @@ func (a *app) restore(ctx context.Context, k keyFlags, name string, force bool) 
 		return err
 	}
 	if view.Opens {
-		return a.printf("it opens, and %d images with it\n", view.Images)
+		return a.printf("the vault opens; %d images verified\n", view.Images)
 	}
-	return a.printf("not tried on images: %v\n", why)
-}
-
-// openBackup opens a backup. One that opens without a person is the exception after a
-// change of hardware, so why it does not is told and no error. A backup that somebody
-// changed is an error.
-func (a *app) openBackup(ctx context.Context, cfg unlock.Config, k keyFlags, ring *keys.Ring) (key *keys.TierKey, why, err error) {
-	if k.recovery != "" {
-		typed, err := readSecretFile(a.in, k.recovery)
-		if err != nil {
-			return nil, nil, err
-		}
-		defer clear(typed)
-		cfg.Recovery = typed
-	}
-	providers, err := cfg.Providers()
-	if err != nil {
-		return nil, nil, err
-	}
-	key, _, why = ring.Unlock(ctx, providers...)
-	if errors.Is(why, keys.ErrForgedRing) {
-		return nil, nil, why
-	}
-	return key, why, nil
-}
-
-// tryBackup tries the images with the key of a backup.
-func (a *app) tryBackup(ctx context.Context, tier persist.Tier, key *keys.TierKey, view *backupView) error {
-	images, err := a.tierImages(tier)
-	if err != nil && !errors.Is(err, errOtherImages) {
-		return err
-	}
-	for _, im := range images {
-		if err = im.Opens(ctx, key); err == nil {
-			view.Images++
-		}
-	}
-	if view.Images == 0 && len(images) > 0 {
-		return fmt.Errorf("%w: it is of another vault, or of before a rotation (--force restores it all the same): %w", errOpensNothing, err)
-	}
-	return nil
-}
-
-// readRing reads a backup, - for standard input.
-func (a *app) readRing(name string) ([]byte, error) {
-	if name == "-" {
-		return readAtMost(a.in, "standard input", maxRing)
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAtMost(f, name, maxRing)
+	return a.printf("not tried on images: %v\n", done.Why)
 }
 
 // maxRing bounds what is read as a backup: more than package keys takes.

@@ -7,12 +7,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"layervault/vault/vaulttest"
 )
 
 // A backup is tried on the images before it replaces anything.
 func TestRestoreTriesTheImages(t *testing.T) {
-	dir := memoryDir(t)
-	newVault(t, dir, 2)
+	dir := vaulttest.Dir(t)
+	vaulttest.New(t, dir, 2)
 	command := func(want int, args ...string) (out string) {
 		t.Helper()
 		var stdout, stderr bytes.Buffer

@@ -9,7 +9,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"layervault/keys"
+	"layervault/keys/flags"
+	"layervault/keys/secretio"
 	"layervault/keys/unlock"
+	"layervault/vault"
 )
 
 // enrollFlags say what a new slot is to be.
@@ -22,22 +25,20 @@ type enrollFlags struct {
 func newKeyEnrollCommand(a *app) *cobra.Command {
 	var e enrollFlags
 	cmd := &cobra.Command{
-		Use:   "enroll " + strings.Join(providerNames(), "|"),
+		Use:   "enroll " + strings.Join(flags.Names(), "|"),
 		Short: "Add a key slot",
 		Long: `Add a key slot. The tier must open, by another slot or with --recovery-key-file; in an
 empty tier the new slot becomes the first of a new key ring.
 
-` + aboutProviders(),
+` + flags.About(),
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: providerNames(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.enroll(cmd.Context(), args[0], e)
-		},
+		ValidArgs: flags.Names(),
+		RunE:      func(cmd *cobra.Command, args []string) error { return a.enroll(cmd.Context(), args[0], e) },
 	}
 	f := cmd.Flags()
-	e.register(f, a.env)
+	e.registerSealing(f, a.env)
 	e.registerUnlock(f, a.env)
-	e.providers.register(f, a.env, keys.ForEnroll)
+	e.providers.Register(f, a.env, keys.ForEnroll)
 	f.StringVar(&e.label, "label", "", "a name for the slot")
 	f.StringVar(&e.out, "recovery-key-out", "", "write the recovery key to this new file (mode 0600) and not to standard output")
 	return cmd
@@ -48,8 +49,8 @@ func (a *app) enroll(ctx context.Context, provider string, e enrollFlags) (err e
 	if err != nil {
 		return err
 	}
-	if err := e.providers.foreign(provider); err != nil {
-		return err
+	if err := e.providers.Foreign(provider); err != nil {
+		return &usageError{err}
 	}
 	p, err := cfg.ForNewSlot(ctx, provider)
 	if err != nil {
@@ -87,7 +88,7 @@ func (a *app) enroll(ctx context.Context, provider string, e enrollFlags) (err e
 	if a.json {
 		return a.printJSON(view)
 	}
-	_, err = fmt.Fprintf(a.err, "enrolled slot %s\n", slotLine(view))
+	_, err = fmt.Fprintf(a.err, "enrolled slot %s\n", vault.SlotLine(view))
 	return err
 }
 
@@ -117,7 +118,7 @@ func (a *app) handOver(secret []byte, out string) error {
 	line := append(append([]byte{}, secret...), '\n')
 	defer clear(line)
 	if out != "" {
-		return writeSecret(a.out, out, line)
+		return secretio.Write(a.out, out, line)
 	}
 	if _, err := fmt.Fprintln(a.err, "This recovery key opens the vault when nothing else does. It is not stored: print it or write it down now."); err != nil {
 		return err

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -11,10 +10,12 @@ import (
 	"layervault/keys"
 	"layervault/keys/escrow"
 	"layervault/keys/pemkey"
+	"layervault/keys/secretio"
+	"layervault/keys/unlock"
 )
 
 func newKeyEscrowCommand(a *app) *cobra.Command {
-	return group("escrow", "Give the tier key into somebody's keeping, and take it back",
+	return group("escrow", "Export the tier key to an escrow holder, and import it back",
 		newEscrowExportCommand(a), newEscrowOpenCommand(a), newEscrowImportCommand(a))
 }
 
@@ -27,9 +28,7 @@ func newEscrowExportCommand(a *app) *cobra.Command {
 		Long: `Wrap the tier key to a public key (EC P-256 or RSA) and write it to a new FILE, for a
 keeper: only the private key opens it. The tier must open. Export again after a rotation.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.escrowExport(cmd.Context(), k, to, args[0])
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.escrowExport(cmd.Context(), k, to, args[0]) },
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
@@ -37,11 +36,11 @@ keeper: only the private key opens it. The tier must open. Export again after a 
 	return cmd
 }
 
-func (a *app) escrowExport(ctx context.Context, k keyFlags, to, name string) (err error) {
+func (a *app) escrowExport(ctx context.Context, k keyFlags, to, name string) error {
 	if to == "" {
 		return usagef("--to is missing: the public key of the keeper")
 	}
-	text, err := readBounded(to)
+	text, err := secretio.ReadFile(nil, to, secretio.MaxPEM)
 	if err != nil {
 		return err
 	}
@@ -49,30 +48,22 @@ func (a *app) escrowExport(ctx context.Context, k keyFlags, to, name string) (er
 	if err != nil {
 		return fmt.Errorf("%s: %w", to, err)
 	}
-	cfg, err := a.tierConfig(k)
+	var parcel *escrow.Parcel
+	err = a.withKey(ctx, k, func(_ unlock.Config, key *keys.TierKey, ring *keys.Ring) (err error) {
+		parcel, err = escrow.Wrap(ring, key, public)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	key, ring, err := a.unlockTier(ctx, cfg, k)
+	data, err := parcel.Encode()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, key.Close()) }()
-	parcel, err := escrow.Wrap(ring, key, public)
-	if err != nil {
+	if err := secretio.Write(a.out, name, data); err != nil || name == "-" {
 		return err
 	}
-	data, err := json.MarshalIndent(parcel, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := writeSecret(a.out, name, append(data, '\n')); err != nil || name == "-" {
-		return err
-	}
-	if a.json {
-		return a.printJSON(map[string]string{"file": name, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256, "to": parcel.To})
-	}
-	return a.printf("wrapped the key (SHA-256 %s) to %s in %s\n", parcel.KeySHA256, parcel.To, name)
+	return a.result(map[string]string{"file": name, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256, "to": parcel.To}, "wrapped the key (SHA-256 %s) to %s in %s\n", parcel.KeySHA256, parcel.To, name)
 }
 
 func newEscrowOpenCommand(a *app) *cobra.Command {
@@ -84,9 +75,7 @@ func newEscrowOpenCommand(a *app) *cobra.Command {
 wrote), for key escrow import on the device. What comes out is the key itself: send it
 over a channel that you trust, and delete it.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			return a.escrowOpen(private, args[0], out)
-		},
+		RunE: func(_ *cobra.Command, args []string) error { return a.escrowOpen(private, args[0], out) },
 	}
 	cmd.Flags().StringVar(&private, "key", "", "private key of the keeper, a PEM file")
 	cmd.Flags().StringVar(&out, "out", "-", "file to make (mode 0600), or - for standard output, which must not be a terminal")
@@ -97,10 +86,10 @@ func (a *app) escrowOpen(private, name, out string) error {
 	switch {
 	case private == "":
 		return usagef("--key is missing: the private key of the keeper")
-	case out == "-" && isTerminal(a.out):
+	case out == "-" && secretio.IsTerminal(a.out):
 		return usagef("standard output is a terminal: pipe the key, or name a file with --out")
 	}
-	data, err := a.readWhole(name)
+	data, err := secretio.ReadFile(a.in, name, secretio.MaxPEM)
 	if err != nil {
 		return err
 	}
@@ -108,7 +97,7 @@ func (a *app) escrowOpen(private, name, out string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	text, err := readPrivatePEM(private)
+	text, err := secretio.ReadPrivatePEM(private)
 	if err != nil {
 		return err
 	}
@@ -122,18 +111,15 @@ func (a *app) escrowOpen(private, name, out string) error {
 		return err
 	}
 	defer clear(back.Key)
-	secret, err := json.Marshal(back)
+	secret, err := back.Encode()
 	if err != nil {
 		return err
 	}
 	defer clear(secret)
-	if err := writeSecret(a.out, out, append(secret, '\n')); err != nil || out == "-" {
+	if err := secretio.Write(a.out, out, secret); err != nil || out == "-" {
 		return err
 	}
-	if a.json {
-		return a.printJSON(map[string]string{"file": out, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256})
-	}
-	return a.printf("took the key of ring %s out, into %s\n", parcel.Ring, out)
+	return a.result(map[string]string{"file": out, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256}, "took the key of ring %s out, into %s\n", parcel.Ring, out)
 }
 
 func newEscrowImportCommand(a *app) *cobra.Command {
@@ -145,12 +131,10 @@ func newEscrowImportCommand(a *app) *cobra.Command {
 standard input; it must be private), and seal anew each TPM slot that no longer opens,
 as key recover does. The key's SHA-256 is checked, and that it is this tier's.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.escrowImport(cmd.Context(), k, args[0])
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.escrowImport(cmd.Context(), k, args[0]) },
 	}
-	k.register(cmd.Flags(), a.env)
-	k.providers.register(cmd.Flags(), a.env, keys.ForPerson)
+	k.registerSealing(cmd.Flags(), a.env)
+	k.providers.Register(cmd.Flags(), a.env, keys.ForPerson)
 	return cmd
 }
 
@@ -159,7 +143,7 @@ func (a *app) escrowImport(ctx context.Context, k keyFlags, name string) (err er
 	if err != nil {
 		return err
 	}
-	data, err := readSecretFile(a.in, name)
+	data, err := secretio.Read(a.in, name)
 	if err != nil {
 		return err
 	}

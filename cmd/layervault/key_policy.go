@@ -1,21 +1,15 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"maps"
 	"os"
-	"regexp"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"layervault/keys/secretio"
 	"layervault/keys/tpm"
 )
 
@@ -63,15 +57,11 @@ func (a *app) signPolicy(s signFlags) error {
 	if err != nil {
 		return err
 	}
-	sel, err := selectGiven(s.pcrs, given)
+	sel, values, err := given.Select(s.pcrs)
 	if err != nil {
-		return err
+		return &usageError{err}
 	}
-	values := make([][]byte, len(sel.PCRs))
-	for i, n := range sel.PCRs {
-		values[i] = given[n]
-	}
-	text, err := readPrivatePEM(s.key)
+	text, err := secretio.ReadPrivatePEM(s.key)
 	if err != nil {
 		return err
 	}
@@ -92,109 +82,45 @@ func (a *app) signPolicy(s signFlags) error {
 		_, err := a.out.Write(data)
 		return err
 	}
-	if err := writeNew(s.out, data); err != nil {
+	if err := secretio.WriteNew(s.out, data, 0o644); err != nil {
 		return err
 	}
-	if a.json {
-		return a.printJSON(map[string]string{"policy": s.out, "pcrs": sel.String()})
-	}
-	return a.printf("signed PCRs %s in %s\n", sel, s.out)
+	return a.result(map[string]string{"policy": s.out, "pcrs": sel.String()}, "signed PCRs %s in %s\n", sel, s.out)
 }
-
-// pcrLine is "7=HEX", or a line of tpm2_pcrread: "  7 : 0xHEX".
-var pcrLine = regexp.MustCompile(`^\s*([0-9]+)\s*[=:]\s*(?:0x)?([0-9A-Fa-f]+)\s*$`)
 
 // givenPCRs collects the values of --pcr and --values.
-func (a *app) givenPCRs(s signFlags) (map[int][]byte, error) {
-	given := map[int][]byte{}
-	add := func(from, line string) error {
-		m := pcrLine.FindStringSubmatch(line)
-		if m == nil {
-			return usagef("%s: %q is no PCR and value; write 7=HEX", from, line)
-		}
-		n, err := strconv.Atoi(m[1])
-		if err != nil {
-			return usagef("%s: %q: %v", from, line, err)
-		}
-		value, err := hex.DecodeString(m[2])
-		if err != nil {
-			return usagef("%s: PCR %d: %v", from, n, err)
-		}
-		if _, twice := given[n]; twice {
-			return usagef("%s: PCR %d is given twice (a file holds one bank)", from, n)
-		}
-		given[n] = value
-		return nil
-	}
+func (a *app) givenPCRs(s signFlags) (tpm.Values, error) {
+	given := tpm.Values{}
 	for _, v := range s.values {
-		if err := add("--pcr", v); err != nil {
+		if err := given.Add(v); err != nil {
+			return nil, fmt.Errorf("--pcr: %w", err)
+		}
+	}
+	if s.file != "" {
+		data, err := secretio.ReadFile(a.in, s.file, secretio.MaxPEM)
+		if err != nil {
 			return nil, err
 		}
-	}
-	if s.file == "" {
-		return given, nil
-	}
-	data, err := a.readWhole(s.file)
-	if err != nil {
-		return nil, err
-	}
-	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
-		line := strings.TrimSpace(lines.Text())
-		// tpm2_pcrread puts the bank's name above its values.
-		if line == "" || strings.HasPrefix(line, "#") || strings.HasPrefix(line, "sha") && strings.HasSuffix(line, ":") {
-			continue
+		if err := given.AddAll(bytes.NewReader(data)); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.file, err)
 		}
-		if err := add(s.file, line); err != nil {
-			return nil, err
-		}
+	}
+	if len(given) == 0 {
+		return nil, usagef("no PCR values: give them with --pcr 7=HEX or --values FILE")
 	}
 	return given, nil
-}
-
-// selectGiven reads --pcrs, which may only name PCRs whose values are given.
-func selectGiven(pcrs string, given map[int][]byte) (tpm.Selection, error) {
-	if len(given) == 0 {
-		return tpm.Selection{}, usagef("no PCR values: give them with --pcr 7=HEX or --values FILE")
-	}
-	if pcrs == "" {
-		var all []string
-		for _, n := range slices.Sorted(maps.Keys(given)) {
-			all = append(all, strconv.Itoa(n))
-		}
-		pcrs = strings.Join(all, ",")
-	}
-	sel, err := tpm.ParsePCRs(pcrs)
-	if err != nil {
-		return tpm.Selection{}, &usageError{err}
-	}
-	for _, n := range sel.PCRs {
-		if given[n] == nil {
-			return tpm.Selection{}, usagef("--pcrs names PCR %d, and no value of it is given", n)
-		}
-	}
-	return sel, nil
-}
-
-// loadedView is key load-policy --json.
-type loadedView struct {
-	File  string   `json:"file"`
-	Added int      `json:"added"`
-	Total int      `json:"total"`
-	Slots []string `json:"slots"` // whose signer signed what the file holds
 }
 
 func newKeyLoadPolicyCommand(a *app) *cobra.Command {
 	var k keyFlags
 	cmd := &cobra.Command{
 		Use:   "load-policy FILE",
-		Short: "Give the tpm slots a signed policy to open by",
+		Short: "Load signed PCR policies for tpm slots",
 		Long: `Add the policies in FILE (- for standard input; see key sign-policy) to the tier's file
 of signed policies, beside the key ring, where unlocking finds them. The vault need not
 open. A policy that no slot's signer signed is refused.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.loadPolicy(cmd.Context(), k, args[0])
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.loadPolicy(cmd.Context(), k, args[0]) },
 	}
 	k.register(cmd.Flags(), a.env)
 	return cmd
@@ -209,49 +135,11 @@ func (a *app) loadPolicy(ctx context.Context, k keyFlags, name string) error {
 	if err != nil {
 		return err
 	}
-	view := loadedView{File: tpm.PoliciesPath(cfg.Tier), Slots: []string{}}
-	fit := tpm.PolicyFile{}
-	for _, slot := range ring.Slots() {
-		if slot.Provider != tpm.Name {
-			continue
-		}
-		sealing, err := tpm.SealingOf(slot.Blob)
-		if err != nil || sealing.SignedBy == nil {
-			continue
-		}
-		mine, err := offered.SignedBy(sealing.SignedBy)
-		if err != nil {
-			return err
-		}
-		if len(mine) > 0 {
-			fit.Add(mine)
-			view.Slots = append(view.Slots, slot.ID)
-		}
-	}
-	if len(fit) == 0 {
-		return fmt.Errorf("%w: no slot of %s has the key that signed %s, or its signature is false", tpm.ErrBadPolicy, ring.Path(), name)
-	}
-	have, err := tpm.ReadPolicies(view.File)
-	if errors.Is(err, tpm.ErrBadPolicy) {
-		have = tpm.PolicyFile{} // a broken file opens nothing; this one does
-	} else if err != nil {
-		return err
-	}
-	view.Added = have.Add(fit)
-	for _, approvals := range have {
-		view.Total += len(approvals)
-	}
-	data, err := have.Encode()
+	view, err := tpm.LoadPolicies(ring, cfg.Tier, offered)
 	if err != nil {
-		return err
+		return fmt.Errorf("load %s: %w", name, err)
 	}
-	if err := replaceFile(view.File, data); err != nil {
-		return err
-	}
-	if a.json {
-		return a.printJSON(view)
-	}
-	return a.printf("added %d signed policies for slot %s; %d in %s\n", view.Added, strings.Join(view.Slots, ", "), view.Total, view.File)
+	return a.result(view, "added %d signed policies for slot %s; %d in %s\n", view.Added, strings.Join(view.Slots, ", "), view.Total, view.File)
 }
 
 func (a *app) readPolicies(name string) (tpm.PolicyFile, error) {

@@ -3,23 +3,16 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"layervault/keys"
 	"layervault/keys/recovery"
+	"layervault/keys/secretio"
 	"layervault/keys/unlock"
+	"layervault/vault"
 )
-
-// resealed is one slot in key recover --json and key reseal --json.
-type resealed struct {
-	Slot     string              `json:"slot"`
-	Provider string              `json:"provider"`
-	Changed  []*keys.PCRMismatch `json:"changed_pcrs,omitempty"` // why it did not open
-	Reason   string              `json:"reason,omitempty"`       // why it did not open
-	Sealed   bool                `json:"sealed"`
-	Error    string              `json:"error,omitempty"` // why it was not sealed
-}
 
 func newKeyRecoverCommand(a *app) *cobra.Command {
 	var k keyFlags
@@ -33,11 +26,9 @@ ring as the newest one, also if it was refused as an older one.
 
 The key is asked for on the terminal, or read with --recovery-key-file.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.recoverTier(cmd.Context(), k)
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.recoverTier(cmd.Context(), k) },
 	}
-	k.register(cmd.Flags(), a.env)
+	k.registerSealing(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
 	return cmd
 }
@@ -47,11 +38,9 @@ func (a *app) recoverTier(ctx context.Context, k keyFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	var typed []byte
-	if k.recovery != "" {
-		typed, err = readSecretFile(a.in, k.recovery)
-	} else {
-		typed, err = a.askSecret(ctx, "recovery key or passphrase")
+	typed, err := a.typedKey(k.recovery)
+	if err == nil && typed == nil {
+		typed, err = secretio.Ask(ctx, a.in, a.err, "recovery key or passphrase")
 	}
 	if err != nil {
 		return err
@@ -67,21 +56,16 @@ func (a *app) recoverTier(ctx context.Context, k keyFlags) (err error) {
 
 // mendSlots seals each TPM and trusted slot anew that does not open, and tells of it.
 func (a *app) mendSlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring, key *keys.TierKey) error {
-	var done []resealed
-	var failures []error
-	for _, slot := range ring.Slots() {
-		if !unlock.SealedByHardware(slot) {
-			continue
-		}
-		r, err := a.mendSlot(ctx, cfg, ring, key, slot)
-		done = append(done, r)
-		failures = append(failures, err)
+	done, err := vault.Mend(ctx, ring, key, hardwareSlots(ring), func(slot keys.Slot) (keys.Provider, error) { return cfg.Again(ctx, slot) })
+	if printErr := a.printResealed(done, "the vault opens; nothing had to be sealed anew\n"); printErr != nil {
+		return printErr
 	}
-	failures = append(failures, ring.Reanchor(ctx, key))
-	if err := a.printResealed(done, "the vault opens; nothing had to be sealed anew\n"); err != nil {
-		return err
-	}
-	return errors.Join(failures...)
+	return err
+}
+
+// hardwareSlots are the slots that hardware seals.
+func hardwareSlots(ring *keys.Ring) []keys.Slot {
+	return slices.DeleteFunc(slices.Clone(ring.Slots()), func(s keys.Slot) bool { return !unlock.SealedByHardware(s) })
 }
 
 // recoveryFault leaves out of a locked ring's reasons the slots that recover does not
@@ -94,30 +78,9 @@ func recoveryFault(err error) error {
 	return err
 }
 
-// mendSlot tries a TPM slot and seals it anew when it does not open.
-func (a *app) mendSlot(ctx context.Context, cfg unlock.Config, ring *keys.Ring, key *keys.TierKey, slot keys.Slot) (resealed, error) {
-	r := resealed{Slot: slot.ID, Provider: slot.Provider}
-	p, err := cfg.Again(ctx, slot)
-	if err != nil {
-		r.Error = err.Error()
-		return r, err
-	}
-	why := ring.Try(ctx, slot.ID, p)
-	if why == nil {
-		return r, nil
-	}
-	r.Changed, r.Reason = keys.ChangedPCRs(why), why.Error()
-	if _, err := ring.Reseal(ctx, key, slot.ID, p); err != nil {
-		r.Error = err.Error()
-		return r, err
-	}
-	r.Sealed = true
-	return r, nil
-}
-
-func (a *app) printResealed(done []resealed, nothing string) error {
+func (a *app) printResealed(done []vault.Resealed, nothing string) error {
 	if a.json {
-		return a.printJSON(map[string]any{"slots": append([]resealed{}, done...)})
+		return a.printJSON(map[string]any{"slots": append([]vault.Resealed{}, done...)})
 	}
 	touched := false
 	for _, r := range done {
@@ -157,55 +120,31 @@ func newKeyResealCommand(a *app) *cobra.Command {
 		Long: `Seal the named slots anew (all TPM and trusted slots without a name), to the present values of
 their PCRs, or of those in --pcrs. The tier must open, by any slot or with
 --recovery-key-file. Images are not touched.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.reseal(cmd.Context(), k, args)
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.reseal(cmd.Context(), k, args) },
 	}
-	k.register(cmd.Flags(), a.env)
+	k.registerSealing(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
-	k.providers.register(cmd.Flags(), a.env, keys.ForReseal)
+	k.providers.Register(cmd.Flags(), a.env, keys.ForReseal)
 	return cmd
 }
 
-func (a *app) reseal(ctx context.Context, k keyFlags, names []string) (err error) {
-	cfg, err := a.tierConfig(k)
-	if err != nil {
-		return err
-	}
-	key, ring, err := a.unlockTier(ctx, cfg, k)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, key.Close()) }()
-	var slots []keys.Slot
-	for _, name := range names {
-		slot, err := findSlot(ring, name)
-		if err != nil {
-			return err
-		}
-		slots = append(slots, slot)
-	}
-	if len(names) == 0 {
-		for _, s := range ring.Slots() {
-			if unlock.SealedByHardware(s) {
-				slots = append(slots, s)
+func (a *app) reseal(ctx context.Context, k keyFlags, names []string) error {
+	return a.withKey(ctx, k, func(cfg unlock.Config, key *keys.TierKey, ring *keys.Ring) error {
+		var slots []keys.Slot
+		for _, name := range names {
+			slot, err := findSlot(ring, name)
+			if err != nil {
+				return err
 			}
+			slots = append(slots, slot)
 		}
-	}
-	var done []resealed
-	for _, slot := range slots {
-		p, err := cfg.Again(ctx, slot)
+		if len(names) == 0 {
+			slots = hardwareSlots(ring)
+		}
+		done, err := vault.Reseal(ctx, ring, key, slots, func(slot keys.Slot) (keys.Provider, error) { return cfg.Again(ctx, slot) })
 		if err != nil {
 			return err
 		}
-		if _, err := ring.Reseal(ctx, key, slot.ID, p); err != nil {
-			return err
-		}
-		done = append(done, resealed{Slot: slot.ID, Provider: slot.Provider, Sealed: true})
-	}
-	// By whatever opened the tier: with a recovery key, also a ring that the TPM refused.
-	if err := ring.Reanchor(ctx, key); err != nil {
-		return err
-	}
-	return a.printResealed(done, "there is no TPM or trusted slot to seal anew\n")
+		return a.printResealed(done, "there is no TPM or trusted slot to seal anew\n")
+	})
 }

@@ -2,17 +2,16 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"log/slog"
 	"slices"
 
 	"github.com/spf13/cobra"
 
 	"layervault/keys"
 	"layervault/keys/recovery"
+	"layervault/keys/secretio"
 	"layervault/keys/unlock"
 	"layervault/persist"
+	"layervault/vault"
 )
 
 // rotateFlags say how to rotate.
@@ -51,7 +50,7 @@ recovery key or passphrase, --pin-file a TPM slot's PIN. --drop SLOT leaves one 
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.rotate(cmd.Context(), r) },
 	}
 	f := cmd.Flags()
-	r.register(f, a.env)
+	r.registerSealing(f, a.env)
 	r.registerUnlock(f, a.env)
 	f.StringArrayVar(&r.carry, "carry", nil, "a recovery slot stays, that opens with what is in this file; give it once for each slot")
 	f.StringArrayVar(&r.drop, "drop", nil, "the new key does not get this slot")
@@ -59,123 +58,59 @@ recovery key or passphrase, --pin-file a TPM slot's PIN. --drop SLOT leaves one 
 	return cmd
 }
 
-func (a *app) rotate(ctx context.Context, r rotateFlags) (err error) {
-	cfg, err := a.tierConfig(r.keyFlags)
+func (a *app) rotate(ctx context.Context, r rotateFlags) error {
+	cfg, ring, err := a.loadRing(ctx, r.keyFlags) // before the lock makes the tier's folder
 	if err != nil {
 		return err
 	}
-	if _, err := cfg.Load(ctx); err != nil { // before the lock makes the tier's folder
-		return err
+	rotation := vault.Rotation{
+		Open: func(ctx context.Context) (*keys.TierKey, *keys.Ring, error) {
+			return a.unlockTier(ctx, cfg, r.keyFlags)
+		},
+		Again: func(slot keys.Slot) (keys.Provider, error) { return cfg.Again(ctx, slot) },
+		Force: r.force,
 	}
-	tier := persist.Tier(r.tier)
-	release, err := a.lockTier(tier)
-	if err != nil {
-		return err
+	if show := a.progress("exchanged"); show != nil {
+		rotation.Progress = func(done, total int, _ string) { show(done, total, "images") }
 	}
-	defer func() { err = errors.Join(err, release()) }()
-	key, ring, err := a.unlockTier(ctx, cfg, r.keyFlags)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, key.Close()) }()
-	all, records, err := a.toRotate(ctx, tier)
-	if err != nil {
-		return err
-	}
-	plan := keys.Rotation{Images: all, Force: r.force, Progress: a.progress("exchanged")}
 	if !ring.Rotating() {
-		wipe, err := a.carrySlots(ctx, cfg, ring, r, &plan)
-		defer wipe()
-		if err != nil {
+		defer func() {
+			for _, text := range rotation.Typed {
+				clear(text)
+			}
+		}()
+		if err := a.carry(ring, r, &rotation); err != nil {
 			return err
 		}
 	}
-	done, err := ring.Rotate(ctx, key, plan)
+	done, ring, err := a.contents(persist.Tier(r.tier)).Rotate(ctx, rotation)
 	if err != nil {
 		return err
 	}
-	done.Images = max(done.Images-records, 0) // people count images
-	return a.printRotated(ring, cfg, done, plan.Drop)
+	return a.printRotated(ring, cfg, done, rotation.Drop)
 }
 
-func asKeyImages(images []*image) []keys.Image {
-	out := make([]keys.Image, len(images))
-	for i, im := range images {
-		out[i] = im
-	}
-	return out
-}
-
-// carrySlots fills in what wraps the new key for each slot. The returned function wipes
-// what a person typed, after the rotation.
-func (a *app) carrySlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring, r rotateFlags, plan *keys.Rotation) (wipe func(), err error) {
-	var typed [][]byte
-	wipe = func() {
-		for _, text := range typed {
-			clear(text)
-		}
-	}
+// carry fills in which slots stay, and what opens those that need a person.
+func (a *app) carry(ring *keys.Ring, r rotateFlags, rotation *vault.Rotation) error {
 	files := r.carry
 	if r.recovery != "" && r.recovery != "-" {
 		files = append(slices.Clone(files), r.recovery) // what unlocks may be carried too
 	}
 	for _, name := range files {
-		text, err := readSecretFile(a.in, name)
+		text, err := secretio.Read(a.in, name)
 		if err != nil {
-			return wipe, err
+			return err
 		}
-		typed = append(typed, text)
+		rotation.Typed = append(rotation.Typed, text)
 	}
 	for _, name := range r.drop {
 		slot, err := findSlot(ring, name)
 		if err != nil {
-			return wipe, err
+			return err
 		}
-		plan.Drop = append(plan.Drop, slot.ID)
+		rotation.Drop = append(rotation.Drop, slot.ID)
 	}
-	plan.Carry = map[string]keys.Provider{}
-	for _, slot := range ring.Slots() {
-		if slices.Contains(plan.Drop, slot.ID) {
-			continue
-		}
-		p, err := a.carrySlot(ctx, cfg, ring, slot, typed)
-		if err != nil {
-			return wipe, fmt.Errorf("slot %s cannot be carried over (leave it behind with --drop %s): %w", slot.Title(), slot.ID, err)
-		}
-		plan.Carry[slot.ID] = p
-	}
-	return wipe, nil
-}
-
-// carrySlot finds what wraps another key as the slot's is. The slot must open now: one
-// that does not would come to life again, at PCR values that nobody agreed to.
-func (a *app) carrySlot(ctx context.Context, cfg unlock.Config, ring *keys.Ring, slot keys.Slot, typed [][]byte) (keys.Provider, error) {
-	if slot.Provider != recovery.Name {
-		p, err := cfg.Again(ctx, slot)
-		if err != nil {
-			return nil, err
-		}
-		return p, ring.Try(ctx, slot.ID, p)
-	}
-	for _, text := range typed {
-		if ring.Try(ctx, slot.ID, recovery.Typed(text)) == nil {
-			return recovery.Again(slot.Blob, text)
-		}
-	}
-	return nil, fmt.Errorf("%w: give its key with --carry FILE", keys.ErrNeedsPerson)
-}
-
-// progress shows a count on a terminal, and nothing elsewhere.
-func (a *app) progress(verb string) func(done, total int, name string) {
-	if a.json || !isTerminal(a.err) {
-		return nil
-	}
-	return func(done, total int, _ string) {
-		_, _ = fmt.Fprintf(a.err, "\r%s %d of %d images", verb, done, total)
-		if done == total {
-			_, _ = fmt.Fprintln(a.err)
-		}
-	}
+	return nil
 }
 
 func (a *app) printRotated(ring *keys.Ring, cfg unlock.Config, done keys.Rotated, dropped []string) error {
@@ -208,29 +143,5 @@ func (a *app) printRotated(ring *keys.Ring, cfg unlock.Config, done keys.Rotated
 	if !slices.ContainsFunc(view.Slots, func(s keys.SlotState) bool { return s.Provider == recovery.Name }) {
 		return a.printf("there is no recovery slot: layervault key enroll recovery\n")
 	}
-	return nil
-}
-
-// finishRotation ends a rotation that a crash cut short, when the plugin starts. Images
-// that resist are left for a person: the others must not wait for them.
-func (a *app) finishRotation(ctx context.Context, tier persist.Tier, ring *keys.Ring, key *keys.TierKey, log *slog.Logger) (err error) {
-	release, err := a.lockTier(tier)
-	if err != nil {
-		return fmt.Errorf("finish the rotation of the tier key: %w", err)
-	}
-	defer func() { err = errors.Join(err, release()) }()
-	all, records, err := a.toRotate(ctx, tier)
-	if err != nil {
-		return fmt.Errorf("finish the rotation of the tier key: %w", err)
-	}
-	done, err := ring.Rotate(ctx, key, keys.Rotation{Images: all})
-	if errors.Is(err, keys.ErrUnfinished) {
-		log.ErrorContext(ctx, "the rotation of the tier key cannot be finished", "error", err, "hint", nextStep(err))
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("finish the rotation of the tier key: %w", err)
-	}
-	log.InfoContext(ctx, "finished a rotation of the tier key that was cut short", "images", max(done.Images-records, 0))
 	return nil
 }

@@ -16,14 +16,15 @@ import (
 	"testing"
 
 	"layervault/keys"
+	"layervault/vault/vaulttest"
 )
 
 // TestNoKeyInFilesOrOutput takes a vault through the verbs that handle its key, and looks
 // for the key, known to the test, in each file and in all output: as it is, in hex and in
 // base64. What a keeper takes out of a parcel holds it, which shows that the search finds.
 func TestNoKeyInFilesOrOutput(t *testing.T) {
-	dir := memoryDir(t)
-	newVault(t, dir, 2)
+	dir := vaulttest.Dir(t)
+	vaulttest.New(t, dir, 2)
 	var output bytes.Buffer
 	command := func(args ...string) {
 		t.Helper()
@@ -41,7 +42,7 @@ func TestNoKeyInFilesOrOutput(t *testing.T) {
 	var known [][]byte
 	remember := func() {
 		t.Helper()
-		key, _ := openKey(t, dir)
+		key, _ := vaulttest.Open(t, dir)
 		if err := key.Lend(func(raw []byte) error { known = append(known, bytes.Clone(raw)); return nil }); err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/recovery"
+	"layervault/keys/secretio"
 	"layervault/keys/unlock"
 	"layervault/persist"
 )
@@ -31,9 +32,7 @@ started, or started again:
 
     layervault key unlock --wait --pin-file FILE & systemctl start docker`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.unlockPlugin(cmd.Context(), k, wait)
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.unlockPlugin(cmd.Context(), k, wait) },
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
@@ -63,28 +62,21 @@ func (a *app) unlockPlugin(ctx context.Context, k keyFlags, wait bool) (err erro
 	if err != nil {
 		return err
 	}
-	if a.json {
-		return a.printJSON(map[string]string{"slot": slot.ID, "provider": slot.Provider})
-	}
-	return a.printf("the plugin has the key, by slot %s\n", slot.Title())
+	return a.result(map[string]string{"slot": slot.ID, "provider": slot.Provider}, "the plugin has the key, by slot %s\n", slot.Title())
 }
 
 // openByPerson opens the tier with what the flags name, or asks for the recovery key when
 // nothing opens without a person.
-func (a *app) openByPerson(ctx context.Context, cfg unlock.Config, k keyFlags) (*keys.TierKey, keys.Slot, error) {
-	if k.recovery != "" {
-		typed, err := readSecretFile(a.in, k.recovery)
-		if err != nil {
-			return nil, keys.Slot{}, err
-		}
-		defer clear(typed)
-		cfg.Recovery = typed
+func (a *app) openByPerson(ctx context.Context, cfg unlock.Config, k keyFlags) (_ *keys.TierKey, _ keys.Slot, err error) {
+	if cfg.Recovery, err = a.typedKey(k.recovery); err != nil {
+		return nil, keys.Slot{}, err
 	}
+	defer clear(cfg.Recovery)
 	key, ring, slot, err := unlock.Open(ctx, cfg)
-	if !errors.Is(err, keys.ErrLocked) || k.recovery != "" || !isTerminal(a.in) {
+	if !errors.Is(err, keys.ErrLocked) || k.recovery != "" || !secretio.IsTerminal(a.in) {
 		return key, slot, err
 	}
-	typed, err := a.askSecret(ctx, "recovery key or passphrase")
+	typed, err := secretio.Ask(ctx, a.in, a.err, "recovery key or passphrase")
 	if err != nil {
 		return nil, keys.Slot{}, err
 	}

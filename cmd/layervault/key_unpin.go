@@ -25,10 +25,7 @@ A ring that is there, and that the TPM remembered, is locked by this until key r
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return a.printJSON(map[string]int{"removed": removed})
-			}
-			return a.printf("the TPM forgot %d places of %s\n", removed, persist.Tier(k.tier))
+			return a.result(map[string]int{"removed": removed}, "the TPM forgot %d places of %s\n", removed, persist.Tier(k.tier))
 		},
 	}
 	k.register(cmd.Flags(), a.env)

@@ -15,6 +15,7 @@ import (
 	"layervault/crypt/luks2"
 	"layervault/keys"
 	"layervault/layer"
+	"layervault/vault/vaulttest"
 	"layervault/volume"
 )
 
@@ -66,10 +67,10 @@ func tree(t *testing.T, dir string) string {
 // newRescuer kills a machine with layers, volumes and disks, and takes its disk along with
 // the recovery key; its key file is gone.
 func newRescuer(t *testing.T) (*rescuer, string) {
-	dir, away := memoryDir(t), t.TempDir()
-	newVault(t, dir, 2)
-	key, _ := openKey(t, dir)
-	addVolumes(t, dir, key)
+	dir, away := vaulttest.Dir(t), t.TempDir()
+	vaulttest.New(t, dir, 2)
+	key, _ := vaulttest.Open(t, dir)
+	vaulttest.AddVolumes(t, dir, key)
 	r := &rescuer{T: t, disk: dir, at: dir, key: key}
 	recovery := filepath.Join(away, "recovery")
 	r.do(0, "key", "enroll", "recovery", "--recovery-key-out", recovery)
@@ -206,12 +207,12 @@ func (r *rescuer) refuses(with func(...string) []string) {
 
 // A rotation that was cut short cannot be finished there; what is done opens.
 func TestRescueWithinARotation(t *testing.T) {
-	dir := memoryDir(t)
-	newVault(t, dir, 2)
-	key, _ := openKey(t, dir)
-	addVolumes(t, dir, key)
-	b := &breaking{left: 12, stop: func() error { return errors.New("cut short") }}
-	if err := rotateBreaking(t.Context(), dir, b); err == nil {
+	dir := vaulttest.Dir(t)
+	vaulttest.New(t, dir, 2)
+	key, _ := vaulttest.Open(t, dir)
+	vaulttest.AddVolumes(t, dir, key)
+	b := &vaulttest.Breaking{Left: 12, Stop: func() error { return errors.New("cut short") }}
+	if err := vaulttest.Rotate(t.Context(), dir, b); err == nil {
 		t.Fatal("it was not cut short")
 	}
 	r := &rescuer{T: t, disk: dir, at: bindReadOnly(t, dir)}
@@ -229,8 +230,8 @@ func TestRescueWithinARotation(t *testing.T) {
 
 // A machine that never had a volume has no folder for their state, and none can be made.
 func TestRescueWithoutVolumes(t *testing.T) {
-	dir := memoryDir(t)
-	newVault(t, dir, 2)
+	dir := vaulttest.Dir(t)
+	vaulttest.New(t, dir, 2)
 	if _, err := os.Lstat(filepath.Join(dir, "volumes")); !os.IsNotExist(err) {
 		t.Fatalf("there is a folder already: %v", err)
 	}

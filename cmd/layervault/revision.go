@@ -14,12 +14,8 @@ import (
 )
 
 func newRevisionCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{}
-	v := a.newVolumeVerb(cmd.PersistentFlags())
-	g := group("revision", "Say which revision this host runs: volumes with persistence=revision follow it",
-		v.setRevision(), v.listRevisions(), v.gcRevisions())
-	g.PersistentFlags().AddFlagSet(cmd.PersistentFlags())
-	return g
+	return group("revision", "Set the revision that this host runs: volumes with persistence=revision follow it",
+		a.verb((*volumeVerb).setRevision, makesVault), a.verb((*volumeVerb).listRevisions, 0), a.verb((*volumeVerb).gcRevisions, readsPlaces|readsKeys))
 }
 
 func (v *volumeVerb) setRevision() *cobra.Command {

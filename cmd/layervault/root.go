@@ -52,12 +52,10 @@ func run(ctx context.Context, args []string, s streams, env func(string) string)
 
 func newRootCommand(a *app) *cobra.Command {
 	root := &cobra.Command{
-		Use:   "layervault",
-		Short: "Encrypted container storage: every layer is a LUKS2 image",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return cmd.Help()
-		},
+		Use:           "layervault",
+		Short:         "Encrypted container storage: every layer is a LUKS2 image",
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true, // reported once, by app.report
 		SilenceUsage:  true,
 	}
@@ -67,18 +65,26 @@ func newRootCommand(a *app) *cobra.Command {
 	root.PersistentFlags().StringVar(&a.persist, "persist", envOr(a.env, "persist", persist.DefaultRoot), "folder that holds the vault (env persist)")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print results, and errors, as JSON")
 	root.SetHelpCommand(newHelpCommand(a))
-	root.AddCommand(
-		newServeCommand(a),
-		newStatusCommand(a),
-		newDoctorCommand(a),
-		newKeyCommand(a),
-		newVaultCommand(a),
-		newImageCommand(a),
-		newVolumeCommand(a),
-		newRevisionCommand(a),
-		newDiskCommand(a),
-		newVersionCommand(a),
+	root.AddGroup(
+		&cobra.Group{ID: "daily", Title: "Daily:"},
+		&cobra.Group{ID: "keys", Title: "Keys:"},
+		&cobra.Group{ID: "volumes", Title: "Volumes:"},
+		&cobra.Group{ID: "layers", Title: "Layers:"},
+		&cobra.Group{ID: "host", Title: "Host:"},
 	)
+	add := func(group string, commands ...*cobra.Command) {
+		for _, c := range commands {
+			c.GroupID = group
+		}
+		root.AddCommand(commands...)
+	}
+	add("daily", newStatusCommand(a), newDoctorCommand(a))
+	add("keys", newKeyCommand(a), newVaultCommand(a))
+	add("volumes", newVolumeCommand(a), newRevisionCommand(a), newDiskCommand(a))
+	add("layers", newImageCommand(a))
+	add("host", newServeCommand(a), newVersionCommand(a))
+	root.SetHelpCommandGroupID("daily")
+	root.SetCompletionCommandGroupID("host")
 	return root
 }
 

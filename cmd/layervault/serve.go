@@ -4,34 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"runtime/debug"
-	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
-	"layervault/crypt"
 	"layervault/driver"
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/persist"
-	"layervault/plugin/graph"
+	"layervault/plugin"
 	"layervault/plugin/mountns"
 	"layervault/plugin/socket"
-	volumedoor "layervault/plugin/volume"
-	"layervault/volume"
 )
 
 const (
 	// defaultSocket is where dockerd looks for plugins, and where a managed plugin
 	// must put its socket.
 	defaultSocket = "/run/docker/plugins/layervault.sock"
-
-	// drainTime is how long a stopping plugin waits for requests under way: dockerd
-	// kills it 10 s after it asked it to stop.
-	drainTime = 8 * time.Second
 
 	// memoryLimit makes the garbage collector work harder before the plugin grows
 	// past it; it is no hard limit. Importing layers makes garbage fast, and the
@@ -40,14 +31,13 @@ const (
 )
 
 func newServeCommand(a *app) *cobra.Command {
-	var s settings
-	var v volumeSettings
+	s, v := settingsOf(a.env), volumeSettingsOf(a.env)
 	var path string
 	var onlyVolumes bool
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Answer dockerd: the graph driver and volume plugin",
-		Long: `Answer dockerd on a socket: the graph driver and the volume driver, or with --volumes
+		Short: "Run the plugin: the graph driver and the volume driver",
+		Long: `Run the plugin on a socket: the graph driver and the volume driver, or with --volumes
 the volume driver alone, which every Docker takes, 28 and later too.
 
 Each setting is a flag, or else the environment variable of the same name, which is
@@ -60,18 +50,19 @@ how "docker plugin set layervault key=tpm" arrives. The first start makes the va
 			return a.serve(cmd.Context(), path, s, v, onlyVolumes)
 		},
 	}
-	cmd.Flags().StringVar(&path, "socket", defaultSocket, "socket to answer on")
-	cmd.Flags().BoolVar(&onlyVolumes, "volumes", false, "serve volumes only")
-	s.register(cmd.Flags(), a.env)
-	v.register(cmd.Flags(), a.env)
+	f := cmd.Flags()
+	f.StringVar(&path, "socket", defaultSocket, "socket to listen on")
+	f.BoolVar(&onlyVolumes, "volumes", false, "serve volumes only")
+	s.making(f, a.env)
+	for _, add := range []func(*pflag.FlagSet){s.images, s.serving, v.found, v.made, v.serving} {
+		add(f)
+	}
 	return cmd
 }
 
-// serve answers on the socket until ctx ends. It listens before it opens the
-// vault: dockerd takes a plugin for dead that does not accept within seconds, and a
-// TPM or a sweep after a crash may take longer.
+// serve answers on the socket until ctx ends.
 func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettings, onlyVolumes bool) error {
-	log := newLog(a.out, a.err, s.level)
+	log := plugin.NewLog(a.out, a.err, s.level, nextStep)
 	// main has tried this too; a process that holds the key for months must succeed.
 	if err := keys.NoCoreDumps(); err != nil {
 		return err
@@ -81,7 +72,6 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 		return fmt.Errorf("forbid core dumps: %w", err)
 	}
 	debug.SetMemoryLimit(memoryLimit)
-
 	if err := mountns.LetGo(a.persist); err != nil {
 		return err
 	}
@@ -90,80 +80,11 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 		return err
 	}
 	log.Info("layervault listens", "version", readVersion().Version, "socket", path, "persist", a.persist, "key", s.key)
-
 	person := handover.New(a.layout().Tier(persist.Vault), log)
-	ctx, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	tiers := newTiers(a, s, person, log)
-	upgrade := newUpgrading(a, s, tiers, onlyVolumes, log)
-	volumes := volumedoor.New(log)
-	doors := []socket.Door{volumes}
-	var starting sync.WaitGroup
-	var d *driver.Driver
+	open := a.newVault(s, v, person, log)
+	cfg := plugin.Config{Vault: open, NoUpgrade: s.noUpgrade, Log: log}
 	if !onlyVolumes {
-		front := graph.New(log)
-		doors = []socket.Door{front, volumes}
-		d = driver.New(driver.Config{
-			// dockerd, or systemd, starts a plugin that ends with an error.
-			Fatal:       fail,
-			Layout:      a.layout(),
-			Unlock:      tiers.forDriver,
-			Started:     upgrade.layersOpen,
-			CryptParams: s.crypt(),
-			DefaultSize: s.sizeBytes,
-			Log:         log,
-		})
-		starting.Go(func() {
-			// After a crash dockerd does not call Init again. A failure is told to
-			// whoever asks next: the driver tries again at each request.
-			if err := d.Resume(ctx); err != nil {
-				log.Error("cannot take up where the last run ended", "error", err, "hint", nextStep(err))
-			}
-			front.Open(d)
-		})
+		cfg.Driver = &driver.Config{Layout: a.layout(), CryptParams: s.crypt(), DefaultSize: s.sizeBytes, Log: log}
 	}
-	var store *volume.Store
-	starting.Go(func() {
-		store = a.startVolumes(ctx, volumes, s, v, tiers, onlyVolumes, log)
-		upgrade.volumes <- store
-	})
-	behind, stop := context.WithCancel(ctx)
-	defer stop()
-	starting.Go(func() { upgrade.run(behind) })
-
-	err = socket.Serve(ctx, l, drainTime, doors...)
-	stop()
-	starting.Wait()
-	if cause := context.Cause(ctx); errors.Is(cause, driver.ErrAstray) {
-		err = errors.Join(err, cause)
-	}
-	log.Info("layervault stops")
-	if d != nil {
-		err = errors.Join(err, d.Close(context.WithoutCancel(ctx)))
-	}
-	if store != nil {
-		err = errors.Join(err, store.Close())
-	}
-	return errors.Join(err, tiers.Close(), person.Close())
-}
-
-// startVolumes opens the volume store for its door. The vault may be locked: volumes are
-// listed all the same.
-func (a *app) startVolumes(ctx context.Context, door *volumedoor.Server, s settings, v volumeSettings, tiers *tiers, alone bool, log *slog.Logger) *volume.Store {
-	if alone { // else the graph driver does so
-		if err := crypt.Sweep(ctx); err != nil {
-			log.Warn("cannot sweep devices that an earlier run left", "error", err)
-		}
-	}
-	store, err := a.openVolumes(ctx, s, v, tiers.forVolumes, log)
-	if err != nil {
-		log.Error("no volumes can be served", "error", err, "hint", nextStep(err))
-		door.Refuse(err)
-		return nil
-	}
-	if err := store.Heal(ctx); err != nil {
-		log.Error("cannot look after mounts of an earlier run", "error", err)
-	}
-	door.Open(store)
-	return store
+	return errors.Join(plugin.Serve(ctx, l, cfg), open.Close(), person.Close())
 }

@@ -9,6 +9,7 @@ import (
 
 	"layervault/crypt"
 	"layervault/keys"
+	"layervault/keys/flags"
 	"layervault/keys/unlock"
 )
 
@@ -24,7 +25,7 @@ type settings struct {
 	loglevel string
 	upgrade  string
 
-	providers providerFlags
+	providers flags.Set
 
 	// Filled by check.
 	noAnchor    bool
@@ -47,30 +48,63 @@ const (
 	upgradeOff  = "off"
 )
 
-func (s *settings) register(f *pflag.FlagSet, env func(string) string) {
-	s.registerKey(f, env)
-	f.StringVar(&s.size, "size", envOr(env, "size", defaultSize), "size of a container's layer (env size)")
-	f.StringVar(&s.cipher, "cipher", envOr(env, "cipher", ""), "cipher of new layers, as dm-crypt names it; empty for aes-xts-plain64 (env cipher)")
-	f.StringVar(&s.sector, "sector", envOr(env, "sector", "4096"), "encryption sector of new layers: 512 or 4096 (env sector)")
-	f.StringVar(&s.upgrade, "upgrade", envOr(env, "upgrade", upgradeAuto), "a vault of format 1 is brought to format 2 at the start: auto, or off (env upgrade)")
-	f.StringVar(&s.loglevel, "loglevel", envOr(env, "loglevel", defaultLogLevel), "debug, info, warn or error (env loglevel)")
+// settingsOf reads the settings from the environment. A verb adds the flags of those that it
+// reads: opening, making, and so on.
+func settingsOf(env func(string) string) settings {
+	return settings{
+		key:      env("key"),
+		anchor:   envOr(env, "anchor", anchorTPM),
+		size:     envOr(env, "size", defaultSize),
+		cipher:   env("cipher"),
+		sector:   envOr(env, "sector", "4096"),
+		upgrade:  envOr(env, "upgrade", upgradeAuto),
+		loglevel: envOr(env, "loglevel", defaultLogLevel),
+	}
 }
 
-// registerKey adds the flags that say how the vault opens.
-func (s *settings) registerKey(f *pflag.FlagSet, env func(string) string) {
-	f.StringVar(&s.key, "key", envOr(env, "key", ""), "key provider of the vault: "+unlock.Names("", "or")+" (env key)")
-	s.providers.register(f, env, keys.ForSettings)
-	registerAnchor(f, &s.anchor, env)
+// opening adds the flags that say how the vault opens; those that say how it is made count by
+// the environment alone.
+func (s *settings) opening(f *pflag.FlagSet, env func(string) string) {
+	s.keys(f, env, keys.ForSettings|keys.ForAll)
 }
 
-// registerRecovery adds the way in for a person who has the recovery key at hand, on a
-// machine whose slots do not open: for verbs that read.
-func (s *settings) registerRecovery(f *pflag.FlagSet) {
+// making adds the flags of verbs that open the vault, or make it.
+func (s *settings) making(f *pflag.FlagSet, env func(string) string) {
+	s.keys(f, env, keys.ForSettings|keys.ForMaking)
+}
+
+func (s *settings) keys(f *pflag.FlagSet, env func(string) string, use keys.Use) {
+	f.StringVar(&s.key, "key", s.key, "key provider of the vault: "+unlock.Names("", "or")+" (env key)")
+	s.providers.Register(f, env, use)
+	registerAnchor(f, &s.anchor)
+}
+
+// images adds the flags that say how new images are encrypted.
+func (s *settings) images(f *pflag.FlagSet) {
+	f.StringVar(&s.cipher, "cipher", s.cipher, "cipher of new images, as dm-crypt names it; empty for aes-xts-plain64 (env cipher)")
+	f.StringVar(&s.sector, "sector", s.sector, "encryption sector of new images: 512 or 4096 (env sector)")
+}
+
+// serving adds the flags of a running plugin.
+func (s *settings) serving(f *pflag.FlagSet) {
+	f.StringVar(&s.size, "size", s.size, "size of a container's layer (env size)")
+	f.StringVar(&s.upgrade, "upgrade", s.upgrade, "upgrade a vault of format 1 to format 2 at the start: auto, or off (env upgrade)")
+	f.StringVar(&s.loglevel, "loglevel", s.loglevel, "debug, info, warn or error (env loglevel)")
+}
+
+// rescuing adds the flag for a person with the recovery key, on a machine whose slots do not
+// open.
+func (s *settings) rescuing(f *pflag.FlagSet) {
 	f.StringVar(&s.recovery, "recovery-key-file", "", "unlock with the recovery key or passphrase in this file, - for standard input")
 }
 
-// check reads the settings that are numbers and words. A missing key is not its
-// business: the plugin must start without one, to say so to dockerd.
+// registerAnchor adds the flag that says what remembers the key ring's writes.
+func registerAnchor(f *pflag.FlagSet, anchor *string) {
+	f.StringVar(anchor, "anchor", *anchor, "what remembers the newest write of the key ring, so that an older one is noticed: tpm (where there is one) or none (env anchor)")
+}
+
+// check reads the settings that are numbers and words. It accepts a missing key: the plugin
+// must start without one, to say so to dockerd.
 func (s *settings) check() error {
 	if err := s.checkKey(); err != nil {
 		return err
@@ -93,10 +127,10 @@ func (s *settings) check() error {
 	return nil
 }
 
-// checkKey is check for what registerKey adds.
+// checkKey is check for the settings that say how the vault opens.
 func (s *settings) checkKey() (err error) {
-	if err := s.providers.check(); err != nil {
-		return err
+	if err := s.providers.Check(); err != nil {
+		return &usageError{err}
 	}
 	s.noAnchor, err = noAnchor(s.anchor)
 	return err

@@ -18,11 +18,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"text/tabwriter"
 
 	"github.com/docker/go-units"
-	"golang.org/x/sys/unix"
+
+	"layervault/keys/secretio"
 )
 
 // streams are the three standard streams, files in production.
@@ -68,14 +68,25 @@ func (s streams) printf(format string, args ...any) error {
 	return nil
 }
 
-// isTerminal says whether a stream is a person's screen.
-func isTerminal(stream any) bool {
-	f, ok := stream.(*os.File)
-	if !ok {
-		return false
+// result prints one outcome, for people or as JSON.
+func (a *app) result(v any, format string, args ...any) error {
+	if a.json {
+		return a.printJSON(v)
 	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+	return a.printf(format, args...)
+}
+
+// progress shows a count on a terminal, and nothing elsewhere. verb is what was done.
+func (a *app) progress(verb string) func(done, total int, things string) {
+	if a.json || !secretio.IsTerminal(a.err) {
+		return nil
+	}
+	return func(done, total int, things string) {
+		_, _ = fmt.Fprintf(a.err, "\r%s %d of %d %s", verb, done, total, things)
+		if done == total {
+			_, _ = fmt.Fprintln(a.err)
+		}
+	}
 }
 
 // size prints bytes for people.

@@ -20,6 +20,7 @@ import (
 
 	"layervault/crypt/luks2"
 	"layervault/keys"
+	"layervault/keys/flags"
 	"layervault/keys/unlock"
 	"layervault/layer"
 	"layervault/persist"
@@ -122,19 +123,19 @@ func killUpgrade(t *testing.T, dir string, after time.Duration) (died bool) {
 
 // oldVaultWith is the frozen vault with more layers.
 func oldVaultWith(t *testing.T, layers int) string {
-	dir := memoryDir(t)
+	dir := vaulttest.Dir(t)
 	if err := vaulttest.Unpack(dir); err != nil {
 		t.Fatal(err)
 	}
-	key, _ := openKey(t, dir)
+	key, _ := vaulttest.Open(t, dir)
 	for i := range layers {
-		addLayerOf(t, dir, key, fmt.Sprintf("more%d", i), []layer.Kind{layer.Sealed, layer.Writable}[i%2], luks2.Format1)
+		vaulttest.AddLayer(t, dir, key, fmt.Sprintf("more%d", i), []layer.Kind{layer.Sealed, layer.Writable}[i%2], luks2.Format1)
 	}
 	return dir
 }
 
 func copyOf(t *testing.T, dir string) string {
-	to := memoryDir(t)
+	to := vaulttest.Dir(t)
 	if out, err := exec.CommandContext(t.Context(), "cp", "-a", "--sparse=always", dir+"/.", to).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -147,17 +148,17 @@ func checkUpgrade(t *testing.T, dir, when string) (old, floor int) {
 	t.Helper()
 	a := quietApp(dir)
 	for tier, count := range map[persist.Tier]int{persist.Vault: 35, persist.Unsealed: 1} {
-		cfg := a.tierKeys(tier, settings{key: "versatile", providers: providerFlags{set: keys.Values{"tpm": "/nonexistent"}}}, nil)
+		cfg := a.tierKeys(tier, settings{key: "versatile", providers: flags.Set{Fixed: keys.Values{"tpm": "/nonexistent"}}}, nil)
 		key, ring, _, err := unlock.Open(t.Context(), cfg)
 		if err != nil {
 			t.Fatalf("%s: %v", when, err)
 		}
 		source := unlock.NewSource(cfg, key)
-		f, err := vault.Survey(t.Context(), a.contents(tier, source), source)
+		f, err := vault.Survey(t.Context(), a.contents(tier), source)
 		if err != nil || len(f.Problems) > 0 || f.Images != count {
 			t.Fatalf("%s: %s: %d images, %v, %v", when, tier, f.Images, f.Problems, err)
 		}
-		images, err := a.tierImages(tier)
+		images, err := a.contents(tier).Images()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -40,10 +40,7 @@ func newVersionCommand(a *app) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			v := readVersion()
-			if a.json {
-				return a.printJSON(v)
-			}
-			return a.printf("layervault %s %s %s %s\n", v.Version, short(v.Commit), v.Go, v.Arch)
+			return a.result(v, "layervault %s %s %s %s\n", v.Version, short(v.Commit), v.Go, v.Arch)
 		},
 	}
 }

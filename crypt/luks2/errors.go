@@ -81,10 +81,10 @@ type HeaderError struct {
 // Change is one field of a header, by its place in the JSON, such as
 // segments.0.encryption, or uuid, metadata_size, kind, id.
 type Change struct {
-	Field string
+	Field string `json:"field"`
 	// What is wrong with it: "changed", "added", "missing", or what it must be.
-	What string
-	Now  string // the value that it has, as JSON; "" for one that is missing
+	What string `json:"what"`
+	Now  string `json:"now,omitempty"` // the value that it has, as JSON; "" for one that is missing
 }
 
 // String is the change in words.

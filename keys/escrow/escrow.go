@@ -120,6 +120,25 @@ func ParseParcel(data []byte) (*Parcel, error) {
 	return &p, nil
 }
 
+// Encode is the parcel as ParseParcel reads it.
+func (p *Parcel) Encode() ([]byte, error) {
+	data, err := json.MarshalIndent(p, "", "  ")
+	return append(data, '\n'), err
+}
+
+// Encode is the key as Unlock takes it. The caller wipes it.
+func (r *Return) Encode() ([]byte, error) {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(data)
+	out := make([]byte, len(data)+1)
+	copy(out, data)
+	out[len(data)] = '\n'
+	return out, nil
+}
+
 // Open unwraps a parcel. The caller wipes the key in the result. Errors:
 // keys.ErrWrongKey for the private key of another, keys.ErrBadEscrow.
 func (p *Parcel) Open(private crypto.Signer) (*Return, error) {

@@ -43,7 +43,7 @@ func Kind() keys.Kind {
 				Usage: "PCRs a tpm key is sealed under",
 			},
 			{
-				Name: flagZeroPCRs, Value: "false", For: keys.ForSettings | keys.ForKeys, Env: true, Bool: true,
+				Name: flagZeroPCRs, Value: "false", For: keys.ForMaking | keys.ForAll, Env: true, Bool: true,
 				Usage: "seal even where the firmware measured nothing; such a slot opens whatever boots",
 			},
 			{

@@ -19,7 +19,7 @@ func Kind() keys.Kind {
 		About: "a trusted key of the kernel (--source): i.MX CAAM and DCP, a TEE, a TPM",
 		Help:  "Sources of trusted keys:\n  " + Help,
 		Flags: []keys.Flag{{
-			Name: flagSource, For: keys.ForSettings | keys.ForKeys, Env: true,
+			Name: flagSource, For: keys.ForMaking | keys.ForAll, Env: true,
 			Usage: "what new trusted slots rest on: " + sourceNames + "; see key enroll --help",
 		}},
 		Hardware: &keys.Hardware{Title: "trusted keys", Check: checkHost},

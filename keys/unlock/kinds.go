@@ -1,6 +1,7 @@
 package unlock
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
@@ -53,4 +54,29 @@ func Names(prefix, word string) string {
 	}
 	last := len(names) - 1
 	return strings.Join(names[:last], ", ") + " " + word + " " + names[last]
+}
+
+// Step is what a provider says of an error: what to do, or "". Telling: only where
+// that helps more than what is said of every locked tier.
+func Step(err error, telling bool) string {
+	for _, k := range Kinds() {
+		for _, f := range k.Faults {
+			if (f.Telling || !telling) && f.Step != "" && errors.Is(err, f.Err) {
+				return f.Step
+			}
+		}
+	}
+	return ""
+}
+
+// HasFault says whether a provider has the error in a class.
+func HasFault(err error, class keys.Class) bool {
+	for _, k := range Kinds() {
+		for _, f := range k.Faults {
+			if f.Class == class && errors.Is(err, f.Err) {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"layervault/keys/secretio"
+	"layervault/volume"
+)
+
+func (v *volumeVerb) mount() *cobra.Command {
+	return &cobra.Command{
+		Use:   "mount VOLUME PATH",
+		Short: "Mount a volume on the host",
+		Long: `Mount a volume on the host, before docker starts for example: docker's own data-root
+can lie on one (layervault-volume@.service does that at boot). Nothing has to keep
+running for the mount to stay.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return v.with(cmd.Context(), func(s *volume.Store) error {
+				if err := s.MountAt(cmd.Context(), args[0], args[1]); err != nil {
+					return err
+				}
+				return v.app.result(map[string]string{"name": args[0], "path": args[1]}, "%s is mounted at %s\n", args[0], args[1])
+			})
+		},
+	}
+}
+
+func (v *volumeVerb) umount() *cobra.Command {
+	return &cobra.Command{
+		Use:   "umount VOLUME [PATH]",
+		Short: "Unmount a volume from the host: from PATH, or from everywhere",
+		Args:  cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			at := ""
+			if len(args) == 2 {
+				at = args[1]
+			}
+			return v.with(cmd.Context(), func(s *volume.Store) error { return s.UnmountHost(cmd.Context(), args[0], at) })
+		},
+	}
+}
+
+func (v *volumeVerb) key() *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use:   "key VOLUME",
+		Short: "Write the LUKS2 passphrase of a volume's image, for stock cryptsetup",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := v.app.noKeyOnTerminal(out); err != nil {
+				return err
+			}
+			return v.with(cmd.Context(), func(s *volume.Store) error {
+				pass, err := s.Passphrase(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				defer clear(pass)
+				return secretio.Write(v.app.out, out, pass)
+			})
+		},
+	}
+	keyFileOut(cmd, &out)
+	return cmd
+}

@@ -1,0 +1,342 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"layervault/volume"
+)
+
+// Bsp is the platform of device.json's own volumes.
+const Bsp = "bsp"
+
+// Source is what Compose reads.
+type Source struct {
+	Text []byte // run.json or src.json
+	Src  []byte // the src.json beside a run.json, which knows the mount points; nil for none
+	// Name is the container's, whatever the files say; "" for what they say.
+	Name string
+	// Folder is the name of the folder that the file lies in: pvr's name of a container
+	// whose files have none.
+	Folder string
+}
+
+// Mount is one volume of a container, as docker is to be told of it.
+type Mount struct {
+	Volume  string            `json:"volume"`  // docker's name
+	Target  string            `json:"target"`  // in the container
+	Options map[string]string `json:"options"` // of docker volume create
+	// Guessed: the target was worked out from a storage key, in which a dash may have been
+	// a slash.
+	Guessed bool `json:"guessed,omitempty"`
+	// Overlay: Pantavisor shows the volume over the image's content (ovl:). Docker copies
+	// that content into the volume once, when the volume is new.
+	Overlay bool `json:"overlay,omitempty"`
+}
+
+// Container is what run.json and src.json say of a container's volumes.
+type Container struct {
+	Name     string
+	Mounts   []Mount
+	Warnings []Warning
+	// LeftOut are entries that somebody has to see to, as no volume of docker matches them.
+	LeftOut []Warning
+}
+
+// composer collects what a container's files say.
+type composer struct {
+	set *Set
+	Container
+}
+
+func (c *composer) warn(entry, format string, args ...any) {
+	c.Warnings = append(c.Warnings, Warning{entry, fmt.Sprintf(format, args...)})
+}
+
+func (c *composer) leave(entry, format string, args ...any) {
+	c.LeftOut = append(c.LeftOut, Warning{entry, fmt.Sprintf(format, args...)})
+}
+
+// Compose reads a container's run.json (its map storage) or src.json (its map
+// persistence, and the image's own volumes), and says which volumes docker is to give it.
+// A file that cannot be read is ErrBadFile; single entries are left out with the reason.
+func (s *Set) Compose(in Source) (Container, error) {
+	if s.bad != nil {
+		return Container{}, s.bad
+	}
+	c := composer{set: s}
+	members, err := object(in.Text)
+	if err != nil {
+		return Container{}, fmt.Errorf("%w: %w", ErrBadFile, err)
+	}
+	isRun, err := isRunFile(members)
+	if err != nil {
+		return Container{}, err
+	}
+	var src source
+	switch {
+	case !isRun:
+		src = c.readSource(members)
+	case in.Src != nil:
+		beside, err := object(in.Src)
+		if err != nil {
+			return Container{}, fmt.Errorf("%w: src.json: %w", ErrBadFile, err)
+		}
+		src = c.readSource(beside)
+	}
+	if err := c.name(in, members, src, isRun); err != nil {
+		return Container{}, err
+	}
+	if isRun {
+		err = c.storage(lookup(members, "storage"), src)
+	} else {
+		c.points(src)
+	}
+	if err != nil {
+		return Container{}, fmt.Errorf("%w: key storage: %w", ErrBadFile, err)
+	}
+	slices.SortFunc(c.Mounts, func(a, b Mount) int { return strings.Compare(a.Volume, b.Volume) })
+	return c.Container, nil
+}
+
+// isRunFile tells run.json from src.json, by what it says of itself or by its keys.
+func isRunFile(members []member) (bool, error) {
+	spec, _ := str(lookup(members, "#spec"))
+	has := func(keys ...string) bool {
+		return slices.ContainsFunc(keys, func(k string) bool { return lookup(members, k) != nil })
+	}
+	switch {
+	case has("storage"):
+		return true, nil
+	case has("persistence", "docker_config"):
+		return false, nil
+	case strings.HasPrefix(spec, "service-manifest-run@"):
+		return true, nil
+	case strings.HasPrefix(spec, "service-manifest-src@"):
+		return false, nil
+	}
+	return false, fmt.Errorf("%w: it has neither storage (run.json) nor persistence (src.json)", ErrBadFile)
+}
+
+// name settles the container's name: that of the caller, of the file, of the src.json
+// beside it, of the folder.
+func (c *composer) name(in Source, members []member, src source, isRun bool) error {
+	c.Name = in.Name
+	if value := lookup(members, "name"); c.Name == "" && value != nil {
+		name, err := str(value)
+		if err != nil {
+			return fmt.Errorf("%w: key name: %w", ErrBadFile, err)
+		}
+		c.Name = name
+	}
+	if c.Name == "" {
+		c.Name = src.name
+	}
+	if c.Name == "" && in.Folder != "" {
+		c.Name = in.Folder
+		if isRun { // src.json never has a name
+			c.warn("name", "no file names the container; taken from its folder: %s", in.Folder)
+		}
+	}
+	if c.Name == "" {
+		return fmt.Errorf("%w: key name is missing: which container is it", ErrBadFile)
+	}
+	if err := volume.ValidateName("container", c.Name); err != nil {
+		return fmt.Errorf("%w: %w", ErrBadFile, err)
+	}
+	return nil
+}
+
+// storage reads run.json's map storage.
+func (c *composer) storage(text []byte, src source) error {
+	if text == nil {
+		return nil
+	}
+	members, err := object(text)
+	if err != nil {
+		return err
+	}
+	known := map[string][]point{}
+	for _, p := range src.points {
+		known[StorageKey(p.key)] = append(known[StorageKey(p.key)], p)
+	}
+	for _, m := range members {
+		entry := fmt.Sprintf("storage %q", m.key)
+		ofKey := known[m.key]
+		delete(known, m.key)
+		v, notes, err := readVolume(m, c.set.file)
+		for _, note := range notes {
+			c.warn(entry, "%s", note)
+		}
+		switch overlay := strings.HasPrefix(m.key, overlayPrefix); {
+		case m.key == rootVolume && (err != nil || v.Persistence != volume.Boot && v.Persistence != ""):
+			c.root(entry)
+		case m.key == rootVolume:
+		case err != nil && !overlay && !strings.HasPrefix(m.key, storagePrefix):
+			c.leave(entry, "no storage key that pvr makes of a mount point: see lxc.container.conf for where it is mounted, and make a volume for it by hand (%v)", err)
+		case err != nil:
+			c.leave(entry, "%v", err)
+		case v.Persistence == "": // no volume for Pantavisor either
+		case !overlay && !strings.HasPrefix(m.key, storagePrefix):
+			c.leave(entry, "no storage key that pvr makes of a mount point: see lxc.container.conf for where it is mounted, and make a volume for it by hand")
+		default:
+			mount := Mount{Volume: v.Name, Overlay: overlay, Options: options(v)}
+			if mount.Target, mount.Guessed, err = c.find(entry, m.key, ofKey); err != nil {
+				c.leave(entry, "%v", err)
+				continue
+			}
+			c.add(entry, mount)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(known)) {
+		if p := known[key][0]; p.key != rootVolume {
+			c.warn(fmt.Sprintf("src.json %q", p.key), "run.json has no %s: it is older than src.json (pvr app install makes it anew)", key)
+		}
+	}
+	return nil
+}
+
+// find is the mount point of a storage key: that of src.json, else a guess, which a key
+// with one part only is not.
+func (c *composer) find(entry, key string, points []point) (at string, guessed bool, err error) {
+	if len(points) > 0 {
+		if len(points) > 1 {
+			c.warn(entry, "src.json has %d mount points of this storage key, %q and %q; the first is taken", len(points), points[0].key, points[1].key)
+		}
+		at, err = target(points[0].key)
+		return at, len(points) > 1, err
+	}
+	rest, ok := strings.CutPrefix(key, overlayPrefix)
+	if !ok {
+		rest = strings.TrimPrefix(key, storagePrefix)
+	}
+	rest = strings.TrimPrefix(rest, "-")
+	if at = path.Clean("/" + strings.ReplaceAll(rest, "-", "/")); at == "/" {
+		return "", false, errors.New("no mount point can be made of this storage key")
+	}
+	return at, strings.Contains(rest, "-"), nil
+}
+
+// root tells of a container's root that is to last: docker keeps it with the container.
+func (c *composer) root(entry string) {
+	c.warn(entry, "the container's own root: docker keeps what is written there until the container is removed")
+}
+
+// points makes the mounts of src.json.
+func (c *composer) points(src source) {
+	for _, p := range src.points {
+		entry := fmt.Sprintf("persistence %q", p.key)
+		if p.volume {
+			entry = fmt.Sprintf("docker_config.Volumes %q", p.key)
+		}
+		mount, err := c.point(p)
+		switch {
+		case p.key == rootVolume && (err != nil || mount.Options["persistence"] != string(volume.Boot)):
+			c.root(entry)
+		case p.key == rootVolume:
+		case err != nil:
+			c.leave(entry, "%v", err)
+		default:
+			c.add(entry, mount)
+		}
+	}
+}
+
+// point reads one "MOUNT POINT": "TYPE[@DISK]" of src.json.
+func (c *composer) point(p point) (m Mount, err error) {
+	if p.err != nil {
+		return Mount{}, p.err
+	}
+	kind, disk, err := volume.ParsePersistence(p.text)
+	if err != nil {
+		return Mount{}, err
+	}
+	v := Volume{Name: StorageKey(p.key), Persistence: kind}
+	if err := volume.ValidateName("volume", v.Name); err != nil {
+		return Mount{}, err
+	}
+	if v.Disk, err = c.set.file.diskOf(disk, disk != ""); err != nil {
+		return Mount{}, err
+	}
+	m = Mount{Volume: v.Name, Overlay: strings.HasPrefix(p.key, overlayMark), Options: options(v)}
+	m.Target, err = target(p.key)
+	return m, err
+}
+
+func options(v Volume) map[string]string {
+	o := map[string]string{"persistence": string(v.Persistence)}
+	if v.Disk != "" {
+		o["disk"] = v.Disk
+	}
+	return o
+}
+
+// add gives the volume the name that docker knows it by: volumes of all containers share
+// one set of names there. On the disk it keeps its own, below its platform.
+func (c *composer) add(entry string, m Mount) {
+	m.Volume = c.Name + "." + m.Volume
+	if err := volume.ValidateName("volume", m.Volume); err != nil {
+		c.leave(entry, "%v", err)
+		return
+	}
+	for _, other := range c.Mounts {
+		if other.Volume == m.Volume || other.Target == m.Target {
+			c.leave(entry, "%s at %s: the volume %s at %s has the same name or place", m.Volume, m.Target, other.Volume, other.Target)
+			return
+		}
+	}
+	if d, ok := c.set.file.Find(m.Options["disk"]); ok && m.Options["disk"] != "" {
+		m.Options["platform"] = c.Name
+		switch {
+		case !d.Known():
+			c.warn(entry, "disk %s is of type %s, which Pantavisor opens and layervault does not", d.Name, d.Type)
+		case d.Fault != nil:
+			c.warn(entry, "disk %s cannot be used: %v", d.Name, d.Fault)
+		}
+	}
+	if m.Overlay {
+		c.warn(entry, "Pantavisor shows this volume over the image's content at %s; docker copies that content into the volume once, when the volume is new", m.Target)
+	}
+	c.Mounts = append(c.Mounts, m)
+}
+
+// Flags are the options for docker volume create.
+func (m Mount) Flags() []string {
+	var flags []string
+	for _, k := range slices.Sorted(maps.Keys(m.Options)) {
+		flags = append(flags, "-o", k+"="+m.Options[k])
+	}
+	return flags
+}
+
+// Note is what a person should know of a mount, "" for nothing.
+func (m Mount) Note() string {
+	if m.Guessed {
+		return m.Target + " is worked out from the storage key; see src.json if a name in it has a dash"
+	}
+	return ""
+}
+
+// YAML is the container as a part of a compose file.
+func (c Container) YAML(driver string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "services:\n  %s:\n    volumes:\n", c.Name)
+	for _, m := range c.Mounts {
+		if note := m.Note(); note != "" {
+			fmt.Fprintf(&b, "      # %s\n", note)
+		}
+		fmt.Fprintf(&b, "      - type: volume\n        source: %q\n        target: %q\n", m.Volume, m.Target)
+	}
+	b.WriteString("volumes:\n")
+	for _, m := range c.Mounts {
+		fmt.Fprintf(&b, "  %q:\n    name: %q\n    driver: %s\n    driver_opts:\n", m.Volume, m.Volume, driver)
+		for _, k := range slices.Sorted(maps.Keys(m.Options)) {
+			fmt.Fprintf(&b, "      %s: %q\n", k, m.Options[k])
+		}
+	}
+	return b.String()
+}

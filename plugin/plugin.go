@@ -1,0 +1,107 @@
+// Package plugin runs the plugin: its doors on one socket, over one vault.
+package plugin
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"layervault/driver"
+	"layervault/plugin/graph"
+	"layervault/plugin/socket"
+	volumedoor "layervault/plugin/volume"
+	"layervault/vault"
+	"layervault/volume"
+)
+
+// drainTime is how long a stopping plugin waits for requests under way: dockerd kills it 10 s
+// after it asked it to stop.
+const drainTime = 8 * time.Second
+
+// Config says what a plugin serves.
+type Config struct {
+	Vault *vault.Vault
+	// Driver is how the graph driver works; nil to serve volumes alone. Serve fills in what
+	// ties it to the vault.
+	Driver *driver.Config
+	// NoUpgrade leaves a vault of format 1 as it is.
+	NoUpgrade bool
+	Log       *slog.Logger
+}
+
+// Serve answers on l until ctx ends, and closes what it opened; the vault stays open. The
+// doors open while it answers already: dockerd takes a plugin for dead that does not accept
+// within seconds, and a TPM or a sweep after a crash may take longer.
+func Serve(ctx context.Context, l net.Listener, cfg Config) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	log := cfg.Log
+	upgrade := vault.NewUpgrading(cfg.Vault, cfg.Driver != nil, cfg.NoUpgrade)
+	volumes := volumedoor.New(log)
+	doors := []socket.Door{volumes}
+	var starting sync.WaitGroup
+	var d *driver.Driver
+	if cfg.Driver != nil {
+		front := graph.New(log)
+		doors = []socket.Door{front, volumes}
+		settings := *cfg.Driver
+		// dockerd, or systemd, starts a plugin that ends with an error.
+		settings.Fatal, settings.Unlock, settings.Started = fail, cfg.Vault.Borrow, upgrade.LayersOpen
+		d = driver.New(settings)
+		starting.Go(func() {
+			// After a crash dockerd does not call Init again. A failure is the answer to the
+			// next request: the driver tries again at each.
+			if err := d.Resume(ctx); err != nil {
+				log.Error("cannot take up where the last run ended", "error", err)
+			}
+			front.Open(d)
+		})
+	}
+	var store *volume.Store
+	starting.Go(func() {
+		store = openVolumes(ctx, volumes, cfg)
+		upgrade.VolumesOpen(store)
+	})
+	behind, stop := context.WithCancel(ctx)
+	defer stop()
+	starting.Go(func() { upgrade.Run(behind) })
+
+	err := socket.Serve(ctx, l, drainTime, doors...)
+	stop()
+	starting.Wait()
+	if cause := context.Cause(ctx); errors.Is(cause, driver.ErrAstray) {
+		err = errors.Join(err, cause)
+	}
+	log.Info("layervault stops")
+	if d != nil {
+		err = errors.Join(err, d.Close(context.WithoutCancel(ctx)))
+	}
+	if store != nil {
+		err = errors.Join(err, store.Close())
+	}
+	return err
+}
+
+// openVolumes opens the volume store for its door. The vault may be locked: volumes are
+// listed all the same.
+func openVolumes(ctx context.Context, door *volumedoor.Server, cfg Config) *volume.Store {
+	if cfg.Driver == nil { // else the graph driver does so
+		if err := vault.Sweep(ctx); err != nil {
+			cfg.Log.Warn("cannot sweep devices that an earlier run left", "error", err)
+		}
+	}
+	store, err := cfg.Vault.OpenVolumes(ctx)
+	if err != nil {
+		cfg.Log.Error("no volumes can be served", "error", err)
+		door.Refuse(err)
+		return nil
+	}
+	if err := store.Heal(ctx); err != nil {
+		cfg.Log.Error("cannot restore mounts of an earlier run", "error", err)
+	}
+	door.Open(store)
+	return store
+}
