@@ -45,21 +45,7 @@ func (s *Store) heal(ctx context.Context, id ID) error {
 	if v.Damage != nil {
 		return nil // what is mounted of it stays: nothing could bring it back
 	}
-	if !v.IsImage() {
-		// Not every kernel's word is heard here on who else uses a part of a file system: a
-		// managed plugin sees no other process. Docker says when a volume is to go; until
-		// then such a mount costs nothing.
-		u, err := s.uses(v.ID())
-		if err != nil {
-			return err
-		}
-		return s.keepMounted(v, u)
-	}
-	used, err := s.release(ctx, v)
-	if err == nil && used != "" {
-		s.log.DebugContext(ctx, "a volume is still in use", "volume", v.Name, "by", used)
-	}
-	return err
+	return s.backing(v).heal(ctx)
 }
 
 // release unmounts what docker has of a volume, and asks the kernel whether anybody uses it
@@ -82,7 +68,7 @@ func (s *Store) release(ctx context.Context, v Volume) (used string, err error) 
 			return "", err
 		}
 	}
-	used, err = s.usedStill(v)
+	used, err = s.backing(v).users()
 	if err != nil || used != "" {
 		for _, dir := range dirs {
 			err = errors.Join(err, s.remount(ctx, v, dir))
@@ -115,48 +101,10 @@ func (s *Store) usedByPeople(v Volume) (used string, err error) {
 		return "", err
 	}
 	used = "mounted at " + strings.Join(at, ", ")
-	if v.IsImage() {
-		if dev, err := s.device(v, ""); err == nil {
-			if number, err := dev.Opened(); err == nil && number != 0 {
-				used += "; " + HoldersOfDevice(number)
-			}
-		}
+	if number, err := s.backing(v).opened(); err == nil && number != 0 {
+		used += "; " + HoldersOfDevice(number)
 	}
 	return used, nil
-}
-
-// usedStill asks the kernel who uses a volume of which this store has nothing mounted.
-func (s *Store) usedStill(v Volume) (used string, err error) {
-	if v.IsImage() && v.Damage != nil {
-		return usedFile(v.Path) // its header may not tell which device is its own
-	}
-	if v.IsImage() {
-		dev, err := s.device(v, "")
-		if err != nil {
-			return "", err
-		}
-		number, err := dev.Opened()
-		if err != nil || number == 0 {
-			return "", err
-		}
-		return HoldersOfDevice(number), nil
-	}
-	if v.Damage != nil {
-		return "", nil
-	}
-	is, err := s.mountsOf(v)
-	if err != nil || is == nil {
-		return "", err
-	}
-	found, err := mountsEverywhere(is)
-	if err != nil || len(found) == 0 {
-		return "", err
-	}
-	var at []string
-	for _, m := range found {
-		at = append(at, fmt.Sprintf("%s (of process %s)", m.Mountpoint, m.process))
-	}
-	return "mounted at " + strings.Join(at[:min(len(at), mostHolders)], ", "), nil
 }
 
 // ours lists docker's mount points that are mounted here. A person's command has a mount

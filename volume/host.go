@@ -5,15 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
-
-	"layervault/persist"
 )
 
 // MountAt mounts a volume at a path of the host, which is made if it is not there. Where
@@ -51,17 +48,7 @@ func (s *Store) MountAt(ctx context.Context, name, at string) error {
 		}
 		return fmt.Errorf("%w: something else is mounted at %s", ErrBusyPath, at)
 	}
-	err = s.within(ctx, v, func(fs string, _ Device) error {
-		root, err := os.OpenRoot(fs)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = root.Close() }()
-		content, err := s.prepare(p, root)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = content.Close() }()
+	err = s.withContent(ctx, v, p, func(content *os.File) error {
 		return s.bindRestricted(content, at, hostFlags(v.Options))
 	})
 	if s.readOnly && errors.Is(err, unix.EROFS) {
@@ -148,7 +135,7 @@ func (s *Store) UnmountHost(ctx context.Context, name, at string) error {
 // HostMounts lists where a volume is mounted, in this mount namespace and not for docker,
 // in the order of mounting.
 func (s *Store) HostMounts(v Volume) ([]string, error) {
-	is, err := s.mountsOf(v)
+	is, err := s.backing(v).mounts()
 	if err != nil || is == nil {
 		return nil, err
 	}
@@ -175,7 +162,7 @@ func isDockers(id ID, at string) bool {
 
 // dockersElsewhere lists mounts for docker that are seen here but are not this store's.
 func (s *Store) dockersElsewhere(v Volume) ([]string, error) {
-	is, err := s.mountsOf(v)
+	is, err := s.backing(v).mounts()
 	if err != nil || is == nil {
 		return nil, err
 	}
@@ -190,72 +177,6 @@ func (s *Store) dockersElsewhere(v Volume) ([]string, error) {
 		}
 	}
 	return at, nil
-}
-
-// mountsOf tells the volume's mounts from others; nil when it has none.
-func (s *Store) mountsOf(v Volume) (func(*mountinfo.Info) bool, error) {
-	switch {
-	case v.IsImage():
-		dev, err := s.device(v, "")
-		if err != nil {
-			return nil, err
-		}
-		number, err := dev.Opened()
-		if err != nil || number == 0 {
-			return nil, err
-		}
-		return func(m *mountinfo.Info) bool {
-			return m.Major == int(unix.Major(number)) && m.Minor == int(unix.Minor(number))
-		}, nil
-	case v.Options.Tier == persist.Clear:
-		dev, root, err := withinFileSystem(v.Path)
-		if err != nil {
-			return nil, err
-		}
-		return func(m *mountinfo.Info) bool {
-			return m.Major == int(unix.Major(dev)) && m.Minor == int(unix.Minor(dev)) && strings.HasPrefix(m.Root, root+"/")
-		}, nil
-	}
-	return func(m *mountinfo.Info) bool { return onDiskRoot(v.Record, m.Root) }, nil
-}
-
-// onDiskRoot says whether a mount's root is the content of a volume on a disk.
-func onDiskRoot(r Record, root string) bool {
-	platform := platformOf(r.Options)
-	tail := path.Join("/", platform, dirOnDisk(r.Name, platform))
-	rest, ok := strings.CutSuffix(root, tail)
-	if !ok {
-		return false
-	}
-	switch r.Options.Persistence {
-	case Permanent:
-		return path.Base(rest) == diskPermanent
-	case Boot:
-		return path.Base(rest) == diskBoot
-	}
-	return path.Base(path.Dir(rest)) == diskRevision
-}
-
-// withinFileSystem gives the device of a path's file system, and where in that it lies.
-func withinFileSystem(at string) (dev uint64, root string, err error) {
-	infos, err := mountinfo.GetMounts(mountinfo.ParentsFilter(at))
-	if err != nil {
-		return 0, "", fmt.Errorf("read the mount table: %w", err)
-	}
-	var best *mountinfo.Info
-	for _, m := range infos {
-		if best == nil || len(m.Mountpoint) >= len(best.Mountpoint) { // the last of equals covers the others
-			best = m
-		}
-	}
-	if best == nil {
-		return 0, "", fmt.Errorf("%s is on no mount", at)
-	}
-	rest, err := filepath.Rel(best.Mountpoint, at)
-	if err != nil {
-		return 0, "", err
-	}
-	return unix.Mkdev(uint32(best.Major), uint32(best.Minor)), path.Join(best.Root, rest), nil
 }
 
 // foundMount is a mount in some mount namespace, as a process in that sees it.
