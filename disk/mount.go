@@ -82,7 +82,7 @@ func (s *Set) Unmount(name, at string) error {
 			mounts = st.Mounts
 		}
 	}
-	if d.Type == Directory && at != "" {
+	if !d.IsCrypt() && at != "" {
 		mounts = []string{at}
 	}
 	slices.Reverse(mounts)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -233,5 +235,36 @@ func TestParseFile(t *testing.T) {
 	}
 	if f, err := Parse([]byte(`{"disks":[{"name":"d","type":"directory","path":"/storage/d"}],"disks_v2":[{"name":"e","type":"directory","path":"/storage/e"}]}`), rules); err != nil || len(f.Disks) != 2 {
 		t.Errorf("two lists: %+v, %v", f, err)
+	}
+}
+
+// TestDiskKeys: the keys that are known are those of all types, and of Pantavisor's own.
+func TestDiskKeys(t *testing.T) {
+	want := "aliases, default, disks, format, format_options, init_order, migrate_keyblob, mode, mount_options, mount_target, name, options, path, provision, provision_options, type, uuid"
+	if got := strings.Join(diskKeys(), ", "); got != want {
+		t.Errorf("known are %s", got)
+	}
+	const entry = `[{"name":"d","path":"/storage/f/i,1,k","type":"TYPE","mode":"mainline","format":"ext3","migrate_keyblob":"yes","uuid":"u","extra":1}]`
+	for typ, passed := range map[Type]string{
+		Directory: "mode format migrate_keyblob uuid", Versatile: "migrate_keyblob uuid", CAAM: "migrate_keyblob uuid", DCP: "uuid",
+		LUKS: "mode migrate_keyblob uuid",
+	} {
+		f, err := Parse([]byte(strings.Replace(entry, "TYPE", string(typ), 1)), rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range []string{"mode", "format", "migrate_keyblob", "uuid", "extra"} {
+			text := "key " + strconv.Quote(key) + ": passed over"
+			if key == "extra" {
+				text = `key "extra": unknown`
+			}
+			has := slices.ContainsFunc(f.Warnings, func(w Warning) bool { return strings.HasPrefix(w.Text, text) })
+			if want := key == "extra" || slices.Contains(strings.Fields(passed), key); has != want {
+				t.Errorf("%s: key %s passed over: %t, want %t: %v", typ, key, has, want, f.Warnings)
+			}
+		}
+		if d := f.Disks[0]; d.Fault == nil && (d.Mode == Mainline) != (typ == CAAM || typ == DCP) || d.MigrateKey != (typ == DCP) {
+			t.Errorf("%s: %+v", typ, d)
+		}
 	}
 }
