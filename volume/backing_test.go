@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"context"
 	"testing"
 
 	"layervault/persist"
@@ -66,5 +67,43 @@ func TestFit(t *testing.T) {
 		if err := request.check(); err != nil {
 			t.Errorf("%+v: %v", got, err)
 		}
+	}
+}
+
+// lookedAt is an image whose device somebody opens to look, for the next few times it is asked.
+type lookedAt struct {
+	Device
+	left *int
+}
+
+func (d lookedAt) Opened() (uint64, error) {
+	if *d.left > 0 {
+		*d.left--
+		return 1, nil
+	}
+	return 0, nil
+}
+
+// TestLookedAt: a device that is open for a moment keeps no volume from being removed.
+func TestLookedAt(t *testing.T) {
+	for _, tt := range []struct {
+		open, looks int
+		used        bool
+	}{
+		{0, looksToHeal, false}, {1, looksToHeal, true}, {1, looksToRemove, false}, {looksToRemove - 1, looksToRemove, false}, {looksToRemove, looksToRemove, true},
+	} {
+		left := tt.open
+		s := &Store{cfg: Config{Devices: func(Image) Device { return lookedAt{left: &left} }}}
+		used, err := s.usersAfter(t.Context(), Volume{Record: Record{Options: Options{Tier: persist.Vault}}}, tt.looks)
+		if err != nil || (used != "") != tt.used {
+			t.Errorf("%d of %d: %q, %v", tt.open, tt.looks, used, err)
+		}
+	}
+	left := looksToRemove
+	s := &Store{cfg: Config{Devices: func(Image) Device { return lookedAt{left: &left} }}}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if used, err := s.usersAfter(ctx, Volume{Record: Record{Options: Options{Tier: persist.Vault}}}, looksToRemove); err != nil || used == "" {
+		t.Errorf("nobody waits for the answer: %q, %v", used, err)
 	}
 }

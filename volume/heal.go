@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,8 +51,9 @@ func (s *Store) heal(ctx context.Context, id ID) error {
 
 // release unmounts what docker has of a volume, and asks the kernel whether anybody uses it
 // all the same, in whatever mount namespace: a container has mounts of its own, which do not
-// go with ours. If so, used says who, and the mounts come back. The volume is locked.
-func (s *Store) release(ctx context.Context, v Volume) (used string, err error) {
+// go with ours. If so, used says who, and the mounts come back. looks is how often the kernel
+// is asked. The volume is locked.
+func (s *Store) release(ctx context.Context, v Volume, looks int) (used string, err error) {
 	if used, err = s.usedByPeople(v); err != nil || used != "" {
 		return used, err
 	}
@@ -68,7 +70,7 @@ func (s *Store) release(ctx context.Context, v Volume) (used string, err error) 
 			return "", err
 		}
 	}
-	used, err = s.backing(v).users()
+	used, err = s.usersAfter(ctx, v, looks)
 	if err != nil || used != "" {
 		for _, dir := range dirs {
 			err = errors.Join(err, s.remount(ctx, v, dir))
@@ -105,6 +107,29 @@ func (s *Store) usedByPeople(v Volume) (used string, err error) {
 		used += "; " + HoldersOfDevice(number)
 	}
 	return used, nil
+}
+
+// A removal asks more than once: losetup -a, lsblk and mount -o loop open every device for a
+// moment, and the mounts of a container go a moment after it. A start does not wait, as most
+// volumes that it finds open are in use.
+const (
+	looksToHeal   = 1
+	looksToRemove = 6
+	lookEvery     = 20 * time.Millisecond
+)
+
+// usersAfter asks the kernel who uses a volume, until nobody does, but not more than so often.
+func (s *Store) usersAfter(ctx context.Context, v Volume, looks int) (used string, err error) {
+	for n := 1; ; n++ {
+		if used, err = s.backing(v).users(); err != nil || used == "" || n >= looks {
+			return used, err
+		}
+		select {
+		case <-ctx.Done():
+			return used, nil
+		case <-time.After(lookEvery):
+		}
+	}
 }
 
 // ours lists docker's mount points that are mounted here. A person's command has a mount

@@ -111,7 +111,7 @@ func (s *Store) letGo(ctx context.Context, v Volume) error {
 	if v.missing {
 		return s.keepUses(v.ID(), nil)
 	}
-	used, err := s.release(ctx, v)
+	used, err := s.release(ctx, v, looksToRemove)
 	if err != nil {
 		return err
 	}
