@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"testing"
+	"time"
 
 	"layervault/persist"
 )
@@ -86,24 +87,22 @@ func (d lookedAt) Opened() (uint64, error) {
 
 // TestLookedAt: a device that is open for a moment keeps no volume from being removed.
 func TestLookedAt(t *testing.T) {
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
 	for _, tt := range []struct {
-		open, looks int
-		used        bool
+		ctx      context.Context
+		open     int // times that the device is found open
+		patience time.Duration
+		used     bool
 	}{
-		{0, looksToHeal, false}, {1, looksToHeal, true}, {1, looksToRemove, false}, {looksToRemove - 1, looksToRemove, false}, {looksToRemove, looksToRemove, true},
+		{t.Context(), 0, 0, false}, {t.Context(), 1, 0, true}, {t.Context(), 3, settleFor, false}, {t.Context(), 1 << 20, 50 * time.Millisecond, true},
+		{gone, 2, settleFor, true}, // nobody waits for the answer
 	} {
 		left := tt.open
 		s := &Store{cfg: Config{Devices: func(Image) Device { return lookedAt{left: &left} }}}
-		used, err := s.usersAfter(t.Context(), Volume{Record: Record{Options: Options{Tier: persist.Vault}}}, tt.looks)
+		used, err := s.settled(tt.ctx, Volume{Record: Record{Options: Options{Tier: persist.Vault}}}, tt.patience)
 		if err != nil || (used != "") != tt.used {
-			t.Errorf("%d of %d: %q, %v", tt.open, tt.looks, used, err)
+			t.Errorf("open %d times, patience %s: %q, %v", tt.open, tt.patience, used, err)
 		}
-	}
-	left := looksToRemove
-	s := &Store{cfg: Config{Devices: func(Image) Device { return lookedAt{left: &left} }}}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if used, err := s.usersAfter(ctx, Volume{Record: Record{Options: Options{Tier: persist.Vault}}}, looksToRemove); err != nil || used == "" {
-		t.Errorf("nobody waits for the answer: %q, %v", used, err)
 	}
 }

@@ -51,9 +51,9 @@ func (s *Store) heal(ctx context.Context, id ID) error {
 
 // release unmounts what docker has of a volume, and asks the kernel whether anybody uses it
 // all the same, in whatever mount namespace: a container has mounts of its own, which do not
-// go with ours. If so, used says who, and the mounts come back. looks is how often the kernel
-// is asked. The volume is locked.
-func (s *Store) release(ctx context.Context, v Volume, looks int) (used string, err error) {
+// go with ours. If so, after patience, used says who, and the mounts come back. The volume
+// is locked.
+func (s *Store) release(ctx context.Context, v Volume, patience time.Duration) (used string, err error) {
 	if used, err = s.usedByPeople(v); err != nil || used != "" {
 		return used, err
 	}
@@ -70,7 +70,7 @@ func (s *Store) release(ctx context.Context, v Volume, looks int) (used string, 
 			return "", err
 		}
 	}
-	used, err = s.usersAfter(ctx, v, looks)
+	used, err = s.settled(ctx, v, patience)
 	if err != nil || used != "" {
 		for _, dir := range dirs {
 			err = errors.Join(err, s.remount(ctx, v, dir))
@@ -86,6 +86,27 @@ func (s *Store) release(ctx context.Context, v Volume, looks int) (used string, 
 		s.log.InfoContext(ctx, "forgot mounts of docker's that nothing uses", "volume", v.Name, "mounts", len(u))
 	}
 	return "", s.keepUses(v.ID(), nil)
+}
+
+// settleFor bounds the wait for mount namespaces that only just begin: each process that
+// makes one, such as a container that starts, has all mounts of its parent until it has let
+// go of them, some milliseconds later. A second is long beside that, also on a busy
+// machine, and short for a person whose volume is really in use.
+const settleFor = time.Second
+
+// settled asks the kernel who uses a volume, once those had time to let go that are only about to.
+func (s *Store) settled(ctx context.Context, v Volume, patience time.Duration) (used string, err error) {
+	end := time.Now().Add(patience)
+	for wait := 10 * time.Millisecond; ; wait *= 2 {
+		if used, err = s.backing(v).users(); err != nil || used == "" || time.Now().Add(wait).After(end) {
+			return used, err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return used, nil
+		}
+	}
 }
 
 // usedByPeople finds mounts that are none of this store's: they need not be disturbed to
@@ -107,29 +128,6 @@ func (s *Store) usedByPeople(v Volume) (used string, err error) {
 		used += "; " + HoldersOfDevice(number)
 	}
 	return used, nil
-}
-
-// A removal asks more than once: losetup -a, lsblk and mount -o loop open every device for a
-// moment, and the mounts of a container go a moment after it. A start does not wait, as most
-// volumes that it finds open are in use.
-const (
-	looksToHeal   = 1
-	looksToRemove = 6
-	lookEvery     = 20 * time.Millisecond
-)
-
-// usersAfter asks the kernel who uses a volume, until nobody does, but not more than so often.
-func (s *Store) usersAfter(ctx context.Context, v Volume, looks int) (used string, err error) {
-	for n := 1; ; n++ {
-		if used, err = s.backing(v).users(); err != nil || used == "" || n >= looks {
-			return used, err
-		}
-		select {
-		case <-ctx.Done():
-			return used, nil
-		case <-time.After(lookEvery):
-		}
-	}
 }
 
 // ours lists docker's mount points that are mounted here. A person's command has a mount

@@ -146,7 +146,7 @@ func (im image) users() (string, error) {
 }
 
 func (im image) heal(ctx context.Context) error {
-	used, err := im.store.release(ctx, im.Volume, looksToHeal)
+	used, err := im.store.release(ctx, im.Volume, 0) // a start waits for no container
 	if err == nil && used != "" {
 		im.store.log.DebugContext(ctx, "a volume is still in use", "volume", im.Name, "by", used)
 	}

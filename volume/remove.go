@@ -111,7 +111,7 @@ func (s *Store) letGo(ctx context.Context, v Volume) error {
 	if v.missing {
 		return s.keepUses(v.ID(), nil)
 	}
-	used, err := s.release(ctx, v, looksToRemove)
+	used, err := s.release(ctx, v, settleFor)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,9 @@
 package volumetest
 
 import (
+	"bufio"
 	"golang.org/x/sys/unix"
+	"os/exec"
 
 	"layervault/volume"
 )
@@ -150,5 +152,24 @@ func testNamespace(e *env) {
 		e.unmount("vol", "2")
 		end()
 		e.must(e.store.Remove(e.Context(), "vol"))
+	}
+}
+
+// testStarting: `docker volume rm` was refused while another container started, which for
+// some milliseconds has a copy of all mounts.
+func testStarting(e *env) {
+	for _, opts := range []string{"clear=true", "size=32M"} {
+		e.create("vol", opts)
+		e.mount("vol", "1")
+		cmd := exec.Command("unshare", "-m", "--propagation", "private", "sh", "-c", "echo ready && sleep 0.3")
+		out, err := cmd.StdoutPipe()
+		e.must(err)
+		e.must(cmd.Start())
+		line, err := bufio.NewReader(out).ReadString('\n')
+		if err != nil || line != "ready\n" {
+			e.Fatalf("the other namespace says %q, %v", line, err)
+		}
+		e.must(e.store.Remove(e.Context(), "vol"))
+		e.must(cmd.Wait())
 	}
 }

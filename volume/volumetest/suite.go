@@ -33,6 +33,7 @@ func Run(t *testing.T, b Backend) {
 		{"OnDisk", testOnDisk}, {"OnDiskDamaged", testOnDiskDamaged},
 		// mounts.go: docker's mounts
 		{"Counts", testCounts}, {"Copying", testCopying}, {"Restart", testRestart}, {"InUse", testInUse}, {"Namespace", testNamespace},
+		{"Starting", testStarting},
 		// host.go: people's mounts, and a command beside the plugin
 		{"Host", testHost}, {"Closed", testClosed}, {"Beside", testBeside}, {"Remade", testRemade},
 		// persistence.go
