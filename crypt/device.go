@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt/luks2"
+	"layervault/internal/flock"
 )
 
 func (d *VirtualDevice) log() *slog.Logger {
@@ -97,18 +98,13 @@ func (d *VirtualDevice) lock(ctx context.Context) (unlock func(), err error) {
 
 // lockFile locks an open file, which it closes with the lock.
 func lockFile(ctx context.Context, f *os.File) (unlock func(), err error) {
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
+	err = ctx.Err()
 	if err == nil {
-		err = ctx.Err()
+		err = flock.Lock(ctx, f, flock.Exclusive)
 	}
 	if err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		return nil, err
 	}
 	return func() { _ = f.Close() }, nil
 }

@@ -7,11 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt/dm"
 	"layervault/crypt/loop"
+	"layervault/internal/mounts"
 )
 
 // What is open is found by the file beneath, never by a name: a UUID is a string in a file
@@ -83,11 +83,11 @@ func liesOn(control *dm.Control, info dm.Info, file *os.File) error {
 		}
 		over = loop.Path(number)
 	}
-	mounts, err := mountsOf(info.Dev)
+	points, err := mountsOf(info.Dev)
 	if err != nil {
 		return err
 	}
-	return &HolderError{Path: file.Name(), Device: info.Name, Over: over, Mounts: mounts}
+	return &HolderError{Path: file.Name(), Device: info.Name, Over: over, Mounts: points}
 }
 
 // refuseHolders is nil where nothing has the file open that a second opening would harm,
@@ -180,17 +180,8 @@ func readLine(path string) (string, error) {
 
 // mountsOf lists where a device's file system is mounted, in this mount namespace.
 func mountsOf(dev uint64) ([]string, error) {
-	infos, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
-		return m.Major != int(unix.Major(dev)) || m.Minor != int(unix.Minor(dev)), false
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the mount table: %w", err)
-	}
-	at := make([]string, 0, len(infos))
-	for _, m := range infos {
-		at = append(at, m.Mountpoint)
-	}
-	return at, nil
+	infos, err := mounts.List(mounts.OnDevice(dev))
+	return mounts.Points(infos), err
 }
 
 // openedOn is the number of a device that has the file open: ours of this dm UUID, or

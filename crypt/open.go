@@ -2,7 +2,6 @@ package crypt
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
@@ -11,6 +10,7 @@ import (
 	"layervault/crypt/dm"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
+	"layervault/internal/mounts"
 )
 
 // Get opens the image and mounts it at Deviceparams.Mnt, over whatever is mounted
@@ -79,11 +79,7 @@ func (h *Held) Close() error { return h.file.Close() }
 // Put detaches the mount at Deviceparams.Mnt. Where nothing is mounted there, that is
 // what was wanted.
 func (d *VirtualDevice) Put(context.Context) error {
-	err := unix.Unmount(d.Deviceparams.Mnt, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	return fmt.Errorf("unmount %s: %w", d.Deviceparams.Mnt, err)
+	return mounts.Detach(d.Deviceparams.Mnt)
 }
 
 // use calls f with the open node of the image's device; f closes it, unless it fails.

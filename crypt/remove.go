@@ -14,6 +14,7 @@ import (
 
 	"layervault/crypt/dm"
 	"layervault/crypt/luks2"
+	"layervault/internal/flock"
 )
 
 // Remove destroys the image: first its key slots, so that no copy of its blocks opens
@@ -144,7 +145,7 @@ func sweepFile(ctx context.Context, path string) error {
 		return ignoreMissing(err)
 	}
 	defer func() { _ = f.Close() }()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+	if err := flock.TryLock(f, flock.Exclusive); errors.Is(err, flock.ErrHeld) {
 		return nil
 	}
 	return destroy(ctx, path)

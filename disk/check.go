@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"layervault/internal/mounts"
 )
 
 // The states of a disk.
@@ -42,11 +43,10 @@ func (s *Set) Inspect() ([]Status, error) {
 	if s.bad != nil {
 		return nil, s.bad
 	}
-	infos, err := mountinfo.GetMounts(nil)
+	infos, err := mounts.List(nil)
 	if err != nil {
-		return nil, fmt.Errorf("read the mount table: %w", err)
+		return nil, err
 	}
-	slices.SortFunc(infos, func(a, b *mountinfo.Info) int { return a.ID - b.ID })
 	all := make([]Status, 0, len(s.file.Disks))
 	for _, d := range s.file.Disks {
 		all = append(all, s.inspect(d, infos))
@@ -68,8 +68,9 @@ func (s *Set) inspect(d Disk, infos []*mountinfo.Info) Status {
 	opener.inspect(&st)
 	if number, err := opener.opened(); err == nil && number != 0 {
 		st.State = StateMounted
+		isOf := mounts.OnDevice(number)
 		for _, m := range infos {
-			if m.Major == int(unix.Major(number)) && m.Minor == int(unix.Minor(number)) && m.Root == "/" {
+			if isOf(m) && m.Root == "/" {
 				st.Mounts = append(st.Mounts, m.Mountpoint)
 			}
 		}

@@ -3,12 +3,11 @@ package disk
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"layervault/internal/mounts"
 )
 
 // Directory is a folder in the clear.
@@ -34,10 +33,7 @@ func (directory) of(_ *Set, d Disk) opener { return directoryDisk{d} }
 type directoryDisk struct{ Disk }
 
 func (d directoryDisk) mount(_ context.Context, at string) error {
-	if err := unix.Mount(d.Dir, at, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind %s to %s: %w", d.Dir, at, err)
-	}
-	return nil
+	return mounts.Bind(d.Dir, at)
 }
 
 func (directoryDisk) opened() (uint64, error) { return 0, nil }

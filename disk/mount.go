@@ -8,9 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
-
+	"layervault/internal/mounts"
 	"layervault/volume"
 )
 
@@ -46,9 +44,9 @@ func (s *Set) MountHost(ctx context.Context, name, at string) error {
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return err
 	}
-	there, err := mountinfo.Mounted(at)
+	there, err := mounts.IsMounted(at)
 	if err != nil {
-		return fmt.Errorf("look for a mount at %s: %w", at, err)
+		return err
 	}
 	if !there {
 		return s.MountAt(ctx, name, at)
@@ -76,26 +74,26 @@ func (s *Set) Unmount(name, at string) error {
 	if err != nil {
 		return err
 	}
-	var mounts []string
+	var points []string
 	for _, st := range all {
 		if st.Name == d.Name {
-			mounts = st.Mounts
+			points = st.Mounts
 		}
 	}
 	if !d.IsCrypt() && at != "" {
-		mounts = []string{at}
+		points = []string{at}
 	}
-	slices.Reverse(mounts)
-	for _, m := range mounts {
+	slices.Reverse(points)
+	for _, m := range points {
 		if at != "" && m != at {
 			continue
 		}
-		err := unix.Unmount(m, unix.UMOUNT_NOFOLLOW)
-		if errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("%w: disk %s at %s: %s", volume.ErrInUse, d.Name, m, volume.HoldersOf(m))
+		err := mounts.Unmount(m)
+		if errors.Is(err, mounts.ErrBusy) {
+			return fmt.Errorf("%w: disk %s at %s: %s", volume.ErrInUse, d.Name, m, mounts.HoldersOf(m))
 		}
-		if err != nil && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("unmount disk %s from %s: %w", d.Name, m, err)
+		if err != nil {
+			return fmt.Errorf("disk %s: %w", d.Name, err)
 		}
 	}
 	return nil

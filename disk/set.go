@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt"
+	"layervault/internal/flock"
+	"layervault/internal/mounts"
 	"layervault/persist"
 	"layervault/volume"
 )
@@ -212,13 +214,13 @@ func lockFolder(ctx context.Context, dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	err = ctx.Err()
 	if err == nil {
-		err = ctx.Err()
+		err = flock.Lock(ctx, f, flock.Exclusive)
 	}
 	if err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
+		return nil, err
 	}
 	return func() { _ = f.Close() }, nil
 }
@@ -291,7 +293,7 @@ func tryImage(ctx context.Context, im image) (err error) {
 	if err := im.mount(ctx, at); err != nil {
 		return err
 	}
-	return unix.Unmount(at, unix.MNT_DETACH)
+	return mounts.Detach(at)
 }
 
 // roomFor refuses an image that cannot fit.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt/ext4"
+	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
@@ -64,7 +65,7 @@ func (d *Driver) unpack(ctx context.Context, s *session, r layer.Record, diff io
 		if err := d.mount(ctx, s, r.ID, at, ""); err != nil {
 			return fail(err)
 		}
-		defer func() { err = errors.Join(err, unmount(at)) }()
+		defer func() { err = errors.Join(err, mounts.DetachAll(at)) }()
 	}
 	in := layer.NewTarStream(diff)
 	vetted := ext4.Vet(ctx, in)

@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"layervault/internal/mounts"
 )
 
 // clearMountPoint removes the mount point of a layer that is not mounted, and what was
@@ -38,7 +40,7 @@ func (d *Driver) removeMountPoint(ctx context.Context, s *session, id string) er
 		return nil
 	}
 	// A mount hides what is below it, so these cannot be a layer's own files.
-	if mounted, err := isMounted(s.merged(id)); err != nil || mounted {
+	if mounted, err := mounts.IsMounted(s.merged(id)); err != nil || mounted {
 		return err
 	}
 	dir, err := os.OpenRoot(s.dir(id))

@@ -7,10 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
 
+	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
@@ -37,12 +38,12 @@ func (d *Driver) Cleanup(ctx context.Context) error {
 
 // mountedIDs reads from the kernel which layers are mounted below home.
 func (s *session) mountedIDs() ([]string, error) {
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(s.home))
+	infos, err := mounts.List(func(m *mountinfo.Info) bool { return strings.HasPrefix(m.Mountpoint, s.home+"/") })
 	if err != nil {
-		return nil, fmt.Errorf("list the mounts: %w", err)
+		return nil, err
 	}
 	var ids []string
-	for _, m := range mounts {
+	for _, m := range infos {
 		rel, err := filepath.Rel(s.home, m.Mountpoint)
 		if err != nil {
 			continue
@@ -61,13 +62,13 @@ func (d *Driver) cleanupLayer(ctx context.Context, s *session, id string) error 
 	}
 	defer unlock()
 	at := s.merged(id)
-	switch err := unix.Unmount(at, unix.UMOUNT_NOFOLLOW); {
-	case errors.Is(err, unix.EBUSY):
+	switch err := mounts.Unmount(at); {
+	case errors.Is(err, mounts.ErrBusy):
 		d.log.WarnContext(ctx, "layer is still used; it stays mounted", "layer", id, "dir", at)
 		d.counts.set(id, 1)
 		return nil
-	case err != nil && !errors.Is(err, unix.EINVAL): // EINVAL: unmounted meanwhile
-		return fmt.Errorf("unmount %s: %w", at, err)
+	case err != nil:
+		return err
 	}
 	d.counts.set(id, 0)
 	return d.clearMountPoint(ctx, s, id)
@@ -96,7 +97,7 @@ func (d *Driver) sweepHome(ctx context.Context, s *session) error {
 			}
 			continue
 		}
-		err := unmount(s.merged(id))
+		err := mounts.DetachAll(s.merged(id))
 		for _, dir := range []string{s.merged(id), s.dir(id)} {
 			if rmErr := os.Remove(dir); err == nil && rmErr != nil && !errors.Is(rmErr, os.ErrNotExist) {
 				err = rmErr
@@ -115,7 +116,7 @@ func (d *Driver) sweepAstray(ctx context.Context, s *session, id string) error {
 	if _, err := os.Lstat(s.merged(id)); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	mounted, err := isMounted(s.merged(id))
+	mounted, err := mounts.IsMounted(s.merged(id))
 	if err != nil || mounted {
 		return err
 	}

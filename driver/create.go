@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
@@ -56,7 +57,7 @@ func (d *Driver) remove(ctx context.Context, s *session, id string) error {
 	if err := s.store.CheckUnused(ctx, id); err != nil {
 		return err
 	}
-	if err := unmount(s.merged(id)); err != nil {
+	if err := mounts.DetachAll(s.merged(id)); err != nil {
 		return fmt.Errorf("remove layer %s: %w", id, err)
 	}
 	d.counts.set(id, 0)

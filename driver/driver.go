@@ -10,6 +10,7 @@ import (
 	"github.com/moby/sys/user"
 
 	"layervault/crypt"
+	"layervault/internal/keylock"
 	"layervault/layer"
 )
 
@@ -18,7 +19,7 @@ import (
 type Driver struct {
 	cfg   Config
 	log   *slog.Logger
-	locks layer.Locks
+	locks keylock.Locks
 
 	// starting is held while the driver is brought up, which may take as long as a
 	// TPM does. mu is only ever held for a moment.

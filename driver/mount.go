@@ -8,10 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/moby/sys/mountinfo"
 	"github.com/moby/sys/user"
-	"golang.org/x/sys/unix"
 
+	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
@@ -48,7 +47,7 @@ func (d *Driver) Get(ctx context.Context, id, mountLabel string) (dir string, er
 		// Nobody takes the answer, so nobody would Put.
 		err := fmt.Errorf("mount layer %s: %w", id, context.Cause(ctx))
 		if !mounted {
-			err = errors.Join(err, unmount(at))
+			err = errors.Join(err, mounts.DetachAll(at))
 		}
 		return "", err
 	}
@@ -72,7 +71,7 @@ func (d *Driver) Put(ctx context.Context, id string) error {
 		return nil
 	}
 	if mounted {
-		if err := unmount(s.merged(id)); err != nil {
+		if err := mounts.DetachAll(s.merged(id)); err != nil {
 			return fmt.Errorf("unmount layer %s: %w", id, err)
 		}
 	}
@@ -105,7 +104,7 @@ func (d *Driver) begin(ctx context.Context, id string) (*session, func(), error)
 // count says how often a layer is got, and whether it is mounted. What no
 // longer is in memory counts as one if it is mounted.
 func (d *Driver) count(s *session, id string) (n int, mounted bool, err error) {
-	mounted, err = isMounted(s.merged(id))
+	mounted, err = mounts.IsMounted(s.merged(id))
 	if err != nil {
 		return 0, false, err
 	}
@@ -139,14 +138,14 @@ func (d *Driver) mount(ctx context.Context, s *session, id, at, mountLabel strin
 	defer func() {
 		// The mount keeps the images from here on.
 		if closeErr := view.Close(context.WithoutCancel(ctx)); closeErr != nil {
-			err = errors.Join(err, closeErr, unmount(at))
+			err = errors.Join(err, closeErr, mounts.DetachAll(at))
 		}
 	}()
 	if err := makeMountPoint(s, id, at); err != nil {
 		return err
 	}
 	if len(chain) == 1 {
-		return bind(view.Content(0), at)
+		return mounts.Bind(view.Content(0), at)
 	}
 	return overlay{view: view, images: len(chain), upper: chain[0].Kind == layer.Writable, label: mountLabel}.mount(at)
 }
@@ -175,36 +174,4 @@ func makeMountPoint(s *session, id, at string) error {
 		return fmt.Errorf("make the mount point: %w", err)
 	}
 	return nil
-}
-
-// bind shows a directory at another place; on a read-only image it is read-only.
-func bind(from, at string) error {
-	if err := unix.Mount(from, at, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind %s to %s: %w", from, at, err)
-	}
-	return nil
-}
-
-func isMounted(at string) (bool, error) {
-	mounted, err := mountinfo.Mounted(at)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("look for a mount at %s: %w", at, err)
-	}
-	return mounted, nil
-}
-
-// unmount detaches whatever is mounted at a path, however many times.
-func unmount(at string) error {
-	for {
-		err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // not a mount point (any more)
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("unmount %s: %w", at, err)
-		}
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
@@ -71,7 +72,7 @@ func (d *Driver) removeUntouched(ctx context.Context, id string) error {
 
 // untouched says whether a layer is unmounted and itself holds nothing.
 func (s *session) untouched(ctx context.Context, r layer.Record) (_ bool, err error) {
-	if mounted, err := isMounted(s.merged(r.ID)); err != nil || mounted {
+	if mounted, err := mounts.IsMounted(s.merged(r.ID)); err != nil || mounted {
 		return false, err
 	}
 	content, err := s.openContent(ctx, r)

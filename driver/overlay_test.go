@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
@@ -31,7 +32,7 @@ func TestOverlayMost(t *testing.T) {
 		t.Fatal(err)
 	}
 	entries, err := os.ReadDir(at)
-	if err := unmount(at); err != nil {
+	if err := mounts.DetachAll(at); err != nil {
 		t.Error(err)
 	}
 	if err != nil || len(entries) != most {

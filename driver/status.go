@@ -8,10 +8,10 @@ import (
 	"strings"
 
 	"github.com/docker/go-units"
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt/luks2"
+	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
@@ -72,17 +72,11 @@ func spaceRows(root string) [][2]string {
 
 // backingFilesystem is the type of the mount that a directory is on.
 func backingFilesystem(dir string) string {
-	mounts, err := mountinfo.GetMounts(mountinfo.ParentsFilter(dir))
+	m, err := mounts.Of(dir)
 	if err != nil {
 		return "unknown"
 	}
-	fsType, longest := "unknown", -1
-	for _, m := range mounts {
-		if len(m.Mountpoint) >= longest { // of two at one place the later hides the earlier
-			fsType, longest = m.FSType, len(m.Mountpoint)
-		}
-	}
-	return fsType
+	return m.FSType
 }
 
 func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }

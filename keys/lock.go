@@ -5,14 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
-	"golang.org/x/sys/unix"
+	"layervault/internal/flock"
 )
-
-// lockPoll is how often a waiting writer asks again. flock(2) cannot wait with a
-// context, writers hold the lock for milliseconds (a TPM: about a second).
-const lockPoll = 20 * time.Millisecond
 
 // lock takes the writers' lock of the ring, a flock(2) on <ring>.lock, and waits
 // for it until ctx ends (then the error matches ErrBusy). The kernel drops the lock
@@ -22,22 +17,12 @@ func (s store) lock(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock key ring: %w", err)
 	}
-	tick := time.NewTicker(lockPoll)
-	defer tick.Stop()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
+	if err := flock.Lock(ctx, f, flock.Exclusive); err != nil {
+		_ = f.Close()
+		if errors.Is(err, flock.ErrHeld) {
+			err = fmt.Errorf("%w: %w", ErrBusy, err)
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			_ = f.Close()
-			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			_ = f.Close()
-			return nil, fmt.Errorf("%w: %s is held by another process: %w", ErrBusy, f.Name(), ctx.Err())
-		}
+		return nil, err
 	}
+	return func() { _ = f.Close() }, nil
 }

@@ -9,9 +9,9 @@ import (
 	"strconv"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"layervault/crypt"
+	"layervault/internal/mounts"
 )
 
 // openAtOnce bounds how many images one Open works on. Each is a few reads, a
@@ -53,7 +53,7 @@ func (s *Store) Open(ctx context.Context, layers []Record) (_ *View, err error) 
 			err = errors.Join(err, v.Close(context.WithoutCancel(ctx)))
 		}
 	}()
-	if err := mountScratch(dir); err != nil {
+	if err := mounts.MountTmpfs(dir); err != nil {
 		return nil, err
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -127,9 +127,8 @@ func (v *View) mount(ctx context.Context, n int, r Record) (Held, error) {
 // it. Whoever mounted something of them elsewhere keeps it: the kernel closes an
 // image when its last user is gone. Closing twice is no error.
 func (v *View) Close(context.Context) error {
-	err := unix.Unmount(v.Dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // not mounted (any more)
-		return fmt.Errorf("close layers: unmount %s: %w", v.Dir, err)
+	if err := mounts.Detach(v.Dir); err != nil {
+		return fmt.Errorf("close layers: %w", err)
 	}
 	// Never recursively: a mount that is still there after all must stop this, not be
 	// emptied.

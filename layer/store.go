@@ -12,7 +12,10 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
+
+	"layervault/internal/flock"
+	"layervault/internal/keylock"
+	"layervault/internal/mounts"
 )
 
 // Names in the root directory; see the package comment.
@@ -52,7 +55,7 @@ type Store struct {
 	lock    *os.File
 	log     *slog.Logger
 	process string // names this process in fresh records
-	locks   Locks
+	locks   keylock.Locks
 	index   index
 	warm    warm
 
@@ -94,7 +97,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 		return nil, err
 	}
 	if cfg.Scratch != "" {
-		if err := prepareScratch(cfg.Scratch); err != nil {
+		if err := mounts.MountScratch(cfg.Scratch); err != nil {
 			return nil, err
 		}
 	}
@@ -110,10 +113,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 // for the moment until the exec, and so does its lock. lockPatience is long against
 // such a moment on a busy machine, and short against dockerd's patience with a
 // plugin, ten seconds.
-const (
-	lockPatience = 3 * time.Second
-	lockPause    = 20 * time.Millisecond
-)
+const lockPatience = 3 * time.Second
 
 // lockStore takes the lock that goes away with the process, however it ends.
 func lockStore(ctx context.Context, root *os.Root, name string) (*os.File, error) {
@@ -121,23 +121,18 @@ func lockStore(ctx context.Context, root *os.Root, name string) (*os.File, error
 	if err != nil {
 		return nil, fmt.Errorf("lock the layer store: %w", err)
 	}
-	for end := time.Now().Add(lockPatience); ; {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lock the layer store: %w", err), f.Close())
-		}
-		if time.Now().After(end) {
-			return nil, errors.Join(fmt.Errorf("%w: stop the other layervault that serves %s", ErrBusy, name), f.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("lock the layer store: %w", context.Cause(ctx)), f.Close())
-		case <-time.After(lockPause):
-		}
+	patient, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	err = flock.Lock(patient, f, flock.Exclusive)
+	switch {
+	case err == nil:
+		return f, nil
+	case errors.Is(err, flock.ErrHeld) && ctx.Err() == nil:
+		err = fmt.Errorf("%w: stop the other layervault that serves %s", ErrBusy, name)
+	default:
+		err = fmt.Errorf("lock the layer store: %w", err)
 	}
+	return nil, errors.Join(err, f.Close())
 }
 
 // Close lets go of warm images, the scratch mount and the lock. What is mounted
@@ -152,7 +147,7 @@ func (s *Store) Close(ctx context.Context) error {
 	}
 	errs := []error{s.warm.dropAll()}
 	if s.lock != nil && s.cfg.Scratch != "" {
-		errs = append(errs, releaseScratch(s.cfg.Scratch))
+		errs = append(errs, mounts.ReleaseScratch(s.cfg.Scratch))
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())

@@ -8,6 +8,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 
+	"layervault/internal/mounts"
 	"layervault/persist"
 )
 
@@ -128,13 +129,13 @@ func (p part) usersOf(is func(*mountinfo.Info) bool, err error) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	found, err := mountsEverywhere(is)
+	found, err := mounts.Everywhere(is)
 	if err != nil || len(found) == 0 {
 		return "", err
 	}
 	var at []string
 	for _, m := range found {
-		at = append(at, fmt.Sprintf("%s (of process %s)", m.Mountpoint, m.process))
+		at = append(at, fmt.Sprintf("%s (of process %s)", m.Mountpoint, m.Process))
 	}
-	return "mounted at " + strings.Join(at[:min(len(at), mostHolders)], ", "), nil
+	return "mounted at " + strings.Join(at[:min(len(at), mounts.MostHolders)], ", "), nil
 }

@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/internal/durable"
+	"layervault/internal/flock"
+	"layervault/internal/mounts"
 	"layervault/persist"
 )
 
@@ -88,7 +90,7 @@ func (f folder) create(context.Context) (err error) {
 		}
 		err = errors.Join(err, hold.Close())
 	}()
-	if err := unix.Flock(int(hold.Fd()), unix.LOCK_EX); err != nil { // folders.sweep leaves it alone
+	if err := flock.TryLock(hold, flock.Exclusive); err != nil { // folders.sweep leaves it alone
 		return err
 	}
 	root, err := os.OpenRoot(tmp)
@@ -123,9 +125,8 @@ func (f folder) mounts() (func(*mountinfo.Info) bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return func(m *mountinfo.Info) bool {
-		return m.Major == int(unix.Major(dev)) && m.Minor == int(unix.Minor(dev)) && strings.HasPrefix(m.Root, root+"/")
-	}, nil
+	onDevice := mounts.OnDevice(dev)
+	return func(m *mountinfo.Info) bool { return onDevice(m) && strings.HasPrefix(m.Root, root+"/") }, nil
 }
 
 func (f folder) users() (string, error) { return f.usersOf(f.mounts()) }
@@ -158,7 +159,7 @@ func removeUnlocked(path string) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+	if err := flock.TryLock(f, flock.Exclusive); errors.Is(err, flock.ErrHeld) {
 		return nil
 	}
 	return removeAll(path)
@@ -166,22 +167,13 @@ func removeUnlocked(path string) error {
 
 // withinFileSystem gives the device of a path's file system, and where in that it lies.
 func withinFileSystem(at string) (dev uint64, root string, err error) {
-	infos, err := mountinfo.GetMounts(mountinfo.ParentsFilter(at))
-	if err != nil {
-		return 0, "", fmt.Errorf("read the mount table: %w", err)
-	}
-	var best *mountinfo.Info
-	for _, m := range infos {
-		if best == nil || len(m.Mountpoint) >= len(best.Mountpoint) { // the last of equals covers the others
-			best = m
-		}
-	}
-	if best == nil {
-		return 0, "", fmt.Errorf("%s is on no mount", at)
-	}
-	rest, err := filepath.Rel(best.Mountpoint, at)
+	m, err := mounts.Of(at)
 	if err != nil {
 		return 0, "", err
 	}
-	return unix.Mkdev(uint32(best.Major), uint32(best.Minor)), path.Join(best.Root, rest), nil
+	rest, err := filepath.Rel(m.Mountpoint, at)
+	if err != nil {
+		return 0, "", err
+	}
+	return unix.Mkdev(uint32(m.Major), uint32(m.Minor)), path.Join(m.Root, rest), nil
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"layervault/internal/mounts"
 )
 
 // Heal takes down what an earlier process of ours mounted for docker and nobody uses:
@@ -66,7 +66,7 @@ func (s *Store) release(ctx context.Context, v Volume, patience time.Duration) (
 		return "", err
 	}
 	for _, dir := range dirs {
-		if err := detach(filepath.Join(s.cfg.Mounts, dir)); err != nil {
+		if err := mounts.DetachAll(filepath.Join(s.cfg.Mounts, dir)); err != nil {
 			return "", err
 		}
 	}
@@ -125,7 +125,7 @@ func (s *Store) usedByPeople(v Volume) (used string, err error) {
 	}
 	used = "mounted at " + strings.Join(at, ", ")
 	if number, err := s.backing(v).opened(); err == nil && number != 0 {
-		used += "; " + HoldersOfDevice(number)
+		used += "; " + mounts.HoldersOfDevice(number)
 	}
 	return used, nil
 }
@@ -136,7 +136,7 @@ func (s *Store) usedByPeople(v Volume) (used string, err error) {
 func (s *Store) ours(u uses) ([]string, error) {
 	var here []string
 	for _, dir := range u.dirs() {
-		mounted, err := isMounted(filepath.Join(s.cfg.Mounts, dir))
+		mounted, err := mounts.IsMounted(filepath.Join(s.cfg.Mounts, dir))
 		if err != nil {
 			return nil, err
 		}
@@ -168,9 +168,4 @@ func (s *Store) keepMounted(v Volume, u uses) error {
 		}
 	}
 	return s.keepUses(v.ID(), u)
-}
-
-// deviceNumber is a device number as /proc/PID/mountinfo writes it.
-func deviceNumber(dev uint64) string {
-	return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"layervault/internal/mounts"
 )
 
 // MountAt mounts a volume at a path of the host, which is made if it is not there. Where
@@ -34,7 +36,7 @@ func (s *Store) MountAt(ctx context.Context, name, at string) error {
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return fmt.Errorf("make the mount point: %w", err)
 	}
-	mounted, err := isMounted(at)
+	mounted, err := mounts.IsMounted(at)
 	if err != nil {
 		return err
 	}
@@ -77,12 +79,12 @@ func hostFlags(o Options) (flags uintptr) {
 // bindRestricted is bind with more flags, which are there from the first moment: a bind
 // mount has those of the mount that it comes from, so they are set at a private place.
 func (s *Store) bindRestricted(content *os.File, at string, flags uintptr) (err error) {
-	private, release, err := s.scratch()
+	private, release, err := mounts.MakeTemp(s.cfg.Scratch)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	if err := bind(content, private); err != nil {
+	if err := mounts.BindDir(content, private); err != nil {
 		return err
 	}
 	var st unix.Statfs_t
@@ -100,7 +102,7 @@ func (s *Store) bindRestricted(content *os.File, at string, flags uintptr) (err 
 		return err
 	}
 	defer func() { _ = dir.Close() }()
-	return bind(dir, at)
+	return mounts.BindDir(dir, at)
 }
 
 // UnmountHost unmounts a volume from the host: from the path at, or for "" from everywhere
@@ -112,21 +114,21 @@ func (s *Store) UnmountHost(ctx context.Context, name, at string) error {
 		return err
 	}
 	defer unlock()
-	mounts, err := s.HostMounts(v)
+	points, err := s.HostMounts(v)
 	if err != nil {
 		return err
 	}
-	slices.Reverse(mounts)
-	for _, m := range mounts {
+	slices.Reverse(points)
+	for _, m := range points {
 		if at != "" && m != at {
 			continue
 		}
-		err := unix.Unmount(m, unix.UMOUNT_NOFOLLOW)
-		if errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("%w: %s at %s: %s", ErrInUse, v.Name, m, HoldersOf(m))
+		err := mounts.Unmount(m)
+		if errors.Is(err, mounts.ErrBusy) {
+			return fmt.Errorf("%w: %s at %s: %s", ErrInUse, v.Name, m, mounts.HoldersOf(m))
 		}
-		if err != nil && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("unmount %s from %s: %w", v.Name, m, err)
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", v.Name, err)
 		}
 	}
 	return nil
@@ -139,18 +141,10 @@ func (s *Store) HostMounts(v Volume) ([]string, error) {
 	if err != nil || is == nil {
 		return nil, err
 	}
-	infos, err := mountinfo.GetMounts(nil)
-	if err != nil {
-		return nil, fmt.Errorf("read the mount table: %w", err)
-	}
-	slices.SortFunc(infos, func(a, b *mountinfo.Info) int { return a.ID - b.ID })
-	var at []string
-	for _, m := range infos {
-		if is(m) && !strings.HasPrefix(m.Mountpoint, s.cfg.Scratch+"/") && !isDockers(v.ID(), m.Mountpoint) {
-			at = append(at, m.Mountpoint)
-		}
-	}
-	return at, nil
+	infos, err := mounts.List(func(m *mountinfo.Info) bool {
+		return is(m) && !strings.HasPrefix(m.Mountpoint, s.cfg.Scratch+"/") && !isDockers(v.ID(), m.Mountpoint)
+	})
+	return mounts.Points(infos), err
 }
 
 // isDockers says whether a mount point is one that a plugin made for docker: by its name,
@@ -166,60 +160,15 @@ func (s *Store) dockersElsewhere(v Volume) ([]string, error) {
 	if err != nil || is == nil {
 		return nil, err
 	}
-	infos, err := mountinfo.GetMounts(nil)
-	if err != nil {
-		return nil, fmt.Errorf("read the mount table: %w", err)
-	}
-	var at []string
-	for _, m := range infos {
-		if is(m) && isDockers(v.ID(), m.Mountpoint) && !strings.HasPrefix(m.Mountpoint, s.cfg.Mounts+"/") {
-			at = append(at, m.Mountpoint)
-		}
-	}
-	return at, nil
-}
-
-// foundMount is a mount in some mount namespace, as a process in that sees it.
-type foundMount struct {
-	*mountinfo.Info
-	process string
-}
-
-// mountsEverywhere lists the mounts that is picks, in every mount namespace that /proc
-// shows: a container's own mounts among them.
-func mountsEverywhere(is func(*mountinfo.Info) bool) (found []foundMount, err error) {
-	procs, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		return nil, err
-	}
-	seen := map[string]bool{}
-	for _, proc := range append([]string{"/proc/self"}, procs...) {
-		ns, err := os.Readlink(filepath.Join(proc, "ns/mnt"))
-		if err != nil || seen[ns] {
-			continue // a process that went, or one of a namespace that was looked at
-		}
-		f, err := os.Open(filepath.Join(proc, "mountinfo"))
-		if err != nil {
-			continue
-		}
-		infos, err := mountinfo.GetMountsFromReader(f, nil)
-		_ = f.Close()
-		if err != nil {
-			continue
-		}
-		seen[ns] = true
-		for _, m := range infos {
-			if is(m) {
-				found = append(found, foundMount{m, filepath.Base(proc)})
-			}
-		}
-	}
-	return found, nil
+	infos, err := mounts.List(func(m *mountinfo.Info) bool {
+		return is(m) && isDockers(v.ID(), m.Mountpoint) && !strings.HasPrefix(m.Mountpoint, s.cfg.Mounts+"/")
+	})
+	return mounts.Points(infos), err
 }
 
 // rootsOf lists the roots of the mounts that is picks, in every mount namespace.
 func rootsOf(is func(*mountinfo.Info) bool) ([]string, error) {
-	found, err := mountsEverywhere(is)
+	found, err := mounts.Everywhere(is)
 	var roots []string
 	for _, m := range found {
 		roots = append(roots, m.Root)

@@ -12,6 +12,7 @@ import (
 
 	"layervault/crypt"
 	"layervault/crypt/luks2"
+	"layervault/internal/mounts"
 	"layervault/persist"
 )
 
@@ -101,7 +102,7 @@ func (im image) within(ctx context.Context, f func(root string) error) error {
 
 // mounted is within for whoever needs the device too.
 func (im image) mounted(ctx context.Context, f func(root string, dev Device) error) (err error) {
-	at, release, err := im.store.scratch()
+	at, release, err := mounts.MakeTemp(im.store.cfg.Scratch)
 	if err != nil {
 		return err
 	}
@@ -129,9 +130,7 @@ func (im image) mounts() (func(*mountinfo.Info) bool, error) {
 	if err != nil || number == 0 {
 		return nil, err
 	}
-	return func(m *mountinfo.Info) bool {
-		return m.Major == int(unix.Major(number)) && m.Minor == int(unix.Minor(number))
-	}, nil
+	return mounts.OnDevice(number), nil
 }
 
 func (im image) users() (string, error) {
@@ -142,7 +141,7 @@ func (im image) users() (string, error) {
 	if err != nil || number == 0 {
 		return "", err
 	}
-	return HoldersOfDevice(number), nil
+	return mounts.HoldersOfDevice(number), nil
 }
 
 func (im image) heal(ctx context.Context) error {

@@ -8,8 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"layervault/internal/mounts"
 )
 
 // Mount mounts a volume for docker and returns where. Each Mount is one use of the volume,
@@ -36,7 +37,7 @@ func (s *Store) Mount(ctx context.Context, name, id string) (dir string, err err
 	}
 	base := mountDir(v.ID(), p)
 	at := filepath.Join(s.cfg.Mounts, base)
-	mounted, err := isMounted(at)
+	mounted, err := mounts.IsMounted(at)
 	if err != nil {
 		return "", err
 	}
@@ -105,7 +106,7 @@ func (s *Store) mount(ctx context.Context, v Volume, p place, at string) error {
 		if err := os.Mkdir(at, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("make the mount point: %w", err)
 		}
-		if err := bind(content, at); err != nil {
+		if err := mounts.BindDir(content, at); err != nil {
 			return errors.Join(err, os.Remove(at))
 		}
 		return nil
@@ -199,7 +200,7 @@ func (s *Store) Mountpoint(v Volume) (string, error) {
 		return "", err
 	}
 	at := filepath.Join(s.cfg.Mounts, mountDir(v.ID(), p))
-	mounted, err := isMounted(at)
+	mounted, err := mounts.IsMounted(at)
 	if err != nil || !mounted {
 		return "", err
 	}
@@ -209,22 +210,11 @@ func (s *Store) Mountpoint(v Volume) (string, error) {
 // unmountDir detaches a mount of ours and removes its mount point. A process that is in it
 // keeps what it has open; nobody finds an empty directory where the volume was.
 func unmountDir(at string) error {
-	if err := detach(at); err != nil {
+	if err := mounts.DetachAll(at); err != nil {
 		return err
 	}
 	if err := os.Remove(at); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove the mount point: %w", err)
 	}
 	return nil
-}
-
-func isMounted(at string) (bool, error) {
-	mounted, err := mountinfo.Mounted(at)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("look for a mount at %s: %w", at, err)
-	}
-	return mounted, nil
 }

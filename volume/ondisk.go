@@ -12,6 +12,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 
 	"layervault/internal/durable"
+	"layervault/internal/mounts"
 	"layervault/persist"
 )
 
@@ -81,7 +82,7 @@ func (d onDisk) create(context.Context) error {
 }
 
 func (d onDisk) within(ctx context.Context, f func(root string) error) (err error) {
-	at, release, err := d.store.scratch()
+	at, release, err := mounts.MakeTemp(d.store.cfg.Scratch)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"layervault/crypt"
+	"layervault/internal/mounts"
 	"layervault/persist"
 )
 
@@ -164,7 +165,7 @@ func (s *Store) sweep(ctx context.Context) error {
 			s.log.ErrorContext(ctx, "cannot sweep what an earlier run left; remove it by hand", "dir", dir, "error", err)
 		}
 	}
-	if err := sweepScratch(s.cfg.Scratch); err != nil {
+	if err := mounts.SweepTemp(s.cfg.Scratch); err != nil {
 		s.log.WarnContext(ctx, "cannot sweep the scratch folder", "dir", s.cfg.Scratch, "error", err)
 	}
 	return nil

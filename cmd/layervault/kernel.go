@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +8,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"layervault/internal/mounts"
 )
 
 // imagePrefix begins the device-mapper name of every open image.
@@ -45,12 +46,12 @@ func readKernel(rows []imageRow) (st kernelStatus, mounted int, err error) {
 		ids[r.Layer] = true
 	}
 	// The driver shows a layer at HOME/ID/merged.
-	infos, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+	infos, err := mounts.List(func(m *mountinfo.Info) bool {
 		dir, base := filepath.Split(m.Mountpoint)
-		return m.FSType != "overlay" || base != "merged" || !ids[filepath.Base(dir)], false
+		return m.FSType == "overlay" && base == "merged" && ids[filepath.Base(dir)]
 	})
 	if err != nil {
-		return st, 0, fmt.Errorf("read the mount table: %w", err)
+		return st, 0, err
 	}
 	seen := map[string]bool{}
 	for _, m := range infos {
@@ -77,29 +78,13 @@ func readSpace(dir string) (spaceStatus, error) {
 	return st, nil
 }
 
-var errNoMount = errors.New("no mount holds it")
-
 // mountOf finds the mount that a path lies on.
 func mountOf(path string) (*mountinfo.Info, error) {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, fmt.Errorf("mount of %s: %w", path, err)
 	}
-	infos, err := mountinfo.GetMounts(mountinfo.ParentsFilter(real))
-	if err != nil {
-		return nil, fmt.Errorf("mount of %s: %w", path, err)
-	}
-	var best *mountinfo.Info
-	for _, m := range infos {
-		// Of two on one path the later one is on top.
-		if best == nil || len(m.Mountpoint) >= len(best.Mountpoint) {
-			best = m
-		}
-	}
-	if best == nil {
-		return nil, fmt.Errorf("mount of %s: %w", path, errNoMount)
-	}
-	return best, nil
+	return mounts.Of(real)
 }
 
 func exists(path string) bool {

@@ -16,6 +16,7 @@ import (
 
 	"layervault/crypt/luks2"
 	"layervault/disk"
+	"layervault/internal/flock"
 	"layervault/keys"
 	"layervault/layer"
 	"layervault/persist"
@@ -312,11 +313,11 @@ func isLUKS(path string) (bool, error) {
 // begins to. A plugin must not run beside a rotation: it holds the old key in memory, with
 // which it would fail on images that are done, and make new ones.
 func (a *app) lockTier(t persist.Tier) (unlock func() error, err error) {
-	layers, err := flock(filepath.Join(a.layout().Layers(t), ".lock"), unix.LOCK_EX)
+	layers, err := lockFile(filepath.Join(a.layout().Layers(t), ".lock"), flock.Exclusive)
 	if err != nil {
 		return nil, fmt.Errorf("lock the layer store: %w", err)
 	}
-	volumes, err := flock(filepath.Join(a.layout().Volumes(t), ".lock"), unix.LOCK_EX)
+	volumes, err := lockFile(filepath.Join(a.layout().Volumes(t), ".lock"), flock.Exclusive)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock the volumes: %w", err), layers.Close())
 	}
@@ -325,7 +326,7 @@ func (a *app) lockTier(t persist.Tier) (unlock func() error, err error) {
 
 // shareTier keeps a rotation off while somebody has the tier's key for volumes.
 func (a *app) shareTier(t persist.Tier) (unlock func() error, err error) {
-	f, err := flock(filepath.Join(a.layout().Volumes(t), ".lock"), unix.LOCK_SH)
+	f, err := lockFile(filepath.Join(a.layout().Volumes(t), ".lock"), flock.Shared)
 	if err != nil {
 		return nil, fmt.Errorf("use the volumes of %s: %w", t, err)
 	}
@@ -342,11 +343,11 @@ func openLock(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 }
 
-// flock locks a file that it makes. It does not wait. The file is nil where nothing can be
+// lockFile locks a file that it makes. It does not wait. The file is nil where nothing can be
 // written and nothing needs a lock.
-func flock(path string, how int) (*os.File, error) {
+func lockFile(path string, how flock.Mode) (*os.File, error) {
 	f, err := openLock(path)
-	if errors.Is(err, unix.EROFS) && how == unix.LOCK_SH {
+	if errors.Is(err, unix.EROFS) && how == flock.Shared {
 		// Whoever only reads, on a disk that cannot be written, takes the lock of a file that
 		// is there: the disk may be mounted for writing elsewhere. Where there is none, nobody
 		// ever rotated the key, and through this mount nobody can.
@@ -357,12 +358,12 @@ func flock(path string, how int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
+	if err := flock.TryLock(f, how); err != nil {
 		_ = f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) && how == unix.LOCK_SH {
+		if errors.Is(err, flock.ErrHeld) && how == flock.Shared {
 			return nil, fmt.Errorf("%w: the tier key is being rotated; try again", layer.ErrBusy)
 		}
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if errors.Is(err, flock.ErrHeld) {
 			return nil, fmt.Errorf("%w: a plugin serves %s; stop it first (docker plugin disable layervault)", layer.ErrBusy, filepath.Dir(path))
 		}
 		return nil, err

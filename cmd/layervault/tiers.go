@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"layervault/driver"
+	"layervault/internal/keylock"
 	"layervault/keys/handover"
 	"layervault/keys/unlock"
 	"layervault/layer"
@@ -24,7 +25,7 @@ type tiers struct {
 	person *handover.Receiver // waits for the vault's key; nil where nobody would hand it over
 	log    *slog.Logger
 
-	locks layer.Locks
+	locks keylock.Locks
 	open  map[persist.Tier]*openedTier // guarded by each tier's lock
 }
 

@@ -10,9 +10,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"layervault/driver"
+	"layervault/internal/flock"
 	"layervault/keys"
 	"layervault/keys/unlock"
 	"layervault/layer"
@@ -216,7 +216,7 @@ func (a *app) ownTier(ctx context.Context, tier persist.Tier, source *unlock.Sou
 			return nil, nil, err
 		}
 	}
-	lock, err := flock(filepath.Join(a.layout().Volumes(tier), ".lock"), unix.LOCK_EX)
+	lock, err := lockFile(filepath.Join(a.layout().Volumes(tier), ".lock"), flock.Exclusive)
 	if err != nil {
 		err = fmt.Errorf("lock the volumes: %w", err)
 		if layers != nil {

@@ -17,11 +17,10 @@ import (
 	"syscall"
 
 	"github.com/moby/go-archive"
-	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
 
 	"layervault/crypt"
 	"layervault/crypt/luks2"
+	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
@@ -158,11 +157,7 @@ func (p plain) Get(ctx context.Context) error {
 }
 
 func (p plain) Put(context.Context) error {
-	mounted, err := mountinfo.Mounted(p.im.Mnt)
-	if err != nil || !mounted {
-		return err
-	}
-	return unix.Unmount(p.im.Mnt, unix.MNT_DETACH)
+	return mounts.Detach(p.im.Mnt)
 }
 
 func (p plain) Remove(context.Context) error {

@@ -17,13 +17,13 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt"
 	"layervault/crypt/ext4"
 	"layervault/crypt/loop"
 	"layervault/crypt/luks2"
+	"layervault/internal/mounts"
 	"layervault/persist"
 	"layervault/volume"
 )
@@ -214,11 +214,7 @@ func (p *plain) Get(ctx context.Context) error {
 }
 
 func (p *plain) Put(context.Context) error {
-	mounted, err := mountinfo.Mounted(p.im.Mnt)
-	if err != nil || !mounted {
-		return err
-	}
-	return unix.Unmount(p.im.Mnt, unix.MNT_DETACH)
+	return mounts.Detach(p.im.Mnt)
 }
 
 func (p *plain) Grow(_ context.Context, size int64) error {

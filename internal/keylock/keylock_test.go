@@ -1,4 +1,4 @@
-package layer_test
+package keylock_test
 
 import (
 	"context"
@@ -7,11 +7,11 @@ import (
 	"sync"
 	"testing"
 
-	"layervault/layer"
+	"layervault/internal/keylock"
 )
 
 func TestLocks(t *testing.T) {
-	var l layer.Locks
+	var l keylock.Locks
 	counts := make([]int, 5)
 	var wg sync.WaitGroup
 	for n := range 200 {
@@ -34,7 +34,7 @@ func TestLocks(t *testing.T) {
 }
 
 func TestLocksGiveUp(t *testing.T) {
-	var l layer.Locks
+	var l keylock.Locks
 	unlock, err := l.Lock(t.Context(), "a")
 	must(t, err)
 	other, err := l.Lock(t.Context(), "b") // is not in the way
@@ -49,4 +49,21 @@ func TestLocksGiveUp(t *testing.T) {
 	unlock, err = l.Lock(t.Context(), "a")
 	must(t, err)
 	unlock()
+}
+
+// The places (FNV-1a of 64 bits, without its last two) are as fixed as a format: another version
+// of the plugin may hold one.
+func TestOffset(t *testing.T) {
+	for key, want := range map[string]int64{"": 0x32fca739210888c9, "db": 0x2245381ed4ee878, "db@platform": 0x25770c79cd1a1bf3} {
+		if got := keylock.Offset(key); got != want || got < 0 {
+			t.Errorf("%q: %#x", key, got)
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }
