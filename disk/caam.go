@@ -22,9 +22,9 @@ const taggedSize = 36
 
 func (caam) keys() []string { return []string{"mode"} }
 
-func (caam) check(d *Disk) error { return checkMode(d) }
+func (caam) read(e diskEntry, d *Disk) error { return e.mode(d) }
 
-// prefix begins the path of today's disks, so that an older Pantavisor keeps off.
+// prefix implements prefixed. It begins the path of today's disks, so that an older Pantavisor keeps off.
 func (caam) prefix() string { return "-v2 " }
 
 func (caam) least() int64 { return 1 }

@@ -165,32 +165,8 @@ func (c *composer) storage(text []byte, src source) error {
 		known[StorageKey(p.key)] = append(known[StorageKey(p.key)], p)
 	}
 	for _, m := range members {
-		entry := fmt.Sprintf("storage %q", m.key)
-		ofKey := known[m.key]
+		c.stored(m, known[m.key])
 		delete(known, m.key)
-		v, notes, err := readVolume(m, c.set.file)
-		for _, note := range notes {
-			c.warn(entry, "%s", note)
-		}
-		switch overlay := strings.HasPrefix(m.key, overlayPrefix); {
-		case m.key == rootVolume && (err != nil || v.Persistence != volume.Boot && v.Persistence != ""):
-			c.root(entry)
-		case m.key == rootVolume:
-		case err != nil && !overlay && !strings.HasPrefix(m.key, storagePrefix):
-			c.leave(entry, "no storage key that pvr makes of a mount point: see lxc.container.conf for where it is mounted, and make a volume for it by hand (%v)", err)
-		case err != nil:
-			c.leave(entry, "%v", err)
-		case v.Persistence == "": // no volume for Pantavisor either
-		case !overlay && !strings.HasPrefix(m.key, storagePrefix):
-			c.leave(entry, "no storage key that pvr makes of a mount point: see lxc.container.conf for where it is mounted, and make a volume for it by hand")
-		default:
-			mount := Mount{Volume: v.Name, Overlay: overlay, Options: options(v)}
-			if mount.Target, mount.Guessed, err = c.find(entry, m.key, ofKey); err != nil {
-				c.leave(entry, "%v", err)
-				continue
-			}
-			c.add(entry, mount)
-		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(known)) {
 		if p := known[key][0]; p.key != rootVolume {
@@ -198,6 +174,40 @@ func (c *composer) storage(text []byte, src source) error {
 		}
 	}
 	return nil
+}
+
+// notPvrs is what is said of a storage key that pvr does not make.
+const notPvrs = "no storage key that pvr makes of a mount point: see lxc.container.conf for where it is mounted, and make a volume for it by hand"
+
+// stored reads one entry of storage. points are the mount points that src.json has for it.
+func (c *composer) stored(m member, points []point) {
+	entry := fmt.Sprintf("storage %q", m.key)
+	v, notes, err := readVolume(m, c.set.file)
+	for _, note := range notes {
+		c.warn(entry, "%s", note)
+	}
+	overlay := strings.HasPrefix(m.key, overlayPrefix)
+	pvrs := overlay || strings.HasPrefix(m.key, storagePrefix)
+	switch {
+	case m.key == rootVolume:
+		if err != nil || v.Persistence != volume.Boot && v.Persistence != "" {
+			c.root(entry)
+		}
+	case err != nil && !pvrs:
+		c.leave(entry, notPvrs+" (%v)", err)
+	case err != nil:
+		c.leave(entry, "%v", err)
+	case v.Persistence == "": // no volume for Pantavisor either
+	case !pvrs:
+		c.leave(entry, notPvrs)
+	default:
+		mount := Mount{Volume: v.Name, Overlay: overlay, Options: options(v)}
+		if mount.Target, mount.Guessed, err = c.find(entry, m.key, points); err != nil {
+			c.leave(entry, "%v", err)
+			return
+		}
+		c.add(entry, mount)
+	}
 }
 
 // find is the mount point of a storage key: that of src.json, else a guess, which a key

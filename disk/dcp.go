@@ -20,7 +20,17 @@ type dcp struct{}
 
 func (dcp) keys() []string { return []string{"mode", "migrate_keyblob"} }
 
-func (dcp) check(d *Disk) error { return checkMode(d) }
+func (dcp) read(e diskEntry, d *Disk) error {
+	if err := e.mode(d); err != nil {
+		return err
+	}
+	d.MigrateKey = e.yes("migrate_keyblob")
+	if d.MigrateKey && d.Mode != Mainline {
+		d.MigrateKey = false
+		e.warn("key migrate_keyblob: passed over, it wants mode %s", Mainline)
+	}
+	return nil
+}
 
 func (dcp) least() int64 { return 1 }
 

@@ -18,6 +18,8 @@ type directory struct{}
 
 func (directory) keys() []string { return nil }
 
+func (directory) read(diskEntry, *Disk) error { return nil }
+
 func (directory) check(d *Disk, path string, rules Rules) error {
 	d.Dir = strings.TrimRight(path, "/")
 	return checkDir(d.Dir, rules.Root)

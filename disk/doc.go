@@ -32,10 +32,12 @@
 //
 // # Files
 //
-// model.go says what a device.json is, parse.go reads it as Pantavisor's parser does,
-// rules.go has what we ask of paths and options. kind.go lists the types, each of which is
-// one file: directory.go, versatile.go, caam.go, dcp.go, luks.go; plain.go is what the three
-// of plain dm-crypt share. compose.go reads run.json, source.go the src.json beside it.
+// model.go says what a device.json is, parse.go and entry.go read it as Pantavisor's parser
+// does, rules.go has what we ask of paths and options. kind.go lists the types, each of which
+// is one file: directory.go, versatile.go, caam.go, dcp.go, luks.go. A new type is one more
+// file, and a line in kind.go. plain.go is what the three of plain dm-crypt share, trusted.go
+// what those with a trusted key do, tools.go the programs of vendors. compose.go reads
+// run.json, source.go the src.json beside it.
 //
 // # Names
 //

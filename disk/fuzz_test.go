@@ -38,40 +38,52 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		set, names := New(Config{Rules: rules}, file), map[string]bool{}
-		for _, d := range file.Disks {
-			if names[d.Name] || d.Name == "" {
-				t.Errorf("name %q", d.Name)
-			}
-			names[d.Name] = true
-			if !d.Known() || d.Fault != nil {
-				continue
-			}
-			if volume.ValidateDiskName(d.Name) != nil {
-				t.Errorf("name %q", d.Name)
-			}
-			paths := []string{d.Dir}
-			switch o := d.Type.kind().of(set, d).(type) {
-			case *plainDisk:
-				paths = append(paths, d.ImagePath(), o.key.keyFile(d), o.source(), o.marker())
-			case luksDisk:
-				paths = append(paths, d.ImagePath(), o.marker())
-			}
-			for _, path := range paths {
-				if rel, err := filepath.Rel(rules.Root, path); err != nil || !filepath.IsLocal(rel) {
-					t.Errorf("disk %q lies at %q", d.Name, path)
-				}
-			}
-			if d.IsCrypt() && (d.Size <= 0 || d.Size > volume.MaxSize) {
-				t.Errorf("size %d", d.Size)
-			}
-		}
-		for _, v := range file.Volumes {
-			if v.Disk != "" && !names[v.Disk] {
-				t.Errorf("volume on disk %q", v.Disk)
-			}
-		}
+		parsed(t, file)
 	})
+}
+
+// parsed checks what was read of a device.json.
+func parsed(t *testing.T, file File) {
+	t.Helper()
+	set, names := New(Config{Rules: rules}, file), map[string]bool{}
+	for _, d := range file.Disks {
+		if names[d.Name] || d.Name == "" {
+			t.Errorf("name %q", d.Name)
+		}
+		names[d.Name] = true
+		if !d.Known() || d.Fault != nil {
+			continue
+		}
+		if volume.ValidateDiskName(d.Name) != nil {
+			t.Errorf("name %q", d.Name)
+		}
+		usable(t, set, d)
+	}
+	for _, v := range file.Volumes {
+		if v.Disk != "" && !names[v.Disk] {
+			t.Errorf("volume on disk %q", v.Disk)
+		}
+	}
+}
+
+// usable checks a disk that can be opened.
+func usable(t *testing.T, set *Set, d Disk) {
+	t.Helper()
+	paths := []string{d.Dir}
+	switch o := d.Type.kind().of(set, d).(type) {
+	case *plainDisk:
+		paths = append(paths, d.ImagePath(), o.key.keyFile(d), o.source(), o.marker())
+	case luksDisk:
+		paths = append(paths, d.ImagePath(), o.marker())
+	}
+	for _, path := range paths {
+		if rel, err := filepath.Rel(rules.Root, path); err != nil || !filepath.IsLocal(rel) {
+			t.Errorf("disk %q lies at %q", d.Name, path)
+		}
+	}
+	if d.IsCrypt() && (d.Size <= 0 || d.Size > volume.MaxSize) {
+		t.Errorf("size %d", d.Size)
+	}
 }
 
 // composed checks what docker would be told.

@@ -73,31 +73,38 @@ func TestKeys(t *testing.T) {
 				t.Errorf("%s %s: key in %s", d.Type, d.Mode, s.key.keyFile(d))
 			}
 		}
-		before, err := os.ReadFile(s.key.keyFile(d))
-		if err != nil {
-			t.Fatal(err)
-		}
-		key, err := s.loadKey(t.Context(), s.source())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if key.Type != tt.typ || key.Size != tt.size || key.Description != "logkey:k" || s.key.cipher(d) != tt.cipher ||
-			want == nil && len(key.Payload) != tt.size || want != nil && !bytes.Equal(key.Payload, want) {
-			t.Errorf("%s %s: %s key %q of %d bytes, %d in the payload", d.Type, d.Mode, key.Type, key.Description, key.Size, len(key.Payload))
-		}
-		again, err := s.loadKey(t.Context(), s.source())
-		if err != nil || !bytes.Equal(again.Payload, key.Payload) {
-			t.Errorf("%s %s: another key the second time, %v", d.Type, d.Mode, err)
-		}
-		if err := s.ensureKey(t.Context(), true); err != nil {
-			t.Error(err)
-		}
-		if after, err := os.ReadFile(s.key.keyFile(d)); err != nil || !bytes.Equal(before, after) {
-			t.Errorf("%s %s: the key file was changed, %v", d.Type, d.Mode, err)
-		}
+		loads(t, s, crypt.KernelKey{Type: tt.typ, Size: tt.size, Payload: want}, tt.cipher)
 		if left, _ := filepath.Glob(tools.CAAMFolder + "/*"); tt.disk.Type == CAAM && len(left) > 1 {
 			t.Errorf("keys are left in %v", left)
 		}
+	}
+}
+
+// loads wants a disk's key to be what the kernel is given, each time, and its file to stay.
+// Without a payload any of the right size is.
+func loads(t *testing.T, s *plainDisk, want crypt.KernelKey, cipher string) {
+	t.Helper()
+	before, err := os.ReadFile(s.key.keyFile(s.Disk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := s.loadKey(t.Context(), s.source())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key.Type != want.Type || key.Size != want.Size || key.Description != "logkey:k" || s.key.cipher(s.Disk) != cipher ||
+		want.Payload == nil && len(key.Payload) != want.Size || want.Payload != nil && !bytes.Equal(key.Payload, want.Payload) {
+		t.Errorf("%s %s: %s key %q of %d bytes, %d in the payload", s.Type, s.Mode, key.Type, key.Description, key.Size, len(key.Payload))
+	}
+	again, err := s.loadKey(t.Context(), s.source())
+	if err != nil || !bytes.Equal(again.Payload, key.Payload) {
+		t.Errorf("%s %s: another key the second time, %v", s.Type, s.Mode, err)
+	}
+	if err := s.ensureKey(t.Context(), true); err != nil {
+		t.Error(err)
+	}
+	if after, err := os.ReadFile(s.key.keyFile(s.Disk)); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("%s %s: the key file was changed, %v", s.Type, s.Mode, err)
 	}
 }
 

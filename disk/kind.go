@@ -38,7 +38,9 @@ func knownTypes() []Type {
 type kind interface {
 	// keys are the keys that an entry of this type may have beside those of all types.
 	keys() []string
-	// check reads the path, judges the entry, and fills in what it leaves out.
+	// read reads those keys.
+	read(e diskEntry, d *Disk) error
+	// check reads the path, and judges the disk.
 	check(d *Disk, path string, rules Rules) error
 	// files are the files that no other disk may share.
 	files(d Disk) []string

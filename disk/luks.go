@@ -23,6 +23,11 @@ type luks struct{}
 
 func (luks) keys() []string { return []string{"format"} }
 
+func (luks) read(e diskEntry, d *Disk) error {
+	d.Format = e.format()
+	return nil
+}
+
 // check wants the image where a rotation of the tier's key finds it.
 func (luks) check(d *Disk, path string, rules Rules) error {
 	if err := splitImage(d, path, rules); err != nil {

@@ -80,7 +80,7 @@ func (s *Set) Unmount(name, at string) error {
 			points = st.Mounts
 		}
 	}
-	if d.Type == Directory && at != "" {
+	if !d.IsCrypt() && at != "" {
 		points = []string{at}
 	}
 	slices.Reverse(points)

@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -112,10 +111,18 @@ const lenientList = "disks_v3"
 // commonKeys are the keys that a disk of each type may have.
 var commonKeys = []string{"name", "path", "type", "default", "aliases", "options", "mount_options"}
 
-// diskKeys are all the keys of a disk, those that only Pantavisor's own types have too.
-var diskKeys = append([]string{
-	"mode", "format", "migrate_keyblob", "format_options", "provision", "provision_options", "mount_target", "uuid", "disks", "init_order",
-}, commonKeys...)
+// otherKeys are the keys that only Pantavisor's own types have.
+var otherKeys = []string{"format_options", "provision", "provision_options", "mount_target", "uuid", "disks", "init_order"}
+
+// diskKeys are all the keys of a disk, sorted.
+func diskKeys() []string {
+	keys := slices.Concat(commonKeys, otherKeys)
+	for _, k := range kinds {
+		keys = append(keys, k.keys()...)
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
 
 // disk reads one disk. lenient is for the list that newer files use: a type that is not
 // known is passed over with its disk.
@@ -187,9 +194,7 @@ func diskType(members []member) (Type, error) {
 // shared reads what is said in the same way of a disk of any type, also of those that
 // only Pantavisor opens: a volume may name them.
 func (p *parser) shared(entry string, d *Disk, members []member) {
-	if value := lookup(members, "default"); value != nil {
-		d.Default = p.yes(entry, "default", value)
-	}
+	d.Default = diskEntry{p, entry, members}.yes("default")
 	value := lookup(members, "aliases")
 	if value == nil {
 		return
@@ -220,59 +225,24 @@ func (p *parser) own(entry string, d *Disk, members []member) error {
 	typ := d.Type.kind()
 	for _, m := range members {
 		switch {
-		case !slices.Contains(diskKeys, m.key):
-			p.warn(entry, "key %q: unknown, passed over; known are %s", m.key, strings.Join(slices.Sorted(slices.Values(diskKeys)), ", "))
+		case !slices.Contains(diskKeys(), m.key):
+			p.warn(entry, "key %q: unknown, passed over; known are %s", m.key, strings.Join(diskKeys(), ", "))
 		case !slices.Contains(commonKeys, m.key) && !slices.Contains(typ.keys(), m.key):
 			p.warn(entry, "key %q: passed over, it means nothing for type %s", m.key, d.Type)
 		}
 	}
-	has := func(key string) json.RawMessage {
-		if !slices.Contains(commonKeys, key) && !slices.Contains(typ.keys(), key) {
-			return nil
-		}
-		return lookup(members, key)
-	}
-	if value := has("mode"); value != nil {
-		text, err := str(value)
-		if err != nil {
-			return fmt.Errorf("key mode: %w", err)
-		}
-		d.Mode = Mode(text)
-	}
-	if value := has("format"); value != nil {
-		d.Format = p.format(entry, value)
-	}
-	if value := has("migrate_keyblob"); value != nil {
-		d.MigrateKey = p.yes(entry, "migrate_keyblob", value)
-		if d.MigrateKey && d.Mode != Mainline {
-			d.MigrateKey = false
-			p.warn(entry, "key migrate_keyblob: passed over, it wants mode %s", Mainline)
-		}
+	if err := typ.read(diskEntry{p, entry, members}, d); err != nil {
+		return err
 	}
 	d.Options = p.options(entry, members)
-	value := lookup(members, "path")
-	if value == nil {
+	if lookup(members, "path") == nil {
 		return errors.New("key path is missing")
 	}
-	path, err := str(value)
+	path, err := diskEntry{p, entry, members}.text("path")
 	if err != nil {
-		return fmt.Errorf("key path: %w", err)
+		return err
 	}
 	return typ.check(d, path, p.rules)
-}
-
-// yes reads Pantavisor's way to say true; all else is false.
-func (p *parser) yes(entry, key string, value []byte) bool {
-	text, err := str(value)
-	switch {
-	case err != nil:
-		p.warn(entry, "key %s: taken for no: %v", key, err)
-	case text == "yes":
-		return true
-	case text != "no" && text != "":
-		p.warn(entry, "key %s: %q is neither yes nor no, taken for no", key, text)
-	}
-	return false
 }
 
 // names checks what disks may not share.

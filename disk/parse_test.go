@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -43,72 +45,77 @@ func TestSeedExamples(t *testing.T) {
 	}
 }
 
-func TestParse(t *testing.T) {
-	const v = `"type": "dm-crypt-versatile"`
-	for _, tt := range []struct {
-		text string // the disks
-		want string // disks as printed, or what error, fault or warning say
-		// What Pantavisor refuses is bad: refused whole. What it passes over warns. What it
-		// takes and we cannot use is faulty: known, and of no use.
-		bad, warns, faulty bool
-	}{
-		{text: `{"name":"d","type":"directory","path":"/storage/d"}`, want: "d directory /storage/d"},
-		{text: `{"name":"d","type":"directory","path":"/storage/d/","default":"yes","options":"noatime"}`, want: "d directory /storage/d default noatime"},
-		{text: `{"name":"d","type":"dm-crypt-caam","path":"/storage/f/file.img,8,key"}`, want: "d dm-crypt-caam nxp /storage/f/file.img 8388608 key"},
-		{text: `{"name":"d","type":"dm-crypt-caam","mode":"mainline","path":"-v2 /storage/f/file.img,8,key"}`, want: "d dm-crypt-caam mainline /storage/f/file.img 8388608 key"},
-		{text: `{"name":"d","type":"dm-crypt-dcp","mode":"mainline","migrate_keyblob":"yes","path":"/storage/f/file.img,8,key","aliases":["a","b"]}`, want: "d dm-crypt-dcp mainline /storage/f/file.img 8388608 key a b"},
-		{text: `{"name":"d","type":"luks","path":"/storage/persist/vault/disks/file.img,16,vault"}`, want: "d luks /storage/persist/vault/disks/file.img 16777216 vault"},
-		{text: `{"name":"d","type":"swap-disk","provision":"zram","anything":1}`, want: "d swap-disk"},
+// versatileType is the type of a disk that needs nothing but its key file.
+const versatileType = `"type": "dm-crypt-versatile"`
 
-		{text: ``, want: "disks: empty", bad: true},
-		{text: `7`, want: "disks[0]: expected a JSON object, got a number", bad: true},
-		{text: `{}`, want: "disks[0]: key name is missing", bad: true},
-		{text: `{"name":"","type":"directory","path":"/storage/d"}`, want: `disks[0]: key name: empty`, bad: true},
-		{text: `{"name":"d/e","type":"directory","path":"/storage/d"}`, want: `bad name: disk "d/e"`, faulty: true},
-		{text: `{"name":7,"type":"directory","path":"/storage/d"}`, want: `key name: expected a string, got a number`, bad: true},
-		{text: `{"name":"d"}`, want: `disks[0] "d": key type is missing`, bad: true},
-		{text: `{"name":"d","type":"floppy","path":"/storage/d"}`, want: `unknown type "floppy"; known are [directory`, bad: true},
-		{text: `{"name":"d","type":"directory"}`, want: `key path is missing`, faulty: true},
-		{text: `{"name":"d","type":"directory","path":"storage/d"}`, want: `is not absolute`, faulty: true},
-		{text: `{"name":"d","type":"directory","path":"/storage/../etc"}`, want: `write "/etc"`, faulty: true},
-		{text: `{"name":"d","type":"directory","path":"/etc"}`, want: `outside /storage`, faulty: true},
-		{text: `{"name":"d","type":"directory","path":"/storagex/d"}`, want: `outside /storage`, faulty: true},
-		{text: `{"name":"d","type":"directory","path":"/storage/d","colour":"blue"}`, want: `key "colour": unknown, passed over; known are aliases, default`, warns: true},
-		{text: `{"name":"d","name":"e","type":"directory","path":"/storage/d"}`, want: `duplicate key "name"`, bad: true},
-		{text: `{"name":"d","type":"directory","path":"/storage/d","mode":"nxp"}`, want: `key "mode": passed over, it means nothing for type directory`, warns: true},
-		{text: `{"name":"d","type":"directory","path":"/storage/d","default":"maybe"}`, want: `key default: "maybe" is neither yes nor no, taken for no`, warns: true},
-		{text: `{"name":"d","type":"directory","path":"/storage/d","default":true}`, want: `key default: taken for no: expected a string`, warns: true},
-		{text: `{"name":"d","type":"directory","path":"/storage/d","aliases":"a"}`, want: `key aliases: passed over: expected a JSON array, got a string`, warns: true},
-		{text: `{"name":"d","type":"directory","path":"/storage/d","aliases":[""]}`, want: `key aliases: an empty alias`, bad: true},
-		{text: `{"name":"d","type":"directory","path":"/storage/d","options":"usrjquota=x"}`, want: `key options: "usrjquota=x" is left out: bad image parameters: unknown mount option`, warns: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/file.img"}`, want: `is not FOLDER/IMAGE,SIZE,KEY`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/file.img,8"}`, want: `is not FOLDER/IMAGE,SIZE,KEY`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/,8,key"}`, want: `is not FOLDER/IMAGE,SIZE,KEY`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/file.img,,key"}`, want: `is not FOLDER/IMAGE,SIZE,KEY`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/file.img,8,"}`, want: `is not FOLDER/IMAGE,SIZE,KEY`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/file.img,8,key,more"}`, want: `is not FOLDER/IMAGE,SIZE,KEY`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/file.img,0,key"}`, want: `size "0"`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/file.img,-8,key"}`, want: `size "-8"`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/file.img,8M,key"}`, want: `size "8M"`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/file.img,99999999999999999999,key"}`, want: `size "99999999999999999999"`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/file.img,16777217,key"}`, want: `1 to 16777216`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/..,8,key"}`, want: `no usable file name`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/../file.img,8,key"}`, want: `parts`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/key.txt,8,key"}`, want: `would be one file`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"-v2 /storage/f/file.img,8,key"}`, want: `is not absolute`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/file.img,8,key","format":"ntfs"}`, want: `"ntfs" is none of [ext4 ext3]; a new image gets ext4`, warns: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/fi\u0000le.img,8,key"}`, want: `control character`, faulty: true},
-		{text: `{"name":"d","type":"dm-crypt-caam","mode":"turbo","path":"/storage/f/file.img,8,key"}`, want: `neither mainline nor nxp`, faulty: true},
-		{text: `{"name":"d","type":"dm-crypt-dcp","migrate_keyblob":"yes","path":"/storage/f/file.img,8,key"}`, want: `it wants mode mainline`, warns: true},
-		{text: `{"name":"d","type":"luks","path":"/storage/f/file.img,16,vault"}`, want: `lies in /storage/persist/vault/disks`, faulty: true},
-		{text: `{"name":"d","type":"luks","path":"/storage/persist/vault/disks/file.img,16,secret"}`, want: `vault or unsealed-vault`, faulty: true},
-		{text: `{"name":"d","type":"luks","path":"/storage/persist/vault/disks/file.img,8,vault"}`, want: `at least 16 MiB`, faulty: true},
-		{text: `{"name":"d","type":"directory","path":"/storage/d"},{"name":"d","type":"directory","path":"/storage/e"}`, want: `name "d" is disk "d"'s already`, bad: true},
-		{text: `{"name":"d","type":"directory","path":"/storage/d","aliases":["e"]},{"name":"e","type":"directory","path":"/storage/e"}`, want: `alias "e" is disk "e"'s already`, bad: true},
-		{text: `{"name":"d","type":"directory","path":"/storage/d","aliases":["a"]},{"name":"e","type":"directory","path":"/storage/e","aliases":["a"]}`, want: `disk "e": alias "a" is disk "d"'s already`, bad: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/file.img,8,k1"},{"name":"e",` + v + `,"path":"/storage/f/file.img,8,k2"}`, want: `in common with disk "d"`, faulty: true},
-		{text: `{"name":"d",` + v + `,"path":"/storage/f/1.img,8,k"},{"name":"e",` + v + `,"path":"/storage/f/2.img,8,k"}`, want: `in common with disk "d"`, faulty: true},
-	} {
+// parseCases are disks, and what is made of them.
+var parseCases = []struct {
+	text string // the disks
+	want string // disks as printed, or what error, fault or warning say
+	// What Pantavisor refuses is bad: refused whole. What it passes over warns. What it
+	// takes and we cannot use is faulty: known, and of no use.
+	bad, warns, faulty bool
+}{
+	{text: `{"name":"d","type":"directory","path":"/storage/d"}`, want: "d directory /storage/d"},
+	{text: `{"name":"d","type":"directory","path":"/storage/d/","default":"yes","options":"noatime"}`, want: "d directory /storage/d default noatime"},
+	{text: `{"name":"d","type":"dm-crypt-caam","path":"/storage/f/file.img,8,key"}`, want: "d dm-crypt-caam nxp /storage/f/file.img 8388608 key"},
+	{text: `{"name":"d","type":"dm-crypt-caam","mode":"mainline","path":"-v2 /storage/f/file.img,8,key"}`, want: "d dm-crypt-caam mainline /storage/f/file.img 8388608 key"},
+	{text: `{"name":"d","type":"dm-crypt-dcp","mode":"mainline","migrate_keyblob":"yes","path":"/storage/f/file.img,8,key","aliases":["a","b"]}`, want: "d dm-crypt-dcp mainline /storage/f/file.img 8388608 key a b"},
+	{text: `{"name":"d","type":"luks","path":"/storage/persist/vault/disks/file.img,16,vault"}`, want: "d luks /storage/persist/vault/disks/file.img 16777216 vault"},
+	{text: `{"name":"d","type":"swap-disk","provision":"zram","anything":1}`, want: "d swap-disk"},
+
+	{text: ``, want: "disks: empty", bad: true},
+	{text: `7`, want: "disks[0]: expected a JSON object, got a number", bad: true},
+	{text: `{}`, want: "disks[0]: key name is missing", bad: true},
+	{text: `{"name":"","type":"directory","path":"/storage/d"}`, want: `disks[0]: key name: empty`, bad: true},
+	{text: `{"name":"d/e","type":"directory","path":"/storage/d"}`, want: `bad name: disk "d/e"`, faulty: true},
+	{text: `{"name":7,"type":"directory","path":"/storage/d"}`, want: `key name: expected a string, got a number`, bad: true},
+	{text: `{"name":"d"}`, want: `disks[0] "d": key type is missing`, bad: true},
+	{text: `{"name":"d","type":"floppy","path":"/storage/d"}`, want: `unknown type "floppy"; known are [directory`, bad: true},
+	{text: `{"name":"d","type":"directory"}`, want: `key path is missing`, faulty: true},
+	{text: `{"name":"d","type":"directory","path":"storage/d"}`, want: `is not absolute`, faulty: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/../etc"}`, want: `write "/etc"`, faulty: true},
+	{text: `{"name":"d","type":"directory","path":"/etc"}`, want: `outside /storage`, faulty: true},
+	{text: `{"name":"d","type":"directory","path":"/storagex/d"}`, want: `outside /storage`, faulty: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","colour":"blue"}`, want: `key "colour": unknown, passed over; known are aliases, default`, warns: true},
+	{text: `{"name":"d","name":"e","type":"directory","path":"/storage/d"}`, want: `duplicate key "name"`, bad: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","mode":"nxp"}`, want: `key "mode": passed over, it means nothing for type directory`, warns: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","default":"maybe"}`, want: `key default: "maybe" is neither yes nor no, taken for no`, warns: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","default":true}`, want: `key default: taken for no: expected a string`, warns: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","aliases":"a"}`, want: `key aliases: passed over: expected a JSON array, got a string`, warns: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","aliases":[""]}`, want: `key aliases: an empty alias`, bad: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","options":"usrjquota=x"}`, want: `key options: "usrjquota=x" is left out: bad image parameters: unknown mount option`, warns: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img"}`, want: `is not FOLDER/IMAGE,SIZE,KEY`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,8"}`, want: `is not FOLDER/IMAGE,SIZE,KEY`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/,8,key"}`, want: `is not FOLDER/IMAGE,SIZE,KEY`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,,key"}`, want: `is not FOLDER/IMAGE,SIZE,KEY`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,8,"}`, want: `is not FOLDER/IMAGE,SIZE,KEY`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,8,key,more"}`, want: `is not FOLDER/IMAGE,SIZE,KEY`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,0,key"}`, want: `size "0"`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,-8,key"}`, want: `size "-8"`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,8M,key"}`, want: `size "8M"`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,99999999999999999999,key"}`, want: `size "99999999999999999999"`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,16777217,key"}`, want: `1 to 16777216`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/..,8,key"}`, want: `no usable file name`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/../file.img,8,key"}`, want: `parts`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/key.txt,8,key"}`, want: `would be one file`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"-v2 /storage/f/file.img,8,key"}`, want: `is not absolute`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,8,key","format":"ntfs"}`, want: `"ntfs" is none of [ext4 ext3]; a new image gets ext4`, warns: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/fi\u0000le.img,8,key"}`, want: `control character`, faulty: true},
+	{text: `{"name":"d","type":"dm-crypt-caam","mode":"turbo","path":"/storage/f/file.img,8,key"}`, want: `neither mainline nor nxp`, faulty: true},
+	{text: `{"name":"d","type":"dm-crypt-dcp","migrate_keyblob":"yes","path":"/storage/f/file.img,8,key"}`, want: `it wants mode mainline`, warns: true},
+	{text: `{"name":"d","type":"luks","path":"/storage/f/file.img,16,vault"}`, want: `lies in /storage/persist/vault/disks`, faulty: true},
+	{text: `{"name":"d","type":"luks","path":"/storage/persist/vault/disks/file.img,16,secret"}`, want: `vault or unsealed-vault`, faulty: true},
+	{text: `{"name":"d","type":"luks","path":"/storage/persist/vault/disks/file.img,8,vault"}`, want: `at least 16 MiB`, faulty: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d"},{"name":"d","type":"directory","path":"/storage/e"}`, want: `name "d" is disk "d"'s already`, bad: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","aliases":["e"]},{"name":"e","type":"directory","path":"/storage/e"}`, want: `alias "e" is disk "e"'s already`, bad: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","aliases":["a"]},{"name":"e","type":"directory","path":"/storage/e","aliases":["a"]}`, want: `disk "e": alias "a" is disk "d"'s already`, bad: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,8,k1"},{"name":"e",` + versatileType + `,"path":"/storage/f/file.img,8,k2"}`, want: `in common with disk "d"`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/1.img,8,k"},{"name":"e",` + versatileType + `,"path":"/storage/f/2.img,8,k"}`, want: `in common with disk "d"`, faulty: true},
+}
+
+func TestParse(t *testing.T) {
+	for _, tt := range parseCases {
 		f, err := Parse([]byte(`{"disks":[`+tt.text+`]}`), rules)
 		if tt.bad {
 			if !errors.Is(err, ErrBadFile) || !strings.Contains(err.Error(), tt.want) || len(f.Disks) > 0 {
@@ -233,5 +240,36 @@ func TestParseFile(t *testing.T) {
 	}
 	if f, err := Parse([]byte(`{"disks":[{"name":"d","type":"directory","path":"/storage/d"}],"disks_v2":[{"name":"e","type":"directory","path":"/storage/e"}]}`), rules); err != nil || len(f.Disks) != 2 {
 		t.Errorf("two lists: %+v, %v", f, err)
+	}
+}
+
+// TestDiskKeys: the keys that are known are those of all types, and of Pantavisor's own.
+func TestDiskKeys(t *testing.T) {
+	want := "aliases, default, disks, format, format_options, init_order, migrate_keyblob, mode, mount_options, mount_target, name, options, path, provision, provision_options, type, uuid"
+	if got := strings.Join(diskKeys(), ", "); got != want {
+		t.Errorf("known are %s", got)
+	}
+	const entry = `[{"name":"d","path":"/storage/f/i,1,k","type":"TYPE","mode":"mainline","format":"ext3","migrate_keyblob":"yes","uuid":"u","extra":1}]`
+	for typ, passed := range map[Type]string{
+		Directory: "mode format migrate_keyblob uuid", Versatile: "migrate_keyblob uuid", CAAM: "migrate_keyblob uuid", DCP: "uuid",
+		LUKS: "mode migrate_keyblob uuid",
+	} {
+		f, err := Parse([]byte(strings.Replace(entry, "TYPE", string(typ), 1)), rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range []string{"mode", "format", "migrate_keyblob", "uuid", "extra"} {
+			text := "key " + strconv.Quote(key) + ": passed over"
+			if key == "extra" {
+				text = `key "extra": unknown`
+			}
+			has := slices.ContainsFunc(f.Warnings, func(w Warning) bool { return strings.HasPrefix(w.Text, text) })
+			if want := key == "extra" || slices.Contains(strings.Fields(passed), key); has != want {
+				t.Errorf("%s: key %s passed over: %t, want %t: %v", typ, key, has, want, f.Warnings)
+			}
+		}
+		if d := f.Disks[0]; d.Fault == nil && (d.Mode == Mainline) != (typ == CAAM || typ == DCP) || d.MigrateKey != (typ == DCP) {
+			t.Errorf("%s: %+v", typ, d)
+		}
 	}
 }

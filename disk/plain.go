@@ -1,13 +1,10 @@
 package disk
 
 import (
-	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -21,9 +18,9 @@ type plain struct{ key plainKey }
 
 // plainKey is where the key of one type comes from.
 type plainKey interface {
-	// keys are as kind has them.
+	// keys and read are as kind has them.
 	keys() []string
-	check(d *Disk) error
+	read(e diskEntry, d *Disk) error
 	// least is the size of a key file that can be a key, in bytes.
 	least() int64
 	// cipher is in dmsetup's notation.
@@ -43,13 +40,18 @@ type altered interface {
 	mount(ctx context.Context, d *plainDisk, at string) error
 }
 
+// prefixed is a plainKey whose disks have paths that may begin with a word.
+type prefixed interface{ prefix() string }
+
 func (t plain) keys() []string { return append([]string{"format"}, t.key.keys()...) }
 
+func (t plain) read(e diskEntry, d *Disk) error {
+	d.Format = e.format()
+	return t.key.read(e, d)
+}
+
 func (t plain) check(d *Disk, path string, rules Rules) error {
-	if err := t.key.check(d); err != nil {
-		return err
-	}
-	if p, ok := t.key.(interface{ prefix() string }); ok {
+	if p, ok := t.key.(prefixed); ok {
 		path = strings.TrimPrefix(path, p.prefix())
 	}
 	return splitImage(d, path, rules)
@@ -199,93 +201,4 @@ func (d *plainDisk) loadKey(ctx context.Context, file string) (_ crypt.KernelKey
 	clear(key.Payload[key.Size:])
 	key.Payload = key.Payload[:key.Size]
 	return key, nil
-}
-
-// checkMode is for types whose mode says which kernel their key belongs to.
-func checkMode(d *Disk) error {
-	switch d.Mode {
-	case Mainline, NXP:
-		return nil
-	case "":
-		d.Mode = NXP
-		return nil
-	}
-	return fmt.Errorf("key mode: %q is neither %s nor %s", d.Mode, Mainline, NXP)
-}
-
-// newTrusted has the kernel make a trusted key, and gives its blob.
-func (d *plainDisk) newTrusted() ([]byte, error) {
-	t := d.set.cfg.Tools
-	return crypt.NewKernelKey(crypt.KernelKey{Type: t.TrustedType, Description: logonPrefix + d.Key, Payload: []byte(t.NewTrusted)})
-}
-
-// loadTrusted reads the blob of a trusted key.
-func (d *plainDisk) loadTrusted(file string, key *crypt.KernelKey) error {
-	t := d.set.cfg.Tools
-	blob, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	blob, _, _ = bytes.Cut(bytes.TrimSpace(blob), []byte("\n"))
-	if !isBlob(string(blob), t.TrustedType) {
-		return fmt.Errorf("%w: %s is no blob in hex", ErrBadKey, file)
-	}
-	key.Type, key.Payload = t.TrustedType, append([]byte(t.LoadTrusted), blob...)
-	return nil
-}
-
-// isBlob says whether a line is what the kernel gave for a key: hex for trusted keys; the
-// blobs of encrypted ones begin with words.
-func isBlob(line, keyType string) bool {
-	if line == "" || len(line) > 4096 {
-		return false
-	}
-	if keyType != "trusted" {
-		return !strings.ContainsAny(line, "\x00\r\n")
-	}
-	_, err := hex.DecodeString(line)
-	return err == nil
-}
-
-// Tools are how keys of the kernel and of vendors are reached.
-type Tools struct {
-	// TrustedType is the kernel's key type of trusted keys: "trusted".
-	TrustedType string
-	// NewTrusted is what a new one is made with: "new 32".
-	NewTrusted string
-	// LoadTrusted comes before a blob: "load ".
-	LoadTrusted string
-	// CAAMKeygen and CAAMFolder: NXP's program, and where it leaves what it made.
-	CAAMKeygen, CAAMFolder string
-	// DCPTool is Pantavisor's x--pv-dcp-tool; DCPBlob its dcp-blob-create.
-	DCPTool, DCPBlob string
-}
-
-func (t *Tools) fill() {
-	for _, f := range []struct {
-		to  *string
-		def string
-	}{
-		{&t.TrustedType, "trusted"}, {&t.NewTrusted, "new 32"}, {&t.LoadTrusted, "load "}, {&t.CAAMKeygen, "caam-keygen"},
-		{&t.CAAMFolder, "/data/caam"}, {&t.DCPTool, "x--pv-dcp-tool"}, {&t.DCPBlob, "dcp-blob-create"},
-	} {
-		if *f.to == "" {
-			*f.to = f.def
-		}
-	}
-}
-
-// run runs a key tool in the disk's folder. Keys go by its pipes.
-func (d *plainDisk) run(ctx context.Context, stdin []byte, name string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = d.Dir
-	cmd.Stdin = bytes.NewReader(stdin)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		clear(out)
-		return nil, fmt.Errorf("%w: %s: %w: %s", ErrTool, strings.Join(append([]string{name}, args...), " "), err, strings.TrimSpace(stderr.String()))
-	}
-	return out, nil
 }

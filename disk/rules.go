@@ -23,13 +23,17 @@ const defaultFormat = "ext4"
 
 var formats = []string{defaultFormat, "ext3"}
 
-func (p *parser) format(entry string, value []byte) string {
+func (e diskEntry) format() string {
+	value := lookup(e.members, "format")
+	if value == nil {
+		return defaultFormat
+	}
 	text, err := str(value)
 	if err == nil && !slices.Contains(formats, text) {
 		err = fmt.Errorf("%q is none of %v", text, formats)
 	}
 	if err != nil {
-		p.warn(entry, "key format: %v; a new image gets %s", err, defaultFormat)
+		e.warn("key format: %v; a new image gets %s", err, defaultFormat)
 		return defaultFormat
 	}
 	return text
@@ -112,9 +116,6 @@ func splitImage(d *Disk, text string, rules Rules) error {
 		return fmt.Errorf("key path: size %q: expected a number of MiB, 1 to %d", parts[1], int64(maxMiB))
 	}
 	d.Size = mib << 20
-	if d.Format == "" {
-		d.Format = defaultFormat
-	}
 	return nil
 }
 

@@ -202,7 +202,7 @@ func (s *Set) within(d Disk) error {
 		return fmt.Errorf("%w: %s is %s, not below %s", ErrOutside, d.Dir, real, root)
 	}
 	mode := fs.FileMode(0o700)
-	if d.Type == Directory {
+	if !d.IsCrypt() {
 		mode = 0o755
 	}
 	return os.MkdirAll(d.Dir, mode)

@@ -17,10 +17,10 @@ type versatile struct{}
 
 func (versatile) keys() []string { return []string{"mode"} }
 
-// check passes over the mode, as Pantavisor does.
-func (versatile) check(d *Disk) error {
-	d.Mode = ""
-	return nil
+// read passes over the mode, as Pantavisor does.
+func (versatile) read(e diskEntry, _ *Disk) error {
+	_, err := e.text("mode")
+	return err
 }
 
 func (versatile) least() int64 { return keySize }

@@ -32,12 +32,12 @@ func (s *Store) hasVault() bool {
 // keysFor opens the tier that vouches for volumes of some options. None, without an error,
 // for volumes that have no key of their own where there is no vault.
 func (s *Store) keysFor(ctx context.Context, o Options) (KeySource, error) {
-	noneOfItsOwn := o.Disk != "" || o.Tier == persist.Clear
-	if noneOfItsOwn && !s.hasVault() {
+	tier, own := kindOf(o).keyTier()
+	if !own && !s.hasVault() {
 		return nil, nil
 	}
-	keys, err := s.cfg.Keys(ctx, keyTier(o))
-	if err != nil && noneOfItsOwn {
+	keys, err := s.cfg.Keys(ctx, tier)
+	if err != nil && !own {
 		err = fmt.Errorf("the vault vouches for volumes of this kind: %w", err)
 	}
 	return keys, err
@@ -56,7 +56,7 @@ func (s *Store) authenticate(ctx context.Context, v Volume, why purpose) error {
 		return v.refusal()
 	}
 	keys, err := s.keysFor(ctx, v.Options)
-	if err != nil && why == toUse && !v.IsImage() && ctx.Err() == nil {
+	if err != nil && why == toUse && !v.ownKey() && ctx.Err() == nil {
 		s.log.WarnContext(ctx, "the vault is locked: nothing vouches for this volume", "volume", v.Name, "path", v.Path, "reason", err)
 		return nil
 	}
@@ -84,15 +84,15 @@ func (s *Store) vouch(v Volume, keys KeySource) error {
 	if _, err := s.authenticList(keyTier(v.Options), keys); err != nil {
 		return err
 	}
-	if !v.IsImage() && v.MAC != "" {
+	if v.recordFile() != "" && v.MAC != "" {
 		if err := v.authentic(keys); err != nil {
 			return fmt.Errorf("volume %s: %w: record %w: restore %s from a backup, or remove the volume by its ID %s", v.Name, ErrDamaged, err, v.Path, v.ID())
 		}
 	}
-	if v.Listed && (v.IsImage() || v.MAC != "") || keys.Floor() < recordVersion {
+	if v.Listed && !v.bare() || keys.Floor() < recordVersion {
 		return nil
 	}
-	if !v.IsImage() && v.MAC == "" {
+	if v.bare() {
 		return fmt.Errorf("volume %s: %w: %w: take %s in with \"layervault image adopt\", or remove it", v.Name, ErrDamaged, ErrOldFormat, v.ID())
 	}
 	return fmt.Errorf("volume %s: %w: %w: take %s in with \"layervault image adopt\", or remove it", v.Name, ErrDamaged, ErrUnlisted, v.ID())

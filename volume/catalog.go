@@ -14,12 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"layervault/crypt/luks2"
 	"layervault/persist"
 )
-
-// recordFile is the record of a volume of the clear tier, in its folder.
-const recordFile = "volume.json"
 
 // Volume is one volume as it lies on the disk.
 type Volume struct {
@@ -38,12 +34,6 @@ type Volume struct {
 	pending bool // listed so
 	next    string
 	missing bool // only the list has it
-	onDisk  bool // its record lies in the folder of volumes on disks
-}
-
-// IsImage says whether the volume is an encrypted image of its own.
-func (v Volume) IsImage() bool {
-	return !v.onDisk && v.Options.Disk == "" && v.Options.Tier != persist.Clear
 }
 
 // knownRecord remembers a record by the file it was read from: it never changes.
@@ -100,18 +90,13 @@ func (s *Store) List(ctx context.Context) ([]Volume, error) { return s.catalog.v
 
 func (c *catalog) volumes(ctx context.Context) ([]Volume, error) {
 	var all []Volume
-	for _, tier := range allTiers {
-		vs, err := c.readDir(ctx, c.layout.Volumes(tier), tier)
+	for _, k := range kinds {
+		vs, err := c.readDir(ctx, k)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, vs...)
 	}
-	vs, err := c.readDir(ctx, filepath.Join(c.layout.VolumeState(), onDisksDir), "")
-	if err != nil {
-		return nil, err
-	}
-	all = append(all, vs...)
 	all = judge(all, c.layout, map[persist.Tier]*list{persist.Vault: c.list(persist.Vault), persist.Unsealed: c.list(persist.Unsealed)})
 	slices.SortFunc(all, func(a, b Volume) int {
 		if by := strings.Compare(a.Name, b.Name); by != 0 {
@@ -125,8 +110,9 @@ func (c *catalog) volumes(ctx context.Context) ([]Volume, error) {
 	return all, nil
 }
 
-// readDir reads the volumes of one folder. tier is "" for the records of volumes on disks.
-func (c *catalog) readDir(ctx context.Context, dir string, tier persist.Tier) ([]Volume, error) {
+// readDir reads the volumes of one kind.
+func (c *catalog) readDir(ctx context.Context, k kind) ([]Volume, error) {
+	dir := folderOf(k, c.layout)
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -142,18 +128,18 @@ func (c *catalog) readDir(ctx context.Context, dir string, tier persist.Tier) ([
 		if strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
-		v := Volume{Path: filepath.Join(dir, e.Name()), onDisk: tier == ""}
-		id, err := ParseID(strings.TrimSuffix(e.Name(), ".json"))
+		v := Volume{Path: filepath.Join(dir, e.Name())}
+		id, err := ParseID(strings.TrimSuffix(e.Name(), recordSuffix))
 		if err != nil {
 			continue // not a volume: EVE keeps files of other formats here
 		}
-		v.Record, err = c.record(v.Path, tier)
+		v.Record, err = c.record(v.Path, k)
 		if errors.Is(err, fs.ErrNotExist) {
 			if _, gone := os.Lstat(v.Path); gone != nil {
 				continue // removed since the directory was read
 			}
 		}
-		if err == nil && (v.ID() != id || v.Options.Tier != tier) {
+		if err == nil && (v.ID() != id || v.Options.Tier != k.tier()) {
 			err = fmt.Errorf("%w: record names %s in tier %s; move the file back there", ErrDamaged, v.ID(), v.Options.Tier)
 		}
 		if err != nil {
@@ -161,15 +147,15 @@ func (c *catalog) readDir(ctx context.Context, dir string, tier persist.Tier) ([
 				err = fmt.Errorf("%w: %w", ErrDamaged, err)
 			}
 			v.Damage = fmt.Errorf("volume %s: %w", id, err)
-			v.Record = Record{UUID: id.UUID, Generation: id.Generation, Options: Options{Tier: tier}}
+			v.Record = Record{UUID: id.UUID, Generation: id.Generation, Options: Options{Tier: k.tier()}}
 		}
 		vs = append(vs, v)
 	}
 	return vs, nil
 }
 
-// record reads the record of the volume at a path.
-func (c *catalog) record(path string, tier persist.Tier) (Record, error) {
+// record reads the record of the volume of a kind at a path.
+func (c *catalog) record(path string, k kind) (Record, error) {
 	file, unique, err := identify(path)
 	if err != nil {
 		return Record{}, err
@@ -181,12 +167,9 @@ func (c *catalog) record(path string, tier persist.Tier) (Record, error) {
 		return known.record, nil
 	}
 	var r Record
-	switch tier {
-	case "":
-		r, err = readRecordFile(path)
-	case persist.Clear:
-		r, err = readRecordFile(filepath.Join(path, recordFile))
-	default:
+	if name := k.recordFile(path); name != "" {
+		r, err = readRecordFile(name)
+	} else {
 		r, err = readImageRecord(path)
 	}
 	if err != nil {
@@ -216,26 +199,4 @@ func readRecordFile(path string) (Record, error) {
 		return Record{}, err
 	}
 	return decodeFile(data)
-}
-
-func readImageRecord(path string) (Record, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return Record{}, err
-	}
-	defer func() { _ = f.Close() }()
-	h, err := luks2.Read(f)
-	if err != nil {
-		return Record{}, err
-	}
-	tokens, err := h.Tokens()
-	if err != nil {
-		return Record{}, err
-	}
-	for _, t := range tokens {
-		if t.Type == TokenType {
-			return decodeToken(t.JSON)
-		}
-	}
-	return Record{}, fmt.Errorf("%w: its header has no token of type %s", ErrDamaged, TokenType)
 }

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt/ext4"
-	"layervault/persist"
 )
 
 // Grow makes a volume's image larger, to size bytes, also while it is mounted.
@@ -20,13 +19,14 @@ func (s *Store) Grow(ctx context.Context, name string, size int64) error {
 		return err
 	}
 	defer unlock()
-	if !v.IsImage() {
-		return fmt.Errorf("grow volume %s: %w: it has no size of its own", name, ErrNotHere)
+	im, err := s.imageOf(v)
+	if err != nil {
+		return fmt.Errorf("grow volume %s: %w", name, err)
 	}
 	if size < ext4.MinSize || size > MaxSize {
 		return fmt.Errorf("grow volume %s: %w: size of %d bytes", name, ErrBadOption, size)
 	}
-	err = s.within(ctx, v, func(_ string, dev Device) error { return dev.Grow(ctx, size) })
+	err = im.mounted(ctx, func(_ string, dev Device) error { return dev.Grow(ctx, size) })
 	if err != nil {
 		return fmt.Errorf("grow volume %s: %w", name, err)
 	}
@@ -41,13 +41,14 @@ func (s *Store) Trim(ctx context.Context, name string) (before, after int64, err
 		return 0, 0, err
 	}
 	defer unlock()
-	if !v.IsImage() {
-		return 0, 0, fmt.Errorf("trim volume %s: %w: it has no image of its own", name, ErrNotHere)
+	im, err := s.imageOf(v)
+	if err != nil {
+		return 0, 0, fmt.Errorf("trim volume %s: %w", name, err)
 	}
 	if before, err = allocated(v.Path); err != nil {
 		return 0, 0, err
 	}
-	err = s.within(ctx, v, func(fs string, _ Device) error {
+	err = im.within(ctx, func(fs string) error {
 		// What was deleted just now is free only when the journal says so.
 		if err := syncFS(fs); err != nil {
 			return err
@@ -137,12 +138,7 @@ func (o Options) with(c Options) Options {
 	if c.Tier != "" && c.Tier != o.Tier || c.Disk != "" && c.Disk != o.Disk {
 		// Where a volume lies decides what else can be said of it.
 		o.Tier, o.Disk = c.Tier, c.Disk
-		if c.Tier == persist.Clear || c.Disk != "" {
-			o.Size, o.Cipher, o.Sector, o.MountOpts = 0, "", 0, ""
-		}
-		if c.Disk == "" {
-			o.Platform = ""
-		}
+		o = kindOf(o).fit(o)
 	}
 	if c.Size != 0 {
 		o.Size = c.Size
@@ -164,10 +160,16 @@ func (o Options) with(c Options) Options {
 	return o
 }
 
+// withoutImage leaves out the options of images.
+func (o Options) withoutImage() Options {
+	o.Size, o.Cipher, o.Sector, o.MountOpts = 0, "", 0, ""
+	return o
+}
+
 // replace makes the next generation and removes the present one. The volume is locked.
 func (s *Store) replace(ctx context.Context, old Volume, next Record) (Volume, error) {
-	if old.Options.Disk != "" && old.Options.Disk == next.Options.Disk {
-		// Both are the same folder on the disk: it is emptied first.
+	if sameFolder(old.Options, next.Options) {
+		// The folder is emptied first.
 		if err := s.remove(ctx, old); err != nil {
 			return Volume{}, fmt.Errorf("purge volume %s: %w", old.Name, err)
 		}

@@ -17,16 +17,6 @@ const (
 	bootFile    = "boot-id"
 )
 
-// Names on a disk, Pantavisor's.
-const (
-	diskPermanent = "perm"
-	diskRevision  = "rev"
-	diskBoot      = "boot"
-)
-
-// DefaultPlatform is the folder on a disk of volumes that name no platform.
-const DefaultPlatform = "docker"
-
 // contentMode is that of a volume's root, as docker and Pantavisor have it. What is above
 // it on the host is 0700.
 const contentMode = 0o755
@@ -47,44 +37,18 @@ func placeOf(r Record, revision string) (place, error) {
 	if o.Persistence == Revision && revision == "" {
 		return place{}, fmt.Errorf("%w: the content of volume %s belongs to one", ErrNoRevision, r.Name)
 	}
-	if o.Disk == "" {
-		switch o.Persistence {
-		case Revision:
-			return place{dir: path.Join(revisionDir, revision)}, nil
-		case Boot:
-			return place{dir: contentDir, marker: bootFile}, nil
-		}
-		return place{dir: contentDir}, nil
-	}
-	platform := platformOf(o)
-	dir := dirOnDisk(r.Name, platform)
-	switch o.Persistence {
+	return kindOf(o).content(r, revision), nil
+}
+
+// ownContent is the place in a file system, or a folder, that is the volume's alone.
+func ownContent(r Record, revision string) place {
+	switch r.Options.Persistence {
 	case Revision:
-		return place{dir: path.Join(diskRevision, revision, platform, dir)}, nil
+		return place{dir: path.Join(revisionDir, revision)}
 	case Boot:
-		return place{
-			dir:    path.Join(diskBoot, platform, dir),
-			marker: path.Join(diskBoot, platform, "."+dir+"."+bootFile),
-		}, nil
+		return place{dir: contentDir, marker: bootFile}
 	}
-	return place{dir: path.Join(diskPermanent, platform, dir)}, nil
-}
-
-func platformOf(o Options) string {
-	if o.Platform == "" {
-		return DefaultPlatform
-	}
-	return o.Platform
-}
-
-// dirOnDisk is the folder of a volume below its platform's. All of docker's volumes share
-// one set of names, those of one platform another: a name that begins with the platform's
-// and a dot is the volume's behind it.
-func dirOnDisk(name, platform string) string {
-	if rest := len(platform) + 1; len(name) > rest && name[:rest] == platform+"." {
-		return name[rest:]
-	}
-	return name
+	return place{dir: contentDir}
 }
 
 // prepare makes the place's directory, empty if it is of another boot, and returns it

@@ -5,17 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
-	"layervault/crypt"
-	"layervault/internal/durable"
-	"layervault/internal/flock"
 	"layervault/persist"
 )
 
@@ -58,22 +53,6 @@ func newRecord(name string, want Request, local int64) Record {
 	}
 }
 
-// resolveDisk puts a disk's own name in place of an alias. There must be such a disk.
-func (s *Store) resolveDisk(o *Options) error {
-	if o.Disk == "" {
-		return nil
-	}
-	if s.cfg.Disks == nil {
-		return fmt.Errorf("%w: %s: no device.json is configured (setting disks)", ErrNoDisk, o.Disk)
-	}
-	name, err := s.cfg.Disks.Resolve(o.Disk)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNoDisk, err)
-	}
-	o.Disk = name
-	return nil
-}
-
 func (s *Store) refuseUsedUUID(ctx context.Context, id, name string) error {
 	others, err := s.List(ctx)
 	if err != nil {
@@ -110,9 +89,9 @@ func (s *Store) recreate(ctx context.Context, have Volume, want Request) (Volume
 		return Volume{}, clash("generation", have.asked(), want.Generation)
 	}
 	is, asked := have.Options, want.Options
-	if asked.Size != is.Size && have.IsImage() {
+	if im, ok := s.backing(have).(image); ok && asked.Size != is.Size {
 		// A volume that was grown is what is asked for by its present size too.
-		size, err := s.sizeOf(have)
+		size, _, err := im.sizes()
 		if err != nil {
 			return Volume{}, err
 		}
@@ -147,14 +126,6 @@ func describe(o Options) string {
 	return strings.Join(words, " ")
 }
 
-func (s *Store) sizeOf(v Volume) (int64, error) {
-	dev, err := s.device(v, "")
-	if err != nil {
-		return 0, err
-	}
-	return dev.Size()
-}
-
 // make makes what a record describes; old, when set, is the generation that it takes the
 // place of. The name is locked.
 //
@@ -174,7 +145,7 @@ func (s *Store) make(ctx context.Context, r Record, old *Volume) (v Volume, err 
 	if err != nil {
 		return Volume{}, err
 	}
-	v = Volume{Record: r, Path: entryOf(r).path(s.cfg.Layout), Listed: keys != nil, onDisk: r.Options.Disk != ""}
+	v = Volume{Record: r, Path: entryOf(r).path(s.cfg.Layout), Listed: keys != nil}
 	if keys != nil {
 		if err := s.announce(ctx, v, old, keys); err != nil {
 			return Volume{}, err
@@ -233,148 +204,16 @@ func (s *Store) announce(ctx context.Context, v Volume, old *Volume, keys KeySou
 
 // makeIt makes a volume's image, folder or record, and gives a record in a file its
 // authentication.
-func (s *Store) makeIt(ctx context.Context, v *Volume, keys KeySource) (err error) {
-	if v.IsImage() {
-		return s.makeImage(ctx, v.Record, v.Path)
-	}
+func (s *Store) makeIt(ctx context.Context, v *Volume, keys KeySource) error {
 	if keys != nil {
-		if v.Record, err = v.seal(keys); err != nil {
+		if err := v.sealFile(keys); err != nil {
 			return err
 		}
 	}
-	if v.onDisk {
-		return s.makeOnDisk(v.Record)
-	}
-	return s.makeFolder(v.Record, v.Path)
+	return s.backing(*v).create(ctx)
 }
 
 // path is where what an entry describes lies.
 func (e entry) path(l persist.Layout) string {
-	if e.Options.Disk != "" {
-		return filepath.Join(l.VolumeState(), onDisksDir, e.id().String()+".json")
-	}
-	return filepath.Join(l.Volumes(e.Options.Tier), e.id().String())
-}
-
-// makeImage makes the volume's image. What a crash leaves is told in crypt: a temporary
-// file, or the image with its token.
-func (s *Store) makeImage(ctx context.Context, r Record, path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	text, err := r.encodeToken()
-	if err != nil {
-		return err
-	}
-	params := s.cfg.CryptParams
-	if r.Options.Cipher != "" {
-		params.Cipher, params.KeySize = r.Options.Cipher, 0
-	}
-	if r.Options.Sector != 0 {
-		params.SectorSize = r.Options.Sector
-	}
-	size := r.Options.Size
-	if size == 0 {
-		size = s.cfg.DefaultSize
-	}
-	dev := s.cfg.Devices(Image{ID: r.ID(), Tier: r.Options.Tier, Path: path, Params: params, Token: text})
-	if err := dev.Create(ctx, size); errors.Is(err, crypt.ErrExists) {
-		return fmt.Errorf("%w: its record cannot be read; see layervault volume list: %w", ErrExists, err)
-	} else if err != nil {
-		return err
-	}
-	return nil
-}
-
-// makeFolder makes a volume of the clear tier.
-func (s *Store) makeFolder(r Record, path string) (err error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	tmp, err := os.MkdirTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-")
-	if err != nil {
-		return err
-	}
-	hold, err := os.Open(tmp)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.RemoveAll(tmp))
-		}
-		err = errors.Join(err, hold.Close())
-	}()
-	if err := flock.TryLock(hold, flock.Exclusive); err != nil { // sweepFolders leaves it alone
-		return err
-	}
-	root, err := os.OpenRoot(tmp)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = root.Close() }()
-	data, err := r.encodeFile()
-	if err != nil {
-		return err
-	}
-	if err := makeDir(root, contentDir); err != nil {
-		return err
-	}
-	if err := durable.WriteFile(root, recordFile+".tmp", recordFile, data, 0o600); err != nil {
-		return err
-	}
-	if err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE); err != nil {
-		return fmt.Errorf("rename to %s: %w", path, err)
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
-
-// makeOnDisk only remembers the volume: its directory is made when it is first mounted, as
-// Pantavisor does.
-func (s *Store) makeOnDisk(r Record) error {
-	data, err := r.encodeFile()
-	if err != nil {
-		return err
-	}
-	name := filepath.Join(onDisksDir, r.ID().String()+".json")
-	return durable.WriteFile(s.state, filepath.Join(onDisksDir, "."+r.ID().String()+".tmp"), name, data, 0o600)
-}
-
-// sweepFolders removes the half-made, and half-removed, folders of the clear tier.
-func sweepFolders(ctx context.Context, dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, e := range entries {
-		if err := ctx.Err(); err != nil {
-			return errors.Join(append(errs, err)...)
-		}
-		if !e.IsDir() || !strings.HasPrefix(e.Name(), ".") || !strings.Contains(e.Name(), ".tmp-") {
-			continue
-		}
-		errs = append(errs, removeUnlocked(filepath.Join(dir, e.Name())))
-	}
-	return errors.Join(errs...)
-}
-
-// removeUnlocked removes a folder unless somebody is busy with it.
-func removeUnlocked(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	if err := flock.TryLock(f, flock.Exclusive); errors.Is(err, flock.ErrHeld) {
-		return nil
-	}
-	return removeAll(path)
+	return kindOf(e.Options).path(l, e.id())
 }

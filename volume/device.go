@@ -85,32 +85,15 @@ func (s *Store) encrypted() Devices {
 	}
 }
 
-// device makes the Device of a volume that has an image. mnt is where to mount it.
-func (s *Store) device(v Volume, mnt string) (Device, error) {
-	mountOptions, err := crypt.ParseMountOptions(v.Options.MountOpts)
-	if err != nil {
-		return nil, err
-	}
-	return s.cfg.Devices(Image{ID: v.ID(), Tier: v.Options.Tier, Path: v.Path, Mnt: mnt, Options: mountOptions, ReadOnly: s.readOnly}), nil
-}
-
 // Passphrase gives the LUKS2 passphrase of a volume's image. The caller wipes it.
 func (s *Store) Passphrase(ctx context.Context, name string) ([]byte, error) {
 	v, err := s.Get(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	if !v.IsImage() {
-		return nil, fmt.Errorf("key of volume %s: %w: it has no image of its own", name, ErrNotHere)
-	}
-	d := crypt.VirtualDevice{Image: crypt.RawImage{ImagePath: v.Path}}
-	format, imageUUID, err := d.Identify()
+	im, err := s.imageOf(v)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("key of volume %s: %w", name, err)
 	}
-	keys, err := s.cfg.Keys(ctx, v.Options.Tier)
-	if err != nil {
-		return nil, err
-	}
-	return keys.Passphrase(format, KeyKind, v.ID().String(), imageUUID)
+	return im.passphrase(ctx)
 }

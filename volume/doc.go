@@ -47,6 +47,11 @@
 //
 //	perm/P/V   rev/<revision>/P/V   boot/P/V
 //
+// # What a volume is made of
+//
+// backing.go says what an image, a folder and a volume on a disk have in common, image.go,
+// folder.go and ondisk.go what each does in its way. All else is the same for the three.
+//
 // # What a mount is
 //
 // The image is mounted at a private place, the content's directory is bound to where

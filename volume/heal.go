@@ -46,21 +46,7 @@ func (s *Store) heal(ctx context.Context, id ID) error {
 	if v.Damage != nil {
 		return nil // what is mounted of it stays: nothing could bring it back
 	}
-	if !v.IsImage() {
-		// Not every kernel's word is heard here on who else uses a part of a file system: a
-		// managed plugin sees no other process. Docker says when a volume is to go; until
-		// then such a mount costs nothing.
-		u, err := s.uses(v.ID())
-		if err != nil {
-			return err
-		}
-		return s.keepMounted(v, u)
-	}
-	used, err := s.release(ctx, v, 0) // a start waits for no container
-	if err == nil && used != "" {
-		s.log.DebugContext(ctx, "a volume is still in use", "volume", v.Name, "by", used)
-	}
-	return err
+	return s.backing(v).heal(ctx)
 }
 
 // release unmounts what docker has of a volume, and asks the kernel whether anybody uses it
@@ -108,11 +94,11 @@ func (s *Store) release(ctx context.Context, v Volume, patience time.Duration) (
 // machine, and short for a person whose volume is really in use.
 const settleFor = time.Second
 
-// settled is usedStill, once those had time to let go that are only about to.
+// settled asks the kernel who uses a volume, once those had time to let go that are only about to.
 func (s *Store) settled(ctx context.Context, v Volume, patience time.Duration) (used string, err error) {
 	end := time.Now().Add(patience)
 	for wait := 10 * time.Millisecond; ; wait *= 2 {
-		if used, err = s.usedStill(v); err != nil || used == "" || time.Now().Add(wait).After(end) {
+		if used, err = s.backing(v).users(); err != nil || used == "" || time.Now().Add(wait).After(end) {
 			return used, err
 		}
 		select {
@@ -138,48 +124,10 @@ func (s *Store) usedByPeople(v Volume) (used string, err error) {
 		return "", err
 	}
 	used = "mounted at " + strings.Join(at, ", ")
-	if v.IsImage() {
-		if dev, err := s.device(v, ""); err == nil {
-			if number, err := dev.Opened(); err == nil && number != 0 {
-				used += "; " + mounts.HoldersOfDevice(number)
-			}
-		}
+	if number, err := s.backing(v).opened(); err == nil && number != 0 {
+		used += "; " + mounts.HoldersOfDevice(number)
 	}
 	return used, nil
-}
-
-// usedStill asks the kernel who uses a volume of which this store has nothing mounted.
-func (s *Store) usedStill(v Volume) (used string, err error) {
-	if v.IsImage() && v.Damage != nil {
-		return usedFile(v.Path) // its header may not tell which device is its own
-	}
-	if v.IsImage() {
-		dev, err := s.device(v, "")
-		if err != nil {
-			return "", err
-		}
-		number, err := dev.Opened()
-		if err != nil || number == 0 {
-			return "", err
-		}
-		return mounts.HoldersOfDevice(number), nil
-	}
-	if v.Damage != nil {
-		return "", nil
-	}
-	is, err := s.mountsOf(v)
-	if err != nil || is == nil {
-		return "", err
-	}
-	found, err := mounts.Everywhere(is)
-	if err != nil || len(found) == 0 {
-		return "", err
-	}
-	var at []string
-	for _, m := range found {
-		at = append(at, fmt.Sprintf("%s (of process %s)", m.Mountpoint, m.Process))
-	}
-	return "mounted at " + strings.Join(at[:min(len(at), mounts.MostHolders)], ", "), nil
 }
 
 // ours lists docker's mount points that are mounted here. A person's command has a mount

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/internal/mounts"
-	"layervault/persist"
 )
 
 // MountAt mounts a volume at a path of the host, which is made if it is not there. Where
@@ -52,17 +50,7 @@ func (s *Store) MountAt(ctx context.Context, name, at string) error {
 		}
 		return fmt.Errorf("%w: something else is mounted at %s", ErrBusyPath, at)
 	}
-	err = s.within(ctx, v, func(fs string, _ Device) error {
-		root, err := os.OpenRoot(fs)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = root.Close() }()
-		content, err := s.prepare(p, root)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = content.Close() }()
+	err = s.withContent(ctx, v, p, func(content *os.File) error {
 		return s.bindRestricted(content, at, hostFlags(v.Options))
 	})
 	if s.readOnly && errors.Is(err, unix.EROFS) {
@@ -149,7 +137,7 @@ func (s *Store) UnmountHost(ctx context.Context, name, at string) error {
 // HostMounts lists where a volume is mounted, in this mount namespace and not for docker,
 // in the order of mounting.
 func (s *Store) HostMounts(v Volume) ([]string, error) {
-	is, err := s.mountsOf(v)
+	is, err := s.backing(v).mounts()
 	if err != nil || is == nil {
 		return nil, err
 	}
@@ -168,7 +156,7 @@ func isDockers(id ID, at string) bool {
 
 // dockersElsewhere lists mounts for docker that are seen here but are not this store's.
 func (s *Store) dockersElsewhere(v Volume) ([]string, error) {
-	is, err := s.mountsOf(v)
+	is, err := s.backing(v).mounts()
 	if err != nil || is == nil {
 		return nil, err
 	}
@@ -176,60 +164,6 @@ func (s *Store) dockersElsewhere(v Volume) ([]string, error) {
 		return is(m) && isDockers(v.ID(), m.Mountpoint) && !strings.HasPrefix(m.Mountpoint, s.cfg.Mounts+"/")
 	})
 	return mounts.Points(infos), err
-}
-
-// mountsOf tells the volume's mounts from others; nil when it has none.
-func (s *Store) mountsOf(v Volume) (func(*mountinfo.Info) bool, error) {
-	switch {
-	case v.IsImage():
-		dev, err := s.device(v, "")
-		if err != nil {
-			return nil, err
-		}
-		number, err := dev.Opened()
-		if err != nil || number == 0 {
-			return nil, err
-		}
-		return mounts.OnDevice(number), nil
-	case v.Options.Tier == persist.Clear:
-		dev, root, err := withinFileSystem(v.Path)
-		if err != nil {
-			return nil, err
-		}
-		onDevice := mounts.OnDevice(dev)
-		return func(m *mountinfo.Info) bool { return onDevice(m) && strings.HasPrefix(m.Root, root+"/") }, nil
-	}
-	return func(m *mountinfo.Info) bool { return onDiskRoot(v.Record, m.Root) }, nil
-}
-
-// onDiskRoot says whether a mount's root is the content of a volume on a disk.
-func onDiskRoot(r Record, root string) bool {
-	platform := platformOf(r.Options)
-	tail := path.Join("/", platform, dirOnDisk(r.Name, platform))
-	rest, ok := strings.CutSuffix(root, tail)
-	if !ok {
-		return false
-	}
-	switch r.Options.Persistence {
-	case Permanent:
-		return path.Base(rest) == diskPermanent
-	case Boot:
-		return path.Base(rest) == diskBoot
-	}
-	return path.Base(path.Dir(rest)) == diskRevision
-}
-
-// withinFileSystem gives the device of a path's file system, and where in that it lies.
-func withinFileSystem(at string) (dev uint64, root string, err error) {
-	m, err := mounts.Of(at)
-	if err != nil {
-		return 0, "", err
-	}
-	rest, err := filepath.Rel(m.Mountpoint, at)
-	if err != nil {
-		return 0, "", err
-	}
-	return unix.Mkdev(uint32(m.Major), uint32(m.Minor)), path.Join(m.Root, rest), nil
 }
 
 // rootsOf lists the roots of the mounts that is picks, in every mount namespace.

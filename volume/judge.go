@@ -82,7 +82,7 @@ func (j *judgement) addMissing() {
 			if e.Pending || there[target(where(e.Options), e.id())] || e.Next != "" && there[e.Next] {
 				continue
 			}
-			v := Volume{Record: e.record(), Path: e.path(j.layout), Listed: true, missing: true, onDisk: e.Options.Disk != ""}
+			v := Volume{Record: e.record(), Path: e.path(j.layout), Listed: true, missing: true}
 			v.damaged(fmt.Errorf("%w: %w: restore %s from a backup, or remove the volume", ErrDamaged, ErrMissing, v.Path))
 			j.all = append(j.all, v)
 		}
@@ -176,7 +176,7 @@ func (v *Volume) claim() int {
 	if v.Listed {
 		n += 2
 	}
-	if v.IsImage() {
+	if v.ownKey() {
 		n++
 	}
 	return n

@@ -79,10 +79,8 @@ type list struct {
 // keyTier is the tier whose key vouches for a volume: a volume of the clear tier, or on a
 // disk, has none of its own.
 func keyTier(o Options) persist.Tier {
-	if o.Disk == "" && o.Tier == persist.Unsealed {
-		return persist.Unsealed
-	}
-	return persist.Vault
+	tier, _ := kindOf(o).keyTier()
+	return tier
 }
 
 // listTiers are the tiers that have a list.
@@ -92,18 +90,13 @@ var listTiers = []persist.Tier{persist.Vault, persist.Unsealed}
 const placeDisk = "disk"
 
 // where names the place that a volume lies in.
-func (v Volume) where() string {
-	if v.onDisk {
-		return placeDisk
-	}
-	return where(v.Options)
-}
+func (v Volume) where() string { return where(v.Options) }
 
 func where(o Options) string {
-	if o.Disk != "" {
-		return placeDisk
+	if tier := kindOf(o).tier(); tier != "" {
+		return string(tier)
 	}
-	return string(o.Tier)
+	return placeDisk
 }
 
 // target names a generation at a place, also in entry.Next.

@@ -75,7 +75,7 @@ func (s *Store) place(ctx context.Context, v Volume) (place, error) {
 	if v.Options.Persistence != Revision || v.Options.Revision != "" {
 		return placeOf(v.Record, "")
 	}
-	r, err := s.authenticRevisions(ctx, v.IsImage())
+	r, err := s.authenticRevisions(ctx, v.ownKey())
 	if err != nil {
 		return place{}, err
 	}
@@ -99,17 +99,7 @@ func placeAt(v Volume, dir string) (place, error) {
 
 // mount binds a volume's content to a mount point that it makes.
 func (s *Store) mount(ctx context.Context, v Volume, p place, at string) error {
-	return s.within(ctx, v, func(fs string, _ Device) error {
-		root, err := os.OpenRoot(fs)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = root.Close() }()
-		content, err := s.prepare(p, root)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = content.Close() }()
+	return s.withContent(ctx, v, p, func(content *os.File) error {
 		if err := s.makeMounts(); err != nil {
 			return fmt.Errorf("make the folder of mounts: %w", err)
 		}
@@ -120,6 +110,30 @@ func (s *Store) mount(ctx context.Context, v Volume, p place, at string) error {
 			return errors.Join(err, os.Remove(at))
 		}
 		return nil
+	})
+}
+
+// withContent opens the directory of a volume's content for the length of f.
+func (s *Store) withContent(ctx context.Context, v Volume, p place, f func(content *os.File) error) error {
+	return s.withinRoot(ctx, v, func(root *os.Root) error {
+		content, err := s.prepare(p, root)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = content.Close() }()
+		return f(content)
+	})
+}
+
+// withinRoot opens a volume's file system for the length of f, which no link leads out of.
+func (s *Store) withinRoot(ctx context.Context, v Volume, f func(root *os.Root) error) error {
+	return s.backing(v).within(ctx, func(fs string) error {
+		root, err := os.OpenRoot(fs)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = root.Close() }()
+		return f(root)
 	})
 }
 

@@ -231,12 +231,8 @@ func (r *Request) check() error {
 		"size": r.Size != 0, "cipher": r.Cipher != "", "sector": r.Sector != 0, "mountopts": r.MountOpts != "",
 	}
 	for _, name := range slices.Sorted(maps.Keys(imageOnly)) {
-		switch {
-		case !imageOnly[name]:
-		case r.Disk != "":
-			return fmt.Errorf("%w %s: the disk %s decides that", ErrBadOption, name, r.Disk)
-		case r.Tier == persist.Clear:
-			return fmt.Errorf("%w %s: a volume of the clear tier is a folder of %s, without a size, cipher or mount of its own", ErrBadOption, name, persist.Clear)
+		if why := kindOf(r.Options).notImage(r.Options); imageOnly[name] && why != "" {
+			return fmt.Errorf("%w %s: %s", ErrBadOption, name, why)
 		}
 	}
 	switch {

@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"layervault/internal/authentic"
-	"layervault/persist"
 )
 
 // TokenType is the type of the LUKS2 token that holds a volume's record.
@@ -129,34 +129,61 @@ func decodeStrictly(data []byte, into any) error {
 	return nil
 }
 
+// check refuses what no volume says of itself.
 func (r Record) check() error {
-	request := Request{Options: r.Options, UUID: r.UUID, Generation: r.Generation}
-	tier := r.Options.Tier
-	var err error
-	switch {
-	case r.Version != recordVersion && r.Version != oldRecordVersion:
-		err = fmt.Errorf("format version %d", r.Version)
-	case r.Local < 0 || r.Local > r.Generation || r.Local > 0 && r.Version == oldRecordVersion:
-		err = fmt.Errorf("%d local generations of %d", r.Local, r.Generation)
-	case r.Options.Disk == "" && tier != persist.Vault && tier != persist.Unsealed && tier != persist.Clear:
-		err = fmt.Errorf("tier %q", tier)
-	case r.Options.Persistence != Permanent && r.Options.Persistence != Revision && r.Options.Persistence != Boot:
-		err = fmt.Errorf("persistence %q", r.Options.Persistence)
-	case r.Options.Size < 0 || r.Options.Size > MaxSize:
-		err = fmt.Errorf("size %d", r.Options.Size)
-	default:
+	err := r.checkVersion()
+	if err == nil {
+		err = r.Options.check()
+	}
+	if err == nil {
+		request := Request{Options: r.Options, UUID: r.UUID, Generation: r.Generation}
 		err = errors.Join(ValidateName("volume", r.Name), r.ID().check(), request.check())
 	}
-	if err == nil && r.Options.Disk != "" {
-		err = ValidateDiskName(r.Options.Disk)
-	}
-	for what, name := range map[string]string{"platform": r.Options.Platform, "revision": r.Options.Revision} {
-		if err == nil && name != "" {
-			err = ValidateName(what, name)
-		}
+	if err == nil {
+		err = r.Options.checkNames()
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return nil
+}
+
+func (r Record) checkVersion() error {
+	switch {
+	case r.Version != recordVersion && r.Version != oldRecordVersion:
+		return fmt.Errorf("format version %d", r.Version)
+	case r.Local < 0 || r.Local > r.Generation || r.Local > 0 && r.Version == oldRecordVersion:
+		return fmt.Errorf("%d local generations of %d", r.Local, r.Generation)
+	}
+	return nil
+}
+
+// check looks at each option by itself; Request.check has what they mean together.
+func (o Options) check() error {
+	switch {
+	case o.Disk == "" && (o.Tier == "" || !slices.Contains(kinds, kindOf(o))):
+		return fmt.Errorf("tier %q", o.Tier)
+	case o.Persistence != Permanent && o.Persistence != Revision && o.Persistence != Boot:
+		return fmt.Errorf("persistence %q", o.Persistence)
+	case o.Size < 0 || o.Size > MaxSize:
+		return fmt.Errorf("size %d", o.Size)
+	}
+	return nil
+}
+
+func (o Options) checkNames() error {
+	if o.Disk != "" {
+		if err := ValidateDiskName(o.Disk); err != nil {
+			return err
+		}
+	}
+	for _, name := range [][2]string{{"platform", o.Platform}, {"revision", o.Revision}} {
+		if name[1] == "" {
+			continue
+		}
+		if err := ValidateName(name[0], name[1]); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -61,19 +61,27 @@ func TestFrozenRecords(t *testing.T) {
 	}
 }
 
+// frozen reads a fixture.
+func frozen(t *testing.T, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata/records", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// sample2 is sample in version 2.
+func sample2() Record {
+	r := sample()
+	r.Version, r.Local = 2, 3
+	return r
+}
+
 // The records of version 2; those in files are authenticated by testKeys.
 func TestFrozenRecords2(t *testing.T) {
-	want := sample()
-	want.Version, want.Local = 2, 3
-	read := func(name string) []byte {
-		t.Helper()
-		text, err := os.ReadFile(filepath.Join("testdata/records", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return text
-	}
-	text := read("v2-token.json")
+	want := sample2()
+	text := frozen(t, "v2-token.json")
 	if got, err := decodeToken(text); err != nil || got != want {
 		t.Errorf("token: %+v, %v", got, err)
 	}
@@ -84,7 +92,7 @@ func TestFrozenRecords2(t *testing.T) {
 		"v2-folder.json":  {Tier: persist.Clear, Persistence: Permanent},
 		"v2-on-disk.json": {Disk: "secrets", Persistence: Boot, Platform: "web"},
 	} {
-		text := read(name)
+		text := frozen(t, name)
 		got, err := decodeFile(text)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -101,35 +109,44 @@ func TestFrozenRecords2(t *testing.T) {
 			t.Errorf("%s is written as %s, %v", name, again, err)
 		}
 	}
-	l, err := decodeList(read("v1-list.json"), persist.Vault)
+}
+
+func TestFrozenList(t *testing.T) {
+	l, err := decodeList(frozen(t, "v1-list.json"), persist.Vault)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := l.check(testKeys{}); err != nil {
 		t.Errorf("list: %v", err)
 	}
-	if again, err := l.seal(testKeys{}); err != nil || !bytes.Equal(again, read("v1-list.json")) {
+	if again, err := l.seal(testKeys{}); err != nil || !bytes.Equal(again, frozen(t, "v1-list.json")) {
 		t.Errorf("list is written as %s, %v", again, err)
 	}
-	if e := l.find("vault", want.ID()); e == nil || !e.Pending || e.Next != "unsealed-vault/0a1b2c3d-0000-4000-8000-000000000001#8" || e.Options != sample().Options {
+	if e := l.find("vault", sample2().ID()); e == nil || !e.Pending || e.Next != "unsealed-vault/0a1b2c3d-0000-4000-8000-000000000001#8" || e.Options != sample().Options {
 		t.Errorf("list has %+v", e)
 	}
-	r, err := decodeRevisions(read("v2-revision.json"))
+}
+
+func TestFrozenRevisions(t *testing.T) {
+	r, err := decodeRevisions(frozen(t, "v2-revision.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := r.authentic(testKeys{}); err != nil || r.Current != "r2" || len(r.Known) != 2 {
 		t.Errorf("revisions: %+v, %v", r, err)
 	}
-	if r, err = decodeRevisions(read("v1-revision.json")); err != nil || r.Current != "r2" || r.MAC != "" {
+	if r, err = decodeRevisions(frozen(t, "v1-revision.json")); err != nil || r.Current != "r2" || r.MAC != "" {
 		t.Errorf("revisions of version 1: %+v, %v", r, err)
 	}
+}
+
+func TestFrozenMounts(t *testing.T) {
 	for _, name := range []string{"v1-mounts.json", "v2-mounts.json"} {
-		u, err := decodeUses(read(name), "6ad1a0d6-4c1c-4ac5-8a15-9c1d6a8d7e10")
+		u, err := decodeUses(frozen(t, name), "6ad1a0d6-4c1c-4ac5-8a15-9c1d6a8d7e10")
 		if err != nil || u["c1"].Dir != "0a1b2c3d-0000-4000-8000-000000000001#7" || u.at(u["c1"].Dir) != map[string]int{"v1-mounts.json": 1, "v2-mounts.json": 3}[name] {
 			t.Errorf("%s: %+v, %v", name, u, err)
 		}
-		if u, err = decodeUses(read(name), "another boot"); err != nil || len(u) > 0 {
+		if u, err = decodeUses(frozen(t, name), "another boot"); err != nil || len(u) > 0 {
 			t.Errorf("%s in another boot: %+v, %v", name, u, err)
 		}
 	}

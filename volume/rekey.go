@@ -62,15 +62,11 @@ func KeyedRecords(ctx context.Context, l persist.Layout, tier persist.Tier) ([]K
 		return nil, err
 	}
 	for _, v := range vs {
-		if v.missing || v.IsImage() {
+		if v.missing || v.recordFile() == "" {
 			continue
 		}
-		place := persist.Clear
-		if v.onDisk {
-			place = ""
-		}
 		// What the list says of it, should it be damaged, is not what is in the file.
-		r, err := c.record(v.Path, place)
+		r, err := c.record(v.Path, v.kind())
 		if err != nil || r.MAC == "" {
 			continue
 		}
@@ -102,11 +98,7 @@ func (k keyedList) write(key authentic.Keys) error { return k.list.write(k.layou
 type keyedVolume struct{ v Volume }
 
 func (k keyedVolume) check(key authentic.Keys) error {
-	name := k.v.Path
-	if !k.v.onDisk {
-		name = filepath.Join(name, recordFile)
-	}
-	r, err := readRecordFile(name)
+	r, err := readRecordFile(k.v.recordFile())
 	if err != nil {
 		return err
 	}

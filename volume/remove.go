@@ -5,10 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-
-	"layervault/internal/durable"
-	"layervault/persist"
 )
 
 // Remove removes a volume with all its generations: the keys of its images first. ErrInUse
@@ -63,7 +59,10 @@ func (s *Store) remove(ctx context.Context, v Volume) error {
 		return err
 	}
 	return s.unlisted(ctx, v, func() error {
-		err := s.destroy(ctx, v)
+		var err error
+		if !v.missing {
+			err = s.backing(v).destroy(ctx)
+		}
 		if err == nil {
 			err = s.step("destroyed")
 		}
@@ -120,86 +119,6 @@ func (s *Store) letGo(ctx context.Context, v Volume) error {
 		return fmt.Errorf("%w: %s", ErrInUse, used)
 	}
 	return nil
-}
-
-// destroy destroys what a volume consists of. Nothing uses it.
-func (s *Store) destroy(ctx context.Context, v Volume) error {
-	var err error
-	switch {
-	case v.missing:
-	case v.Damage != nil && v.onDisk:
-		err = s.forgetOnDisk(v) // which folder was its own nobody can tell
-	case v.onDisk:
-		err = s.removeOnDisk(ctx, v)
-	case v.Options.Tier == persist.Clear:
-		err = s.removeFolder(v)
-	default:
-		var dev Device
-		if dev, err = s.device(v, ""); err == nil {
-			err = dev.Remove(ctx)
-		}
-	}
-	return err
-}
-
-// removeFolder renames the folder, so that it is no volume any more, and then empties it.
-// What forbids that, such as chattr +i, is taken away first, or the volume stays.
-func (s *Store) removeFolder(v Volume) error {
-	tmp := filepath.Join(filepath.Dir(v.Path), "."+filepath.Base(v.Path)+".tmp-remove")
-	if err := removeAll(tmp); err != nil { // of an earlier generation's crash
-		return err
-	}
-	if err := makeRemovable(v.Path); err != nil {
-		return err
-	}
-	if err := os.Rename(v.Path, tmp); err != nil {
-		return err
-	}
-	return removeAll(tmp)
-}
-
-// removeOnDisk removes the volume's folders from its disk, then its record.
-func (s *Store) removeOnDisk(ctx context.Context, v Volume) error {
-	err := s.within(ctx, v, func(fs string, _ Device) error {
-		root, err := os.OpenRoot(fs)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = root.Close() }()
-		revisions := []string{""}
-		if v.Options.Persistence == Revision && v.Options.Revision == "" {
-			if revisions, err = subdirs(root, diskRevision); err != nil {
-				return err
-			}
-		}
-		for _, revision := range revisions {
-			p, err := placeOf(v.Record, revision)
-			if err != nil {
-				return err
-			}
-			if err := removeAllIn(root, p.dir); err != nil {
-				return err
-			}
-			if p.marker != "" {
-				if err := root.Remove(p.marker); err != nil && !errors.Is(err, os.ErrNotExist) {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return s.forgetOnDisk(v)
-}
-
-// forgetOnDisk removes the record of a volume on a disk.
-func (s *Store) forgetOnDisk(v Volume) error {
-	if err := s.state.Remove(filepath.Join(onDisksDir, filepath.Base(v.Path))); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return durable.SyncDir(s.state, onDisksDir)
 }
 
 // subdirs lists the directories in one directory; none where that is missing.

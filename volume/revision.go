@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"slices"
 	"time"
 
@@ -244,12 +243,7 @@ func (s *Store) gcVolume(ctx context.Context, v Volume, keep *[]string, dryRun b
 	if err != nil {
 		return nil, err
 	}
-	err = s.within(ctx, v, func(at string, _ Device) error {
-		root, err := os.OpenRoot(at)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = root.Close() }()
+	err = s.withinRoot(ctx, v, func(root *os.Root) error {
 		names, err := subdirs(root, revisionDir) // the same name on disks
 		if err != nil {
 			return err
@@ -258,14 +252,10 @@ func (s *Store) gcVolume(ctx context.Context, v Volume, keep *[]string, dryRun b
 			if slices.Contains(*keep, name) {
 				continue
 			}
-			dir := path.Join(revisionDir, name)
-			if v.Options.Disk != "" {
-				// Of the revision's folder on a disk only this volume's is ours to remove.
-				platform := platformOf(v.Options)
-				dir = path.Join(dir, platform, dirOnDisk(v.Name, platform))
-				if _, err := root.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
-					continue
-				}
+			// Of the revision's folder on a disk only this volume's is ours to remove.
+			dir := v.kind().content(v.Record, name).dir
+			if _, err := root.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+				continue
 			}
 			if slices.ContainsFunc(mounted, func(m string) bool { return hasSuffixPath(m, dir) }) {
 				*keep = append(*keep, name)
@@ -286,7 +276,7 @@ func (s *Store) gcVolume(ctx context.Context, v Volume, keep *[]string, dryRun b
 
 // mountedRoots lists which parts of its file system a volume has mounted.
 func (s *Store) mountedRoots(v Volume) ([]string, error) {
-	is, err := s.mountsOf(v)
+	is, err := s.backing(v).mounts()
 	if err != nil || is == nil {
 		return nil, err
 	}

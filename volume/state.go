@@ -92,13 +92,12 @@ func (s *Store) status(ctx context.Context, v Volume, tiers map[persist.Tier]tri
 // statusByKey finds out what the key of a volume's tier tells.
 func (s *Store) statusByKey(ctx context.Context, st *Status, tiers map[persist.Tier]triedKey) {
 	v := st.Volume
-	if o := v.Options; o.Disk != "" {
-		if err := s.resolveDisk(&o); err != nil {
-			st.State, st.Reason = StateLocked, err.Error()
-			return
-		}
+	o := v.Options
+	if err := s.resolveDisk(&o); err != nil {
+		st.State, st.Reason = StateLocked, err.Error()
+		return
 	}
-	if !v.IsImage() && !s.hasVault() {
+	if !v.ownKey() && !s.hasVault() {
 		return
 	}
 	tier := keyTier(v.Options)
@@ -106,7 +105,7 @@ func (s *Store) statusByKey(ctx context.Context, st *Status, tiers map[persist.T
 		tiers[tier] = s.tryKey(ctx, tier)
 	}
 	switch tried := tiers[tier]; {
-	case tried.err != nil && v.IsImage():
+	case tried.err != nil && v.ownKey():
 		st.State, st.Reason = StateLocked, tried.err.Error()
 	case tried.err != nil: // it can be used all the same
 	default:
@@ -143,20 +142,11 @@ func (s *Store) fill(st *Status) (err error) {
 	if st.Dir != "" || len(st.Host) > 0 {
 		st.State = StateMounted
 	}
-	if st.Options.Disk != "" {
-		return nil
-	}
-	if st.Disk, err = allocated(st.Path); err != nil || !st.IsImage() {
+	b := s.backing(st.Volume)
+	if st.Size, st.Disk, err = b.sizes(); err != nil {
 		return err
 	}
-	dev, err := s.device(st.Volume, "")
-	if err != nil {
-		return err
-	}
-	if st.Size, err = dev.Size(); err != nil {
-		return err
-	}
-	opened, err := dev.Opened()
+	opened, err := b.opened()
 	if opened != 0 {
 		st.State = StateMounted
 	}

@@ -31,9 +31,6 @@ const (
 	DefaultSize    = 64 << 30
 )
 
-// allTiers are the tiers that hold volumes.
-var allTiers = []persist.Tier{persist.Vault, persist.Unsealed, persist.Clear}
-
 // KeySource is the open tier.
 type KeySource interface {
 	// Passphrase is the LUKS2 passphrase of an image of a format (crypt.KeyFunc). The
@@ -158,14 +155,9 @@ func BootID() (string, error) {
 // sweep removes what was being made or removed when a process died. One piece of garbage
 // that resists is reported, but does not keep the store shut: nothing reads it.
 func (s *Store) sweep(ctx context.Context) error {
-	for _, tier := range allTiers {
-		dir := s.cfg.Layout.Volumes(tier)
-		var err error
-		if tier == persist.Clear {
-			err = sweepFolders(ctx, dir)
-		} else {
-			err = crypt.SweepDir(ctx, dir)
-		}
+	for _, k := range kinds {
+		dir := folderOf(k, s.cfg.Layout)
+		err := k.sweep(ctx, dir)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

@@ -59,7 +59,7 @@ func (v Volume) KeyTier() persist.Tier { return keyTier(v.Options) }
 // Unauthenticated says whether a sound volume is one that a tier which was not upgraded
 // believes without a word of its key: not in the tier's list, or with a record of version 1.
 func (v Volume) Unauthenticated() bool {
-	return v.Damage == nil && !v.Superseded && (!v.Listed || !v.IsImage() && v.MAC == "")
+	return v.Damage == nil && !v.Superseded && (!v.Listed || v.bare())
 }
 
 // Missing says whether only the tier's list has the volume.
@@ -92,12 +92,8 @@ func (s *Store) upgrade(ctx context.Context, id ID, place string, keys KeySource
 		return false, err
 	}
 	defer unlock()
-	if v.IsImage() {
-		dev, err := s.device(*v, "")
-		if err == nil {
-			err = dev.Upgrade(ctx)
-		}
-		if err != nil {
+	if im, ok := s.backing(*v).(image); ok {
+		if err := im.upgrade(ctx); err != nil {
 			return false, fmt.Errorf("upgrade volume %s: %w", v.lockName(), err)
 		}
 	}
@@ -140,15 +136,23 @@ func (s *Store) lockAt(ctx context.Context, id ID, place string) (_ *Volume, unl
 
 // authenticateRecord gives a record in a file the authentication of a key. The volume is
 // locked.
-func (s *Store) authenticateRecord(v *Volume, keys authentic.Keys) (err error) {
-	if v.IsImage() {
+func (s *Store) authenticateRecord(v *Volume, keys authentic.Keys) error {
+	if v.recordFile() == "" {
 		return nil
 	}
-	if v.Record, err = v.seal(keys); err != nil {
+	if err := v.sealFile(keys); err != nil {
 		return err
 	}
 	defer s.catalog.forget(v.Path)
 	return writeRecord(*v)
+}
+
+// sealFile gives a record in a file the authentication of a key; a token needs none.
+func (v *Volume) sealFile(keys authentic.Keys) (err error) {
+	if v.recordFile() != "" {
+		v.Record, err = v.seal(keys)
+	}
+	return err
 }
 
 // writeRecord replaces the record of a volume that has it in a file.
@@ -157,10 +161,7 @@ func writeRecord(v Volume) error {
 	if err != nil {
 		return err
 	}
-	dir, name := filepath.Split(v.Path)
-	if !v.onDisk {
-		dir, name = v.Path, recordFile
-	}
+	dir, name := filepath.Split(v.recordFile())
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -209,8 +210,8 @@ func (s *Store) Adopt(ctx context.Context, id string) (Volume, error) {
 	if err != nil || keys == nil {
 		return v, err // where there is no vault there is no list
 	}
-	if v.IsImage() {
-		if err := s.within(ctx, v, func(string, Device) error { return nil }); err != nil {
+	if im, ok := s.backing(v).(image); ok {
+		if err := im.within(ctx, func(string) error { return nil }); err != nil {
 			return Volume{}, fmt.Errorf("adopt volume %s: %w", id, err)
 		}
 	}
