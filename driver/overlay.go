@@ -23,11 +23,14 @@ const maxMountData = 4096 - 1
 const overlayParameters = "/sys/module/overlay/parameters"
 
 // overlayFeatures are mount options and the module parameter that shows the
-// kernel knows them. xino keeps one st_dev within a container. The rest pins what a
-// distribution may have made the default and what would put kernel-private marks
-// into upper directories, which a Diff could not carry elsewhere.
+// kernel knows them. xino gives a container one st_dev; "auto" would leave it out
+// without a word where the kernel sees no file handles, as for a mounter without
+// CAP_DAC_READ_SEARCH. That capability is needed too: by file handles a file keeps
+// its number when it is copied up. The rest pins what a distribution may have made the
+// default and what would put kernel-private marks into upper directories, which a Diff
+// could not carry elsewhere.
 var overlayFeatures = []struct{ parameter, option string }{
-	{"xino_auto", "xino=auto"},
+	{"xino_auto", "xino=on"},
 	{"index", "index=off"},
 	{"redirect_dir", "redirect_dir=off"},
 	{"metacopy", "metacopy=off"},

@@ -109,6 +109,7 @@ func (a *app) checks(s settings) []check {
 		{"dm-crypt", one(checkDM)},
 		{"loop", one(checkLoop)},
 		{"filesystems", func(context.Context) []finding { return checkFilesystems() }},
+		{"inode numbers", one(checkInodes)},
 		{"cipher", one(func() finding { return checkCipher(s.cipher) })},
 		{"kernel keys", one(checkKeyring)},
 		{"tpm", func(context.Context) []finding { return checkTPM(s.key, s.tpm) }},

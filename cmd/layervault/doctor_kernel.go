@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt/dm"
+	"layervault/driver"
 )
 
 // The oldest kernel with all that is used: LOOP_CONFIGURE is from 5.8, dm-crypt's
@@ -54,6 +55,14 @@ func checkLoop() finding {
 		return lack("modprobe loop && echo loop >> /etc/modules (kernel option CONFIG_BLK_DEV_LOOP)", "%v", err)
 	}
 	return ok("/dev/loop-control")
+}
+
+// checkInodes looks for what gives a container one device and lasting inode numbers.
+func checkInodes() finding {
+	if err := driver.CheckInodes(); err != nil {
+		return warn("run doctor as root; modprobe overlay; else a 64 bit kernel from 4.17 on (du -x and tar --one-file-system stop within a container)", "%v", err)
+	}
+	return ok("one device in each container, numbers stay when a file is copied up")
 }
 
 func checkFilesystems() []finding {

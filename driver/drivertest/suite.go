@@ -36,6 +36,7 @@ func Run(t *testing.T, make Factory) {
 		{"BadInput", testBadInput},
 		{"Content", testContent},
 		{"Overlay", testOverlay},
+		{"Inodes", testInodes},
 		{"Changes", testChanges},
 		{"Apply", testApply},
 		{"ApplyInterrupted", testApplyInterrupted},
