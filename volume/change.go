@@ -138,7 +138,7 @@ func (o Options) with(c Options) Options {
 		// Where a volume lies decides what else can be said of it.
 		o.Tier, o.Disk = c.Tier, c.Disk
 		if c.Tier == persist.Clear || c.Disk != "" {
-			o.Size, o.Cipher, o.Sector, o.MountOpts = 0, "", 0, ""
+			o.Size, o.Cipher, o.Sector, o.Inodes, o.MountOpts = 0, "", 0, 0, ""
 		}
 		if c.Disk == "" {
 			o.Platform = ""
@@ -149,6 +149,9 @@ func (o Options) with(c Options) Options {
 	}
 	if c.Sector != 0 {
 		o.Sector = c.Sector
+	}
+	if c.Inodes != 0 {
+		o.Inodes = c.Inodes
 	}
 	for _, f := range []struct{ to, from *string }{
 		{&o.Platform, &c.Platform}, {&o.Revision, &c.Revision}, {&o.Cipher, &c.Cipher}, {&o.MountOpts, &c.MountOpts},

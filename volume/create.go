@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt"
+	"layervault/crypt/ext4"
 	"layervault/internal/durable"
 	"layervault/persist"
 )
@@ -142,6 +143,9 @@ func describe(o Options) string {
 	}
 	if o.Sector != 0 {
 		words = append(words, fmt.Sprintf("sector=%d", o.Sector))
+	}
+	if o.Inodes != 0 {
+		words = append(words, fmt.Sprintf("inodes=%d", o.Inodes))
 	}
 	return strings.Join(words, " ")
 }
@@ -276,7 +280,10 @@ func (s *Store) makeImage(ctx context.Context, r Record, path string) error {
 	if size == 0 {
 		size = s.cfg.DefaultSize
 	}
-	dev := s.cfg.Devices(Image{ID: r.ID(), Tier: r.Options.Tier, Path: path, Params: params, Token: text})
+	if err := ext4.CheckInodes(r.Options.Inodes, size); err != nil {
+		return fmt.Errorf("%w inodes: %w", ErrBadOption, err)
+	}
+	dev := s.cfg.Devices(Image{ID: r.ID(), Tier: r.Options.Tier, Path: path, Params: params, Inodes: r.Options.Inodes, Token: text})
 	if err := dev.Create(ctx, size); errors.Is(err, crypt.ErrExists) {
 		return fmt.Errorf("%w: its record cannot be read; see layervault volume list: %w", ErrExists, err)
 	} else if err != nil {

@@ -49,10 +49,10 @@ func Run(t *testing.T, b Backend) {
 		"Revision": testRevision, "Clear": testClear, "Bound": testBound, "Trim": testTrim, "Purge": testPurge, "InUse": testInUse,
 		"Copying": testCopying, "Namespace": testNamespace, "Counters": testCounters, "Superseded": testSuperseded, "Immutable": testImmutable, "Closed": testClosed, "Crashes": testCrashes,
 		"Locked": testLocked, "Damaged": testDamaged, "Host": testHost, "Beside": testBeside, "Remade": testRemade, "Copy": testCopy, "Race": testRace, "Sweep": testSweep,
-		"Many": func(e *env) { testMany(e, b.Many) }, "Model": func(e *env) { testModel(e, b.Sequences) },
+		"Inodes": testInodes, "Many": func(e *env) { testMany(e, b.Many) }, "Model": func(e *env) { testModel(e, b.Sequences) },
 	}
 	if b.Grows {
-		tests["Grow"] = testGrow
+		tests["Grow"], tests["GrownFull"], tests["GrownInodes"] = testGrow, testGrownFull, testGrownInodes
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) { test(newEnv(t, b)) })
