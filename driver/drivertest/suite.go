@@ -42,6 +42,7 @@ func Run(t *testing.T, make Factory) {
 		{"ApplyInterrupted", testApplyInterrupted},
 		{"ApplyForeign", testApplyForeign},
 		{"TooLongPath", testTooLongPath},
+		{"SpecialFiles", testSpecialFiles},
 		{"Deep", testDeep},
 		{"Concurrent", testConcurrent},
 		{"Quota", testQuota},
