@@ -110,6 +110,7 @@ func (a *app) checks(s settings) []check {
 		{"loop", one(checkLoop)},
 		{"filesystems", func(context.Context) []finding { return checkFilesystems() }},
 		{"inode numbers", one(checkInodes)},
+		{"direct i/o", one(func() finding { return checkDirectIO(s.sectorBytes) })},
 		{"cipher", one(func() finding { return checkCipher(s.cipher) })},
 		{"kernel keys", one(checkKeyring)},
 		{"tpm", func(context.Context) []finding { return checkTPM(s.key, s.tpm) }},

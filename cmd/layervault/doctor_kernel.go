@@ -82,6 +82,15 @@ func checkFilesystems() []finding {
 	return out
 }
 
+// checkDirectIO says in which units containers and volumes can do direct I/O: programs that
+// want smaller ones are told EINVAL, and nothing else.
+func checkDirectIO(sector int) finding {
+	if sector == 512 {
+		return ok("new layers and volumes take units of 512 bytes")
+	}
+	return ok("new layers and volumes take units of %d bytes; where a database or a virtual machine's disk wants 512 it is told EINVAL: docker plugin set layervault sector=512, or a volume made with -o sector=512", sector)
+}
+
 // kernelCiphers are dm-crypt's names and those of the kernel's crypto API for what
 // they need.
 var kernelCiphers = map[string]struct{ algorithm, option string }{
