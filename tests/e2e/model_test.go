@@ -71,7 +71,7 @@ func TestModel(t *testing.T) {
 	for seed := first; seed < first+count; seed++ {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			m := &model{
-				T: t, rand: rand.New(rand.NewPCG(uint64(seed), 2)), exists: map[string]bool{}, content: map[string]string{}, //nolint:gosec // a sequence that can be repeated
+				T: t, rand: rand.New(rand.NewPCG(uint64(seed), 2)), exists: map[string]bool{}, content: map[string]string{},
 				containers: map[string]*modelContainer{},
 			}
 			t.Cleanup(m.abandon)
