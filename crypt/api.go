@@ -75,6 +75,9 @@ type VirtualDevice struct {
 	// Tokens are LUKS2 tokens that a new image is born with: JSON objects with "type" and
 	// "keyslots", which this package does not interpret.
 	Tokens []json.RawMessage
+	// Inodes is how many files a new writable image has room for, see ext4.CheckInodes; 0 for as
+	// many as its size asks for.
+	Inodes int64
 	// Templates, shared by many devices, saves Create from running mke2fs each time; may be nil.
 	Templates *Templates
 }

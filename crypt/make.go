@@ -41,6 +41,9 @@ func (d *VirtualDevice) CreateHeld(ctx context.Context, size int64) (*Held, erro
 		return nil, fmt.Errorf("%w: size of %d bytes, at least %d", ErrBadParams, size, ext4.MinSize)
 	}
 	size = size / ext4.BlockSize * ext4.BlockSize
+	if err := ext4.CheckInodes(d.Inodes, size); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadParams, err)
+	}
 	uid, gid := user.IdentityMapping{UIDMaps: d.Deviceparams.UIDMaps, GIDMaps: d.Deviceparams.GIDMaps}.RootPair()
 	mkfs := ext4.Mkfs
 	if d.Templates != nil {
@@ -50,7 +53,7 @@ func (d *VirtualDevice) CreateHeld(ctx context.Context, size int64) (*Held, erro
 	_, err := d.make(ctx, size, func(f *os.File, h *luks2.Header, key []byte) error {
 		var err error
 		held, err = d.fillOpen(ctx, f, h, key, func(node *os.File) error {
-			return mkfs(ctx, node.Name(), ext4.MkfsOptions{Label: d.fsLabel(), Dirs: []ext4.Dir{
+			return mkfs(ctx, node.Name(), ext4.MkfsOptions{Label: d.fsLabel(), Inodes: d.Inodes, Dirs: []ext4.Dir{
 				{Name: DirDiff, Mode: 0o755, UID: uid, GID: gid},
 				{Name: DirWork, Mode: 0o700, UID: uid, GID: gid},
 			}})

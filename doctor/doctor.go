@@ -56,6 +56,7 @@ type Host struct {
 	Driver  string // name of the graph driver
 	Persist string // folder that holds the vault
 	Cipher  string // of new images
+	Sector  int    // of new images, in bytes
 	Keys    unlock.Config
 	// NextStep is the command to type after an error, "" for none.
 	NextStep func(error) string
@@ -71,6 +72,8 @@ func (h Host) Checks() []Check {
 		{"dm-crypt", one(checkDM)},
 		{"loop", one(checkLoop)},
 		{"filesystems", func(context.Context) []Finding { return checkFilesystems() }},
+		{"inode numbers", one(checkInodes)},
+		{"direct i/o", one(func() Finding { return checkDirectIO(h.Sector) })},
 		{"cipher", one(func() Finding { return checkCipher(h.Cipher) })},
 		{"kernel keys", one(checkKeyring)},
 	}

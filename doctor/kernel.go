@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt/dm"
+	"layervault/stack"
 )
 
 // The oldest kernel with all that is used: LOOP_CONFIGURE is from 5.8, dm-crypt's
@@ -54,6 +55,23 @@ func checkLoop() Finding {
 		return lack("modprobe loop && echo loop >> /etc/modules (kernel option CONFIG_BLK_DEV_LOOP)", "%v", err)
 	}
 	return ok("/dev/loop-control")
+}
+
+// checkInodes looks for what gives a container one device and lasting inode numbers.
+func checkInodes() Finding {
+	if err := stack.CheckInodes(); err != nil {
+		return warn("run doctor as root; modprobe overlay; else a 64 bit kernel from 4.17 on (du -x and tar --one-file-system stop within a container)", "%v", err)
+	}
+	return ok("one device in each container, numbers stay when a file is copied up")
+}
+
+// checkDirectIO says in which units containers and volumes can do direct I/O: programs that
+// want smaller ones get EINVAL, and nothing else.
+func checkDirectIO(sector int) Finding {
+	if sector == 512 {
+		return ok("new layers and volumes accept units of 512 bytes")
+	}
+	return ok("new layers and volumes accept units of %d bytes; a database or a virtual machine's disk that wants 512 gets EINVAL: docker plugin set layervault sector=512, or a volume made with -o sector=512", sector)
 }
 
 func checkFilesystems() []Finding {

@@ -155,6 +155,9 @@ func (d *Driver) start(ctx context.Context, opts Options) error {
 	if err := prepareHome(opts.Home, idmap); err != nil {
 		return err
 	}
+	if err := stack.CheckInodes(); err != nil {
+		d.log.WarnContext(ctx, "files of one container may show several devices", "error", err)
+	}
 	d.mu.Lock()
 	up := &session{store: d.store, stack: stack.New(d.store, idmap, d.log), home: opts.Home, size: size, idmap: idmap}
 	d.mu.Unlock()

@@ -61,6 +61,7 @@ func TestConfig(t *testing.T) {
 			Socket string
 		}
 		PropagatedMount string
+		Linux           struct{ Capabilities []string }
 		Mounts          []struct {
 			Name, Source, Destination, Type string
 			Settable                        []string
@@ -77,6 +78,10 @@ func TestConfig(t *testing.T) {
 	types := strings.Join(config.Interface.Types, " ")
 	if config.Interface.Socket != "layervault.sock" || types != "docker.graphdriver/1.0 docker.volumedriver/1.0" {
 		t.Errorf("interface is %+v", config.Interface)
+	}
+	// The first mounts; without the second overlayfs has no file handles, see package driver.
+	if want := []string{"CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"}; !slices.Equal(config.Linux.Capabilities, want) {
+		t.Errorf("capabilities are %v, want %v", config.Linux.Capabilities, want)
 	}
 	// The images must not lie there: docker plugin rm deletes it.
 	for _, m := range config.Mounts {

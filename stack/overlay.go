@@ -24,11 +24,13 @@ const overlayParameters = "/sys/module/overlay/parameters"
 // feature is a mount option and the module parameter that shows that the kernel knows it.
 type feature struct{ parameter, option string }
 
-// overlayFeatures are the options of the mounts made here. xino keeps one st_dev within a
-// container. The rest pins what a distribution may have made the default and what would put
+// overlayFeatures are the options of the mounts made here. xino gives a container one st_dev;
+// "auto" would leave this out without a word where the kernel sees no file handles, as for a
+// process without CAP_DAC_READ_SEARCH. That capability is needed too: by file handles a file
+// keeps its number when it is copied up. The rest pins what a distribution may have made the default and what would put
 // kernel-private marks into upper directories, which a tar could not carry elsewhere.
 var overlayFeatures = []feature{
-	{"xino_auto", "xino=auto"},
+	{"xino_auto", "xino=on"},
 	{"index", "index=off"},
 	{"redirect_dir", "redirect_dir=off"},
 	{"metacopy", "metacopy=off"},

@@ -146,6 +146,9 @@ func (o Options) with(c Options) Options {
 	if c.Sector != 0 {
 		o.Sector = c.Sector
 	}
+	if c.Inodes != 0 {
+		o.Inodes = c.Inodes
+	}
 	for _, f := range []struct{ to, from *string }{
 		{&o.Platform, &c.Platform}, {&o.Revision, &c.Revision}, {&o.Cipher, &c.Cipher}, {&o.MountOpts, &c.MountOpts},
 		{(*string)(&o.Persistence), (*string)(&c.Persistence)},
@@ -162,7 +165,7 @@ func (o Options) with(c Options) Options {
 
 // withoutImage leaves out the options of images.
 func (o Options) withoutImage() Options {
-	o.Size, o.Cipher, o.Sector, o.MountOpts = 0, "", 0, ""
+	o.Size, o.Cipher, o.Sector, o.Inodes, o.MountOpts = 0, "", 0, 0, ""
 	return o
 }
 

@@ -123,6 +123,9 @@ func describe(o Options) string {
 	if o.Sector != 0 {
 		words = append(words, fmt.Sprintf("sector=%d", o.Sector))
 	}
+	if o.Inodes != 0 {
+		words = append(words, fmt.Sprintf("inodes=%d", o.Inodes))
+	}
 	return strings.Join(words, " ")
 }
 

@@ -42,6 +42,7 @@ type Image struct {
 	Path    string // of the file
 	Mnt     string // where Get mounts; "" when it is not to be mounted
 	Params  crypt.CryptParams
+	Inodes  int64 // of a new image's file system, see ext4.CheckInodes; 0 for its size's
 	Options crypt.MountOptions
 	// ReadOnly: the file lies on a disk that cannot be written; Get mounts read-only.
 	ReadOnly bool
@@ -61,6 +62,7 @@ func (s *Store) encrypted() Devices {
 			Type:         crypt.TypeWritable,
 			Deviceparams: crypt.DeviceParams{FsType: "ext4", Mnt: im.Mnt, Options: im.Options},
 			Cryptparams:  im.Params,
+			Inodes:       im.Inodes,
 			Owner:        crypt.Owner{Kind: KeyKind, ID: im.ID.String()},
 			Key: func(ctx context.Context, format int, imageUUID string) ([]byte, error) {
 				keys, err := s.cfg.Keys(ctx, im.Tier)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt"
+	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
 	"layervault/internal/mounts"
 	"layervault/persist"
@@ -87,7 +88,10 @@ func (im image) create(ctx context.Context) error {
 	if size == 0 {
 		size = im.store.cfg.DefaultSize
 	}
-	dev := im.store.cfg.Devices(Image{ID: im.ID(), Tier: im.Options.Tier, Path: im.Path, Params: params, Token: text})
+	if err := ext4.CheckInodes(im.Options.Inodes, size); err != nil {
+		return fmt.Errorf("%w inodes: %w", ErrBadOption, err)
+	}
+	dev := im.store.cfg.Devices(Image{ID: im.ID(), Tier: im.Options.Tier, Path: im.Path, Params: params, Inodes: im.Options.Inodes, Token: text})
 	if err := dev.Create(ctx, size); errors.Is(err, crypt.ErrExists) {
 		return fmt.Errorf("%w: its record cannot be read; see layervault volume list: %w", ErrExists, err)
 	} else if err != nil {

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -41,6 +42,7 @@ type Options struct {
 	Cipher      string       `json:"cipher,omitempty"`
 	Sector      int          `json:"sector,omitempty"`
 	MountOpts   string       `json:"mountopts,omitempty"`
+	Inodes      int64        `json:"inodes,omitempty"` // files that an image has room for
 }
 
 // Request is a parsed set of docker's -o options: what to make, and under which ID.
@@ -125,6 +127,12 @@ var options = map[string]option{
 	"sector": func(r *Request, value string) (err error) {
 		if r.Sector, err = strconv.Atoi(value); err != nil || r.Sector != 512 && r.Sector != 4096 {
 			return fmt.Errorf("it is 512 or 4096")
+		}
+		return nil
+	},
+	"inodes": func(r *Request, value string) (err error) {
+		if r.Inodes, err = strconv.ParseInt(value, 10, 64); err != nil || r.Inodes < ext4.LeastInodes || r.Inodes > ext4.MostInodes {
+			return fmt.Errorf("it is a number from %d to %d", ext4.LeastInodes, ext4.MostInodes)
 		}
 		return nil
 	},
@@ -228,12 +236,16 @@ func (r *Request) setDisk(name string) error {
 // check looks at what options mean together.
 func (r *Request) check() error {
 	imageOnly := map[string]bool{
-		"size": r.Size != 0, "cipher": r.Cipher != "", "sector": r.Sector != 0, "mountopts": r.MountOpts != "",
+		"size": r.Size != 0, "cipher": r.Cipher != "", "sector": r.Sector != 0, "mountopts": r.MountOpts != "", "inodes": r.Inodes != 0,
 	}
 	for _, name := range slices.Sorted(maps.Keys(imageOnly)) {
 		if why := kindOf(r.Options).notImage(r.Options); imageOnly[name] && why != "" {
 			return fmt.Errorf("%w %s: %s", ErrBadOption, name, why)
 		}
+	}
+	// Without a size it is the store's, which makeImage knows.
+	if err := ext4.CheckInodes(r.Inodes, cmp.Or(r.Size, MaxSize)); err != nil {
+		return fmt.Errorf("%w inodes: %w", ErrBadOption, err)
 	}
 	switch {
 	case r.notClear && r.Tier == persist.Clear:

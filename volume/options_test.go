@@ -36,7 +36,7 @@ func TestParseOptions(t *testing.T) {
 			want: Request{Options: Options{Tier: persist.Vault, Persistence: Permanent}, UUID: "0a1b2c3d-0000-4000-8000-000000000001", Generation: 1<<63 - 1},
 		},
 
-		{text: "colour=blue", err: ErrUnknownOption, says: "cipher, clear, disk, generation, mountopts, persistence, platform, revision, sector, size, tier, uuid"},
+		{text: "colour=blue", err: ErrUnknownOption, says: "cipher, clear, disk, generation, inodes, mountopts, persistence, platform, revision, sector, size, tier, uuid"},
 		{text: "Size=20G", err: ErrUnknownOption},
 		{text: "size=plenty", err: ErrBadOption, says: "20G"},
 		{text: "size=0", err: ErrBadOption},
@@ -68,6 +68,14 @@ func TestParseOptions(t *testing.T) {
 		{text: "persistence=revision revision=a/b", err: ErrBadName},
 		{text: "cipher=rot13", err: ErrBadOption, says: "aes-xts-plain64"},
 		{text: "sector=513", err: ErrBadOption},
+		{text: "size=64M inodes=65536", want: vault(Options{Size: 64 << 20, Inodes: 65536})},
+		{text: "inodes=5000000", want: vault(Options{Inodes: 5000000})},
+		{text: "size=64M inodes=65537", err: ErrBadOption, says: "1024 to 65536"},
+		{text: "inodes=1023", err: ErrBadOption, says: "from 1024"},
+		{text: "inodes=2147483649", err: ErrBadOption},
+		{text: "inodes=many", err: ErrBadOption},
+		{text: "clear=true inodes=5000", err: ErrBadOption, says: "inodes"},
+		{text: "disk=a inodes=5000", err: ErrBadOption, says: "inodes"},
 		{text: "mountopts=ro", err: crypt.ErrBadParams},
 		{text: "mountopts=usrjquota=x", err: crypt.ErrBadParams},
 	} {

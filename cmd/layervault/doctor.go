@@ -31,7 +31,7 @@ func (a *app) doctor(ctx context.Context, s settings) error {
 	if err := s.check(); err != nil {
 		return err
 	}
-	host := doctor.Host{Driver: driver.Name, Persist: a.persist, Cipher: s.cipher, Keys: a.keyConfig(s, nil), NextStep: nextStep}
+	host := doctor.Host{Driver: driver.Name, Persist: a.persist, Cipher: s.cipher, Sector: s.sectorBytes, Keys: a.keyConfig(s, nil), NextStep: nextStep}
 	findings, err := doctor.Run(ctx, host.Checks())
 	if printErr := a.printFindings(findings); printErr != nil {
 		return printErr

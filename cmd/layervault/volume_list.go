@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -129,6 +130,14 @@ func (v *volumeVerb) printVolume(st volume.Status) error {
 	line("Persistence", string(o.Persistence))
 	line("Revision", o.Revision)
 	line("Cipher", o.Cipher)
+	for _, n := range []struct {
+		name string
+		n    int64
+	}{{"Sector", int64(o.Sector)}, {"Inodes", o.Inodes}} {
+		if n.n != 0 {
+			line(n.name, strconv.FormatInt(n.n, 10))
+		}
+	}
 	line("Mount options", o.MountOpts)
 	if row.Size > 0 {
 		line("Size", fmt.Sprintf("%s, %s on disk", size(row.Size), size(row.Disk)))

@@ -21,6 +21,8 @@ var (
 	ErrNotExt4 = errors.New("not an ext4 file system")
 	// ErrTooSmall: the device cannot hold a journal and anything else.
 	ErrTooSmall = errors.New("too small for a file system")
+	// ErrInodes: a file system of that size cannot have that many inodes.
+	ErrInodes = errors.New("number of inodes")
 	// ErrMkfs: mke2fs failed; its words follow.
 	ErrMkfs = errors.New("mke2fs failed")
 	// ErrNeedsRepair: e2fsck -p found damage it does not mend on its own.

@@ -48,15 +48,22 @@ type MkfsOptions struct {
 	UUID  string // empty for a random one
 	Label string // at most 16 bytes
 	Dirs  []Dir
+	// Inodes is how many files it has room for, see CheckInodes; 0 for as many as its size
+	// asks for.
+	Inodes int64
 }
 
 // Mkfs makes a journalled ext4 file system over all of a block device or file.
 // What it does not write (inode tables, the journal's blocks) may hold anything: the
 // file system says that it is not initialised. Mount it with noinit_itable, or the
-// kernel starts filling the inode tables, 1/64 of the device, in the background.
+// kernel starts filling the inode tables, 1/32 of the device, in the background.
 func Mkfs(ctx context.Context, device string, o MkfsOptions) (err error) {
-	if err := checkSize(device); err != nil {
-		return err
+	size, err := sizeOf(device)
+	if err == nil {
+		err = CheckInodes(o.Inodes, size)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", device, err)
 	}
 	dir, err := os.MkdirTemp("", "layervault-mkfs-")
 	if err != nil {
@@ -80,6 +87,7 @@ func Mkfs(ctx context.Context, device string, o MkfsOptions) (err error) {
 		"-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0",
 		"-d", root,
 	}
+	args = append(args, inodeArgs(size, o.Inodes)...)
 	if o.UUID != "" {
 		args = append(args, "-U", o.UUID)
 	}
@@ -93,21 +101,18 @@ func Mkfs(ctx context.Context, device string, o MkfsOptions) (err error) {
 	return err
 }
 
-// checkSize refuses devices on which mke2fs would leave out the journal.
-func checkSize(device string) error {
+// sizeOf measures a device, and refuses one on which mke2fs would leave out the journal.
+func sizeOf(device string) (int64, error) {
 	f, err := os.Open(device)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { _ = f.Close() }()
 	size, err := f.Seek(0, io.SeekEnd)
 	if err == nil && size < MinSize {
 		err = fmt.Errorf("%w: %d bytes, at least %d", ErrTooSmall, size, MinSize)
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", device, err)
-	}
-	return nil
+	return size, err
 }
 
 // makeDirs lays out the directories that mke2fs copies into the new file system.

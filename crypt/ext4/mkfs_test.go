@@ -83,6 +83,37 @@ func TestMkfs(t *testing.T) {
 	}
 }
 
+// Small file systems have an inode for each 4 KiB, as stock mke2fs makes them, and equal
+// groups, so that growing keeps the ratio. A template makes the same.
+func TestMkfsInodes(t *testing.T) {
+	var templates Templates
+	for _, tt := range []struct{ size, asked, least, most int64 }{
+		{MinSize, 0, 4096, 4112}, {64 << 20, 0, 16384, 16384}, {129 << 20, 0, 33024, 33056}, {500 << 20, 0, 128000, 128064},
+		{512 << 20, 0, 65536, 65536}, {64 << 30, 0, 8 << 20, 8 << 20}, {64 << 20, 65536, 65536, 65536}, {64 << 20, 1024, 1024, 1024},
+		{1 << 30, 1 << 20, 1 << 20, 1<<20 + 512}, {64 << 30, 10_000_000, 10_000_000, 10_010_000},
+	} {
+		for name, mkfs := range map[string]func(context.Context, string, MkfsOptions) error{"mke2fs": Mkfs, "template": templates.Mkfs} {
+			f := sparse(t, tt.size)
+			if err := mkfs(t.Context(), f.Name(), MkfsOptions{Inodes: tt.asked}); err != nil {
+				t.Fatal(err)
+			}
+			mustCheck(t, f)
+			s, err := ReadSuper(f)
+			if err != nil || s.Inodes < tt.least || s.Inodes > tt.most {
+				t.Errorf("%s, %d bytes, asked for %d: %+v, %v", name, tt.size, tt.asked, s, err)
+			}
+			if groups := ceil(tt.size, s.Group); tt.size < smallSize && s.Group*groups > tt.size+groups*8*BlockSize {
+				t.Errorf("%d bytes in groups of %d", tt.size, s.Group)
+			}
+		}
+	}
+	for _, n := range []int64{-1, 1, 1023, 16385, MostInodes} {
+		if err := Mkfs(t.Context(), sparse(t, MinSize).Name(), MkfsOptions{Inodes: n}); !errors.Is(err, ErrInodes) {
+			t.Errorf("%d inodes: %v", n, err)
+		}
+	}
+}
+
 func mount(t *testing.T, f *os.File, data string) string {
 	t.Helper()
 	d, err := loop.Attach(context.Background(), f, loop.Options{})

@@ -13,8 +13,10 @@ const (
 	superOffset = 1024
 	superSize   = 1024
 
+	sbInodes     = 0x00
 	sbBlocksLow  = 0x04
 	sbLogBlock   = 0x18
+	sbGroup      = 0x20
 	sbMagic      = 0x38
 	sbState      = 0x3a
 	sbCompat     = 0x5c
@@ -39,6 +41,8 @@ type Super struct {
 	UUID       [16]byte
 	BlockSize  int
 	Size       int64 // bytes
+	Inodes     int64
+	Group      int64 // bytes of one group of blocks
 	HasJournal bool
 	// Clean: unmounted in order, and no error was seen.
 	Clean bool
@@ -70,6 +74,8 @@ func ReadSuper(r io.ReaderAt) (Super, error) {
 	}
 	s := Super{
 		BlockSize:  1024 << logBlock,
+		Inodes:     int64(le.Uint32(b[sbInodes:])),
+		Group:      int64(le.Uint32(b[sbGroup:])) << (10 + logBlock),
 		HasJournal: le.Uint32(b[sbCompat:])&compatJournal != 0,
 		Clean:      state&stateValid != 0 && state&stateError == 0 && incompat&incompatRecover == 0,
 		Errors:     state&stateError != 0,

@@ -31,8 +31,12 @@ const (
 )
 
 // Main is TestMain of a package that runs the suite: in the helper process, which
-// is the same binary, it does the helper's work instead.
+// is the same binary, it does the helper's work instead. Both have the plugin's capabilities.
 func Main(m *testing.M, make Factory) {
+	if err := confine(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	dir := os.Getenv(envDir)
 	if dir == "" {
 		goleak.VerifyTestMain(m)

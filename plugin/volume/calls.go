@@ -93,6 +93,11 @@ func statusOf(st volumes.Status) map[string]any {
 			out[key] = value
 		}
 	}
+	for key, n := range map[string]int64{"Sector": int64(st.Options.Sector), "Inodes": st.Options.Inodes} {
+		if n != 0 {
+			out[key] = json.Number(itoa(n))
+		}
+	}
 	if st.Size > 0 {
 		out["Size"] = json.Number(itoa(st.Size))
 		out["OnDisk"] = json.Number(itoa(st.Disk))

@@ -282,15 +282,15 @@ func (m *model) end() {
 
 // noLoops waits until the kernel has taken down, after the last user went, the loop devices
 // below the store's folder.
-func (m *model) noLoops() {
-	m.Helper()
+func (e *env) noLoops() {
+	e.Helper()
 	for end := time.Now().Add(loopPatience); ; time.Sleep(loopPause) {
-		left := loopsBelow(m.env, m.cfg.Layout.Root)
+		left := loopsBelow(e, e.cfg.Layout.Root)
 		if len(left) == 0 {
 			return
 		}
 		if time.Now().After(end) {
-			m.Errorf("left: %v", left)
+			e.Errorf("left: %v", left)
 			return
 		}
 	}

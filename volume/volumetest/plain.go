@@ -146,7 +146,11 @@ func (p *plain) Create(ctx context.Context, size int64) (err error) {
 	if err := os.Mkdir(filepath.Join(dir, crypt.DirDiff), 0o755); err != nil {
 		return err
 	}
-	if err := run(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", "-O", "^resize_inode,meta_bg", "-J", "size=4", "-d", dir, "-E",
+	inodes := p.im.Inodes
+	if inodes == 0 {
+		inodes = size >> 12 // as small volumes have them
+	}
+	if err := run(ctx, "mkfs.ext4", "-N", strconv.FormatInt(inodes, 10), "-q", "-F", "-m", "0", "-b", "4096", "-O", "^resize_inode,meta_bg", "-J", "size=4", "-d", dir, "-E",
 		"offset="+strconv.Itoa(luks2.DefaultDataOffset)+",root_owner=0:0", f.Name(), strconv.FormatInt(size>>10, 10)+"k"); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package volumetest
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"layervault/persist"
@@ -40,6 +41,8 @@ func Run(t *testing.T, b Backend) {
 		{"Reboot", testReboot}, {"Revision", testRevision},
 		// sizes.go
 		{"Bound", testBound}, {"Grow", testGrow}, {"Trim", testTrim},
+		// space.go: inodes, and volumes that were full
+		{"Inodes", testInodes}, {"GrownFull", testGrownFull}, {"GrownInodes", testGrownInodes},
 		// damage.go: no key, or not what was written
 		{"Locked", testLocked}, {"Damaged", testDamaged}, {"Superseded", testSuperseded}, {"Copy", testCopy},
 		// crashes.go
@@ -47,7 +50,7 @@ func Run(t *testing.T, b Backend) {
 		// many.go, model.go
 		{"Race", testRace}, {"Many", func(e *env) { testMany(e, b.Many) }}, {"Model", func(e *env) { testModel(e, b.Sequences) }},
 	} {
-		if one.name == "Grow" && !b.Grows {
+		if strings.HasPrefix(one.name, "Grow") && !b.Grows {
 			continue
 		}
 		t.Run(one.name, func(t *testing.T) { one.test(newEnv(t, b)) })
