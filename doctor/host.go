@@ -50,7 +50,7 @@ func checkPersist(dir string) []Finding {
 	case "tmpfs", "overlay", "ramfs":
 		return []Finding{warn("mount a disk at "+dir, "%s is on %s: the layers do not outlive a reboot, or lie within a container", dir, space.Filesystem)}
 	default:
-		return []Finding{warn("use ext4 or xfs", "%s is on %s, which nobody tested", dir, space.Filesystem)}
+		return []Finding{warn("use ext4 or xfs", "%s is on %s, which was never tested", dir, space.Filesystem)}
 	}
 	if space.Free < lowSpace {
 		return []Finding{warn("docker system prune, or a larger disk", "%s free of %s on %s", bytesOf(space.Free), bytesOf(space.Total), dir)}

@@ -29,7 +29,7 @@ func (p Problem) MarshalText() ([]byte, error) { return []byte(p.Error()), nil }
 
 // Formats is what a tier has of each format. The JSON names are those of vault upgrade --json.
 type Formats struct {
-	Images  int `json:"images"` // in all; those that nobody opens are not counted
+	Images  int `json:"images"` // in all; unused ones are not counted
 	Records int `json:"records"`
 	// OldImages and OldRecords are of format 1, by title.
 	OldImages  []string `json:"old_images"`

@@ -112,8 +112,8 @@ func (im *Image) exchange(ctx context.Context, file luks2.File, old, next *keys.
 	return luks2.Exchange(ctx, file, im.owner(), from, to, luks2.RandomKeyKDF())
 }
 
-// unlessUnused passes over what is wrong with an image that nobody uses, as its record says
-// with one of the keys. A record that no key vouches for is not believed: a rotation would
+// unlessUnused passes over what is wrong with an unused image, as its record says with one
+// of the keys. A record that no key vouches for is not believed: a rotation would
 // take the key from an image for ever.
 func (im *Image) unlessUnused(err error, by ...*keys.TierKey) error {
 	believed := im.vouched == nil || slices.ContainsFunc(by, func(key *keys.TierKey) bool { return im.vouched(key) == nil })

@@ -165,7 +165,7 @@ func (c Contents) refuseOthers(known []*Image) error {
 		case !e.Type().IsRegular(), ours[path]:
 			return nil
 		case isTemporary(path) && (dir == volumes || dir == disks):
-			return nil // nobody was told of it
+			return nil // an image that is being made, or a leftover of a crash
 		}
 		is, err := isLUKS(path)
 		if is {

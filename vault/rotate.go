@@ -91,7 +91,7 @@ func (r Rotation) carry(ctx context.Context, ring *keys.Ring) (map[string]keys.P
 }
 
 // carrySlot finds what wraps another key as the slot's is. The slot must open now: one
-// that does not would come to life again, at PCR values that nobody agreed to.
+// that does not would come to life again, at PCR values that no person agreed to.
 func (r Rotation) carrySlot(ctx context.Context, ring *keys.Ring, slot keys.Slot) (keys.Provider, error) {
 	if slot.Provider != recovery.Name {
 		p, err := r.Again(slot)

@@ -75,8 +75,8 @@ func (v *Vault) openOrCreate(ctx context.Context, cfg unlock.Config) (*keys.Tier
 }
 
 // floorOfNew is the floor of a tier's ring that is made now. What was written while there
-// was no vault yet, such as the host's revision, has nobody to vouch for it: the upgrade at
-// the next start takes it in.
+// was no vault yet, such as the host's revision, is not authenticated: the upgrade at the
+// next start authenticates it.
 func (v *Vault) floorOfNew(ctx context.Context, tier persist.Tier) (int, error) {
 	layout := v.cfg.Layout
 	if _, err := os.Lstat(layout.KeyRing(tier)); tier != persist.Vault || !errors.Is(err, fs.ErrNotExist) {
@@ -119,7 +119,7 @@ func (v *Vault) handedOver(ctx context.Context, ring *keys.Ring, locked error) (
 		locked = errors.Join(locked, err, key.Close())
 	}
 	if err := person.Listen(); err != nil {
-		v.log.Warn("nobody can hand a key over", "error", err)
+		v.log.Warn("a key cannot be handed over", "error", err)
 	}
 	return nil, locked
 }

@@ -188,7 +188,7 @@ func (u Upgrade) step(name string) error {
 	return nil
 }
 
-// progress is the progress of a part; nil where nobody watches.
+// progress is the progress of a part; nil without a watcher.
 func (u Upgrade) progress(part string) func(done, total int, name string) {
 	if u.Progress == nil {
 		return nil

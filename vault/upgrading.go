@@ -86,8 +86,8 @@ func (u *Upgrading) Run(ctx context.Context) {
 // tier upgrades one tier. layers is nil where this process does not serve its layers.
 func (u *Upgrading) tier(ctx context.Context, tier persist.Tier, layers *layer.Store, volumes *volume.Store) (err error) {
 	v := u.vault
-	// Before it is unlocked, for an upgrade happens once. A ring that lies about it keeps its
-	// floor from nobody: what is unlocked is asked again.
+	// Before it is unlocked, for an upgrade happens once. A ring that lies about its floor gains
+	// nothing: the unlocked ring is asked again.
 	ring, err := keys.Load(ctx, v.cfg.Layout.KeyRing(tier), v.log)
 	if errors.Is(err, keys.ErrNoRing) || err == nil && ring.Floor() >= keys.Format2 {
 		return nil

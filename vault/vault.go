@@ -30,7 +30,7 @@ type Config struct {
 	// names none. It is called for each tier, and its result is wiped.
 	Recovery func() ([]byte, error)
 	// Person waits for the vault's key from a person (key unlock) while no slot opens; nil
-	// where nobody would hand it over.
+	// where no person can hand it over.
 	Person *handover.Receiver
 	// Patience is how long after the start of the process the device of a TPM may appear.
 	Patience time.Duration

@@ -76,7 +76,7 @@ func keyFileOut(cmd *cobra.Command, out *string) {
 	cmd.Flags().StringVar(out, "key-file-out", "-", "file to make (mode 0600), or - for standard output, which must not be a terminal")
 }
 
-// noKeyOnTerminal refuses to show a passphrase to whoever looks at the screen.
+// noKeyOnTerminal refuses to show a passphrase on a screen.
 func (a *app) noKeyOnTerminal(out string) error {
 	if out == "-" && secretio.IsTerminal(a.out) {
 		return usagef("standard output is a terminal: pipe the key to cryptsetup, or name a file with --key-file-out")

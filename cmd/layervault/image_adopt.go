@@ -33,8 +33,8 @@ func newImageAdoptCommand(a *app) *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "adopt [LAYER]",
-		Short: "Take in an image whose LUKS2 header was changed by hand",
-		Long: `Take in an image whose LUKS2 header was changed by hand.
+		Short: "Accept an image whose LUKS2 header was changed by hand",
+		Long: `Accept an image whose LUKS2 header was changed by hand.
 
 An image opens only while its header is the one that was written with its key. After
 cryptsetup luksAddKey, luksConvertKey, reencrypt or token import it is refused. This shows
@@ -42,7 +42,7 @@ which fields differ, asks, and authenticates the header as it is now. An image o
 format, put back from a backup for instance, is brought to the present one. A volume that the
 list of its tier does not have, such as one that was copied here, is entered.
 
-Say yes only if you know each change: whoever changed the header decided how the image is
+Say yes only if you know each change: the author of the header decides how the image is
 read. A cipher, a size or an offset that no image may have is never taken in.
 
 LAYER is a layer's id, the beginning of one, or the path of its image.`,

@@ -165,8 +165,8 @@ type ringView struct {
 	// Rotating: a rotation of the tier key was cut short.
 	Rotating bool `json:"rotating"`
 	Version  int  `json:"version"` // of the ring's file; 1 has no MAC
-	// Anchored: a TPM remembers the ring's newest write. Otherwise nobody notices that an
-	// older ring, with slots that were removed since, was put in place.
+	// Anchored: a TPM remembers the ring's newest write. Otherwise an older
+	// ring, with slots that were removed since, could be put in place unnoticed.
 	Anchored bool `json:"anchored"`
 }
 

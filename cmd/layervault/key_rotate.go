@@ -52,8 +52,8 @@ recovery key or passphrase, --pin-file a TPM slot's PIN. --drop SLOT leaves one 
 	f := cmd.Flags()
 	r.registerSealing(f, a.env)
 	r.registerUnlock(f, a.env)
-	f.StringArrayVar(&r.carry, "carry", nil, "a recovery slot stays, that opens with what is in this file; give it once for each slot")
-	f.StringArrayVar(&r.drop, "drop", nil, "the new key does not get this slot")
+	f.StringArrayVar(&r.carry, "carry", nil, "keep the recovery slot opened by this file (repeatable)")
+	f.StringArrayVar(&r.drop, "drop", nil, "leave this slot behind (repeatable)")
 	f.BoolVar(&r.force, "force", false, "give up images that cannot be exchanged: nothing opens them again")
 	return cmd
 }

@@ -1,5 +1,5 @@
 // Command layervault keeps container storage encrypted on disk: it is the Docker
-// graph driver plugin, and the tool that looks after its keys and layers.
+// graph driver plugin, and the tool that manages its keys, volumes and layers.
 package main
 
 import (

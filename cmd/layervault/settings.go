@@ -36,7 +36,7 @@ type settings struct {
 }
 
 // Defaults, the same in config.json. There is none for the key: an encrypted
-// store that nobody chose a key for would protect nothing.
+// store whose key was not chosen would protect nothing.
 const (
 	defaultSize     = "64G"
 	defaultLogLevel = "info"

@@ -1,6 +1,6 @@
 package main
 
-// The rules of this program's output, for whoever adds a verb:
+// The rules of this program's output, for authors of verbs:
 //
 //   - Results go to standard output and nothing else does, so they can be piped.
 //     Errors, hints and questions go to standard error.
@@ -111,7 +111,7 @@ func (a *app) report(err error) {
 		return
 	}
 	hint := nextStep(err)
-	// Where standard error cannot be written to, nobody is left to tell.
+	// An error of standard error itself cannot be reported.
 	if a.json {
 		type body struct {
 			Message string `json:"message"`

@@ -62,7 +62,7 @@ func (a *app) keyConfig(s settings, log *slog.Logger) unlock.Config {
 	cfg.Set, cfg.New = s.providers.Values()
 	cfg.Secret = func(ctx context.Context, from, what string) ([]byte, error) {
 		secret, err := a.readSecret(ctx, from, what)
-		if errors.Is(err, fs.ErrNotExist) { // nobody has put it there yet
+		if errors.Is(err, fs.ErrNotExist) { // the file is to come
 			return nil, fmt.Errorf("%w: no %s: %w", keys.ErrNeedsPerson, what, err)
 		}
 		return secret, err
@@ -80,7 +80,7 @@ func (a *app) tierKeys(tier persist.Tier, s settings, log *slog.Logger) unlock.C
 	return cfg
 }
 
-// typedKey reads the recovery key that a person named; nil where nobody did. The caller
+// typedKey reads the recovery key that a person named; nil without a name. The caller
 // wipes it.
 func (a *app) typedKey(file string) ([]byte, error) {
 	if file == "" {

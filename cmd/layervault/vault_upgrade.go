@@ -41,12 +41,12 @@ func newVaultUpgradeCommand(a *app) *cobra.Command {
 	u := &upgradeVerb{}
 	cmd := &cobra.Command{
 		Use:   "upgrade",
-		Short: "Bring images, records and key rings of format 1 to format 2, in place",
-		Long: `Bring images, records and key rings of format 1 to format 2, in place: the vault and the
+		Short: "Upgrade images, records and key rings of format 1 to format 2, in place",
+		Long: `Upgrade images, records and key rings of format 1 to format 2, in place: the vault and the
 unsealed-vault, with what they vouch for in the clear tier and on disks.
 
-In format 2 the tier's key vouches for every header and every record, so that nobody who
-can only write to the disk decides how they are read. When everything is of format 2,
+In format 2 the tier's key vouches for every header and every record, so that writing
+to the disk is not enough to decide how they are read. When everything is of format 2,
 the tier refuses format 1. Data is not encrypted anew, and keys stay.
 
 The plugin does this by itself at its first start, unless its setting is upgrade=off. So no
