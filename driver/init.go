@@ -41,20 +41,16 @@ type savedInit struct {
 
 // seal is what to write, with the tier's authentication.
 func (s savedInit) seal(keys authentic.Keys) ([]byte, error) {
-	s.Version, s.MAC = initVersion, ""
-	code, err := authentic.Sum(keys, initKind, s)
-	if err != nil {
+	s.Version = initVersion
+	if err := authentic.Seal(keys, initKind, &s, &s.MAC); err != nil {
 		return nil, err
 	}
-	s.MAC = code
 	data, err := json.MarshalIndent(s, "", "  ")
 	return append(data, '\n'), err
 }
 
 func (s savedInit) authentic(keys authentic.Keys) error {
-	code := s.MAC
-	s.MAC = ""
-	return authentic.Check(keys, initKind, code, s)
+	return authentic.Verify(keys, initKind, &s, &s.MAC)
 }
 
 // Init opens the vault and readies home. A vault that stays locked makes it fail

@@ -66,17 +66,14 @@ type Record struct {
 
 // seal gives a record, in the present version, its authentication.
 func (r Record) seal(keys authentic.Keys) (Record, error) {
-	r.Version, r.MAC = recordVersion, ""
-	code, err := authentic.Sum(keys, recordKind, r)
-	r.MAC = code
+	r.Version = recordVersion
+	err := authentic.Seal(keys, recordKind, &r, &r.MAC)
 	return r, err
 }
 
 // authentic is authentic.ErrForged for a record that was not written with the tier's key.
 func (r Record) authentic(keys authentic.Keys) error {
-	code := r.MAC
-	r.MAC = ""
-	return authentic.Check(keys, recordKind, code, r)
+	return authentic.Verify(keys, recordKind, &r, &r.MAC)
 }
 
 func (r Record) encode() ([]byte, error) {
