@@ -15,6 +15,7 @@ import (
 
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
+	"layervault/internal/durable"
 )
 
 // subsystem is written into every header: blkid shows it.
@@ -182,7 +183,7 @@ func (d *VirtualDevice) make(ctx context.Context, size int64, fill func(f *os.Fi
 	if err := renameNew(temp.path(), d.path()); err != nil {
 		return "", err
 	}
-	return id, syncDir(filepath.Dir(d.path()))
+	return id, durable.SyncPath(filepath.Dir(d.path()))
 }
 
 // format makes the file a LUKS2 image that has room for size bytes.
@@ -257,15 +258,6 @@ func renameNew(from, to string) error {
 		return fmt.Errorf("rename %s: %w", from, err)
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	return f.Sync()
 }
 
 func ignoreMissing(err error) error {

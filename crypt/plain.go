@@ -13,6 +13,7 @@ import (
 
 	"layervault/crypt/dm"
 	"layervault/crypt/ext4"
+	"layervault/internal/durable"
 )
 
 // KernelKey is a key as the kernel's key service takes it.
@@ -144,7 +145,7 @@ func (d *PlainDevice) Create(ctx context.Context, size int64) (err error) {
 	if err := renameNew(temp.ImagePath, d.ImagePath); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(d.ImagePath))
+	return durable.SyncPath(filepath.Dir(d.ImagePath))
 }
 
 // allocate makes room for the whole image, and fills it with zeros where the file system

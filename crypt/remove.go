@@ -14,6 +14,7 @@ import (
 
 	"layervault/crypt/dm"
 	"layervault/crypt/luks2"
+	"layervault/internal/durable"
 	"layervault/internal/flock"
 )
 
@@ -37,7 +38,7 @@ func (d *VirtualDevice) Remove(ctx context.Context) error {
 	if err := os.Rename(path, gone); err != nil {
 		return ignoreMissing(err)
 	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
+	if err := durable.SyncPath(filepath.Dir(path)); err != nil {
 		return err
 	}
 	return destroy(ctx, gone)

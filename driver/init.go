@@ -28,6 +28,10 @@ const (
 	oldInitVersion = 1
 )
 
+// initFormat is what is read of initFile. Options with the most ID maps that the
+// kernel takes are 50 KiB.
+var initFormat = durable.Format{Oldest: oldInitVersion, Newest: initVersion, MaxSize: 1 << 20}
+
 // initKind is initFile's kind in its authentication.
 const initKind = "driver"
 
@@ -42,20 +46,16 @@ type savedInit struct {
 
 // seal is what to write, with the tier's authentication.
 func (s savedInit) seal(keys authentic.Keys) ([]byte, error) {
-	s.Version, s.MAC = initVersion, ""
-	code, err := authentic.Sum(keys, initKind, s)
-	if err != nil {
+	s.Version = initVersion
+	if err := authentic.Seal(keys, initKind, &s, &s.MAC); err != nil {
 		return nil, err
 	}
-	s.MAC = code
 	data, err := json.MarshalIndent(s, "", "  ")
 	return append(data, '\n'), err
 }
 
 func (s savedInit) authentic(keys authentic.Keys) error {
-	code := s.MAC
-	s.MAC = ""
-	return authentic.Check(keys, initKind, code, s)
+	return authentic.Verify(keys, initKind, &s, &s.MAC)
 }
 
 // Init opens the vault and readies home. A vault that stays locked makes it fail
@@ -248,34 +248,33 @@ func (d *Driver) saveInit(opts Options, keys authentic.Keys) error {
 	if err != nil {
 		return fmt.Errorf("keep what Init said: %w", err)
 	}
-	root, err := os.OpenRoot(d.cfg.Layout.Tier(persist.Vault))
-	if err != nil {
+	if err := durable.Replace(d.initPath(), "."+initFile+".tmp", data); err != nil {
 		return fmt.Errorf("keep what Init said: %w", err)
 	}
-	err = durable.WriteFile(root, "."+initFile+".tmp", initFile, data, 0o600)
-	return errors.Join(err, root.Close())
+	return nil
 }
 
 func (d *Driver) loadInit() (savedInit, error) {
-	data, err := os.ReadFile(d.initPath())
+	f, err := os.Open(d.initPath())
 	if err != nil {
 		return savedInit{}, err
 	}
-	saved, err := decodeInit(data)
+	data, err := initFormat.Read(f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return savedInit{}, err
+	}
+	saved, err := decodeInit(d.initPath(), data)
 	if err != nil {
-		return savedInit{}, fmt.Errorf("%s %w: restart dockerd to have it written anew", d.initPath(), err)
+		return savedInit{}, fmt.Errorf("%w: restart dockerd to have it written anew", err)
 	}
 	return saved, nil
 }
 
 // decodeInit parses initFile; whether it is to be believed is another question.
-func decodeInit(data []byte) (savedInit, error) {
+func decodeInit(path string, data []byte) (savedInit, error) {
 	var saved savedInit
-	if err := json.Unmarshal(data, &saved); err != nil {
-		return savedInit{}, fmt.Errorf("is damaged: %w", err)
-	}
-	if saved.Version != initVersion && saved.Version != oldInitVersion {
-		return savedInit{}, fmt.Errorf("has format version %d, this program knows %d", saved.Version, initVersion)
+	if err := initFormat.Decode(path, data, &saved); err != nil {
+		return savedInit{}, err
 	}
 	return saved, nil
 }

@@ -29,7 +29,7 @@ func TestFrozenInit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := decodeInit(data)
+		got, err := decodeInit(name, data)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,6 +48,24 @@ func TestFrozenInit(t *testing.T) {
 	}
 }
 
+// A record that this program does not know in full is refused, and its file named.
+func TestStrictInit(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"version":1,"options":{"home":"/h"}}`:           "",
+		`{"version":3,"options":{"home":"/h"},"later":1}`: "knows up to 2",
+		`{"options":{"home":"/h"}}`:                       "unknown format version 0",
+		`{"version":1,"options":{"home":"/h","later":1}}`: "unknown field",
+		`{"version":1,"options":{"home":"/h"}} {}`:        "trailing data",
+		`{"version":1,`:            "unexpected EOF",
+		strings.Repeat(" ", 2<<20): "too long",
+	} {
+		_, err := decodeInit("/vault/driver.json", []byte(text))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), "/vault/driver.json: ") || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%.60s: %v, want %q", text, err, want)
+		}
+	}
+}
+
 func FuzzInit(f *testing.F) {
 	for _, name := range []string{"v1.json", "v2.json"} {
 		data, err := os.ReadFile(filepath.Join("testdata/init", name))
@@ -57,7 +75,7 @@ func FuzzInit(f *testing.F) {
 		f.Add(data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		saved, err := decodeInit(data)
+		saved, err := decodeInit(initFile, data)
 		if err != nil {
 			return
 		}

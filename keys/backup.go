@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+
+	"layervault/internal/durable"
 )
 
 // Backup gives the ring as Restore takes it. It holds what keyring.json holds: no key
@@ -126,5 +128,5 @@ func (s store) setAside(suffix string) error {
 			return fmt.Errorf("keep the damaged key ring: %w", err)
 		}
 	}
-	return syncDir(filepath.Dir(s.path))
+	return durable.SyncPath(filepath.Dir(s.path))
 }

@@ -7,10 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/google/uuid"
+
+	"layervault/internal/durable"
 )
 
 // ringVersion is the version of keyring.json that this package writes whenever the tier
@@ -161,15 +162,11 @@ func decodeRing(data []byte) (ringBody, error) {
 	if got := checksum(compact.Bytes()); got != file.Checksum {
 		return body, fmt.Errorf("%w: checksum does not match", errDamagedCopy)
 	}
-	dec := json.NewDecoder(&compact)
 	// The checksum holds, so an unknown field is not damage: a later version
-	// added it, and rewriting the ring here would drop it.
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&body); err != nil {
+	// added it, and rewriting the ring here would drop it. Nothing can follow the
+	// value, which is a value of the file's JSON.
+	if err := durable.Decode(compact.Bytes(), &body); err != nil {
 		return ringBody{}, fmt.Errorf("%w: %w", ErrNewerRing, err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return ringBody{}, fmt.Errorf("%w: more than one value", errDamagedCopy)
 	}
 	body.version, body.macs = file.Version, file.MACs
 	if err := body.validate(); err != nil {

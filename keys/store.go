@@ -1,7 +1,6 @@
 package keys
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"layervault/internal/durable"
 )
 
 // store is the ring on disk: path, path.bak and path.lock.
@@ -98,56 +99,44 @@ func (s store) write(body ringBody) error {
 	return nil
 }
 
-// writeDurable replaces path by data, or leaves it as it was: temporary file,
-// fsync, read back and compare, rename, fsync of the folder. What was at path is
+// writeDurable replaces path by data, or leaves it as it was. What was at path is
 // overwritten: a slot that was removed must not lie about in free blocks. It has a second,
 // temporary name until that is done, by which sweep finds it after a crash.
-func (s store) writeDurable(path string, data []byte) (err error) {
-	dir := filepath.Dir(path)
+func (s store) writeDurable(path string, data []byte) error {
 	old, err := keepOld(path)
 	if err != nil {
 		return err
 	}
-	renamed := false
-	defer func() {
-		if old != "" && !renamed {
-			err = errors.Join(err, os.Remove(old))
-		}
-	}()
-	tmp, err := os.CreateTemp(dir, ".tmp-"+filepath.Base(path)+"-*") // mode 0600
-	if err != nil {
-		return err
+	if err := durable.Replace(path, durable.TempName(path), data); err != nil {
+		return errors.Join(err, dropOld(old, path))
 	}
-	defer func() {
-		err = errors.Join(err, tmp.Close())
-		if err != nil {
-			_ = os.Remove(tmp.Name())
-		}
-	}()
-	if _, err := tmp.Write(data); err != nil {
-		return err
-	}
-	if err := tmp.Sync(); err != nil {
-		return err
-	}
-	back := make([]byte, len(data))
-	if _, err := tmp.ReadAt(back, 0); err != nil {
-		return fmt.Errorf("verify %s: %w", tmp.Name(), err)
-	}
-	if !bytes.Equal(back, data) {
-		return fmt.Errorf("verify %s: reads back differently", tmp.Name())
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	renamed = true
-	if err := syncDir(dir); err != nil || old == "" {
-		return err
+	if old == "" {
+		return nil
 	}
 	if err := wipe(old); err != nil { // written all the same; sweep tries again
 		s.log.Warn("cannot overwrite the replaced copy of the key ring", "path", old, "err", err)
 	}
 	return nil
+}
+
+// dropOld removes the second name of a file that was not replaced. After a failure that came
+// later than the rename the name stays: sweep overwrites the replaced file by it.
+func dropOld(old, path string) error {
+	if old == "" {
+		return nil
+	}
+	kept, err := os.Lstat(old)
+	if err != nil {
+		return err
+	}
+	present, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(kept, present) {
+		return nil
+	}
+	return os.Remove(old)
 }
 
 // keepOld gives what is at path a second name, a leftover's; "" where there is nothing.
@@ -184,15 +173,6 @@ func wipe(path string) error {
 		}
 	}
 	return os.Remove(path)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // sweep removes temporary files that a crash left. The caller holds the lock, so

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -71,12 +70,9 @@ func (s *Store) readRecord(id string) (Record, error) {
 	if err != nil {
 		return Record{}, fmt.Errorf("read the record of layer %s: %w", id, err)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxRecordSize+1))
+	data, err := recordFormat.Read(f)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return Record{}, fmt.Errorf("read the record of layer %s: %w", id, err)
-	}
-	if len(data) > maxRecordSize {
-		return Record{}, fmt.Errorf("%w: layer %s: longer than %d bytes", ErrDamaged, id, maxRecordSize)
 	}
 	r, err := decodeRecord(id, data)
 	if err != nil {

@@ -1,14 +1,13 @@
 package layer
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"layervault/internal/authentic"
+	"layervault/internal/durable"
 )
 
 // Kind says what a layer's image holds.
@@ -34,9 +33,9 @@ const (
 // recordKind is the kind of a layer's record in its authentication.
 const recordKind = "layer"
 
-// maxRecordSize bounds what is read: a record is about 500 bytes, so anything
-// near a page is not ours.
-const maxRecordSize = 4096
+// recordFormat is what is read of layer.json: a record is about 500 bytes, so
+// anything near a page is not ours.
+var recordFormat = durable.Format{Oldest: oldRecordVersion, Newest: recordVersion, MaxSize: 4096}
 
 // Record is what layer.json says. It holds only what cannot be derived.
 type Record struct {
@@ -66,17 +65,14 @@ type Record struct {
 
 // seal gives a record, in the present version, its authentication.
 func (r Record) seal(keys authentic.Keys) (Record, error) {
-	r.Version, r.MAC = recordVersion, ""
-	code, err := authentic.Sum(keys, recordKind, r)
-	r.MAC = code
+	r.Version = recordVersion
+	err := authentic.Seal(keys, recordKind, &r, &r.MAC)
 	return r, err
 }
 
 // authentic is authentic.ErrForged for a record that was not written with the tier's key.
 func (r Record) authentic(keys authentic.Keys) error {
-	code := r.MAC
-	r.MAC = ""
-	return authentic.Check(keys, recordKind, code, r)
+	return authentic.Verify(keys, recordKind, &r, &r.MAC)
 }
 
 func (r Record) encode() ([]byte, error) {
@@ -91,24 +87,9 @@ func (r Record) encode() ([]byte, error) {
 // Fields it does not know are an error: within one version there are none. Whether the
 // record is to be believed is Store.authenticate's question.
 func decodeRecord(id string, data []byte) (Record, error) {
-	var head struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(data, &head); err != nil {
-		return Record{}, fmt.Errorf("%w: layer %s: %w", ErrDamaged, id, err)
-	}
-	if head.Version > recordVersion {
-		return Record{}, fmt.Errorf("%w: layer %s has format version %d, this program knows up to %d: use a newer one",
-			ErrDamaged, id, head.Version, recordVersion)
-	}
 	var r Record
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&r); err != nil {
-		return Record{}, fmt.Errorf("%w: layer %s: %w", ErrDamaged, id, err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return Record{}, fmt.Errorf("%w: layer %s: something follows the record", ErrDamaged, id)
+	if err := recordFormat.Decode("layer "+id, data, &r); err != nil {
+		return Record{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if err := r.check(id); err != nil {
 		return Record{}, fmt.Errorf("%w: layer %s: %w", ErrDamaged, id, err)
@@ -118,7 +99,7 @@ func decodeRecord(id string, data []byte) (Record, error) {
 
 func (r Record) check(id string) error {
 	if r.Version != recordVersion && r.Version != oldRecordVersion {
-		return fmt.Errorf("format version %d", r.Version)
+		return fmt.Errorf("unknown format version %d", r.Version)
 	}
 	if r.ID != id {
 		return fmt.Errorf("it belongs to layer %q", r.ID)

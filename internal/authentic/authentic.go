@@ -1,12 +1,12 @@
-// Package authentic puts a code on small JSON records, by which whoever has the tier's key
-// knows them again. A record that somebody wrote or changed without the key, or that was
-// written for another tier, has no such code.
+// Package authentic puts a code on small JSON records. The code is made and checked with the
+// tier's key: a record that was written or changed without the key, or was written for
+// another tier, has no valid code.
 //
 // The code of a record is the MAC (see Keys) of its compact JSON as encoding/json writes it,
 // the fields in the order of the format's description, without the field that holds the code
-// itself. It is made of what was understood, not of the file's bytes: what another writer
-// may have meant by the same bytes does not matter. A code says nothing about age: an older
-// record is as good as the present one, unless something else knows better.
+// itself. The input is the decoded record, not the file's bytes: bytes that decode to the same
+// record are the same record. A code says nothing about age: an older record is as good as the
+// present one, unless a count or a UUID elsewhere rules it out.
 package authentic
 
 import (
@@ -33,6 +33,28 @@ var (
 
 // size of a code in bytes.
 const size = 32
+
+// Seal puts the code on a record. code points to the field of the record that holds the
+// code; on an error the field is empty. Errors are those of Keys.MAC.
+func Seal(keys Keys, what string, record any, code *string) error {
+	*code = ""
+	sum, err := Sum(keys, what, record)
+	if err != nil {
+		return err
+	}
+	*code = sum
+	return nil
+}
+
+// Verify is ErrForged for a record without the code that Seal gave; other errors are those of
+// Keys.MAC. code points to the field of the record that holds the code. The field is empty
+// during the call, and afterwards as before: the record must not be in use elsewhere.
+func Verify(keys Keys, what string, record any, code *string) error {
+	have := *code
+	*code = ""
+	defer func() { *code = have }()
+	return Check(keys, what, have, record)
+}
 
 // Sum is the code of a record, in hex. The record's own field for it must be empty. Errors
 // are those of Keys.MAC.

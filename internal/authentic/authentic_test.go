@@ -61,6 +61,50 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+func TestSeal(t *testing.T) {
+	r := record{Name: "x", Size: 1, MAC: "an old code"}
+	if err := authentic.Seal(vault("a"), "layer", &r, &r.MAC); err != nil {
+		t.Fatal(err)
+	}
+	want, err := authentic.Sum(vault("a"), "layer", record{Name: "x", Size: 1})
+	if err != nil || r != (record{"x", 1, want}) {
+		t.Errorf("sealed %+v, want the code %s, %v", r, want, err)
+	}
+	sealed := r
+	if err := authentic.Verify(vault("a"), "layer", &r, &r.MAC); err != nil {
+		t.Error(err)
+	}
+	for name, err := range map[string]error{
+		"another kind": authentic.Verify(vault("a"), "volume", &r, &r.MAC),
+		"another tier": authentic.Verify(vault("b"), "layer", &r, &r.MAC),
+	} {
+		if !errors.Is(err, authentic.ErrForged) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if r != sealed {
+		t.Errorf("Verify changed the record to %+v", r)
+	}
+	for name, forged := range map[string]record{
+		"another record": {"y", 1, want}, "no code": {"x", 1, ""}, "a shorter code": {"x", 1, want[:32]}, "another code": {"x", 1, strings.Repeat("00", 32)},
+	} {
+		if err := authentic.Verify(vault("a"), "layer", &forged, &forged.MAC); !errors.Is(err, authentic.ErrForged) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A locked tier leaves a record without a code, and says nothing about one that has a code.
+func TestSealLocked(t *testing.T) {
+	r := record{Name: "x", MAC: "an old code"}
+	if err := authentic.Verify(vault("locked"), "layer", &r, &r.MAC); !errors.Is(err, errors.ErrUnsupported) || errors.Is(err, authentic.ErrForged) || r.MAC != "an old code" {
+		t.Errorf("verified %+v: %v", r, err)
+	}
+	if err := authentic.Seal(vault("locked"), "layer", &r, &r.MAC); !errors.Is(err, errors.ErrUnsupported) || r.MAC != "" {
+		t.Errorf("sealed %+v: %v", r, err)
+	}
+}
+
 func TestIsCode(t *testing.T) {
 	good := strings.Repeat("0f", 32)
 	for text, want := range map[string]bool{

@@ -8,10 +8,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
+	"layervault/internal/durable"
 	"layervault/keys"
 )
 
@@ -56,32 +56,12 @@ func readKeyFile(path string) ([]byte, error) {
 
 // createKeyFile makes a random key file. It is complete and durable before it has its
 // name, and an existing file is never replaced.
-func createKeyFile(path string) (_ []byte, err error) {
-	dir := filepath.Dir(path)
-	tmp, err := os.CreateTemp(dir, ".tmp-"+filepath.Base(path)+"-*") // O_EXCL, mode 0600
-	if err != nil {
-		return nil, fmt.Errorf("create key file: %w", err)
-	}
-	defer func() { err = errors.Join(err, tmp.Close(), os.Remove(tmp.Name())) }()
-
+func createKeyFile(path string) ([]byte, error) {
 	key := make([]byte, keys.KeySize)
 	_, _ = rand.Read(key) // never fails since Go 1.24
-	if _, err := tmp.Write(key); err != nil {
-		return nil, fmt.Errorf("write key file: %w", err)
-	}
-	if err := tmp.Sync(); err != nil {
-		return nil, fmt.Errorf("write key file: %w", err)
-	}
-	if err := os.Link(tmp.Name(), path); err != nil { // fails when path exists
-		return nil, fmt.Errorf("create key file: %w", err)
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, fmt.Errorf("create key file: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return nil, fmt.Errorf("create key file: %w", err)
+	if err := durable.Create(path, key); err != nil {
+		clear(key)
+		return nil, fmt.Errorf("key file: %w", err)
 	}
 	back, err := readKeyFile(path)
 	if err != nil {
