@@ -1,6 +1,6 @@
-// Package authentic puts a code on small JSON records, by which whoever has the tier's key
-// knows them again. A record that somebody wrote or changed without the key, or that was
-// written for another tier, has no such code.
+// Package authentic adds a code to small JSON records, which proves that a record was
+// written with the tier's key. A record written or changed without the key, or written for
+// another tier, has no valid code.
 //
 // The code of a record is the MAC (see Keys) of its compact JSON as encoding/json writes it,
 // the fields in the order of the format's description, without the field that holds the code
@@ -24,10 +24,10 @@ type Keys interface {
 }
 
 var (
-	// ErrForged: the record was not written by anybody who had the tier's key.
+	// ErrForged: the record was not written with the tier's key.
 	ErrForged = errors.New("not authenticated by the key of its tier")
-	// ErrOldFormat: the record has a format without authentication, which this tier does
-	// not accept any more.
+	// ErrOldFormat: the record has a format without authentication, which this tier no
+	// longer accepts.
 	ErrOldFormat = errors.New("unauthenticated record of format 1")
 )
 
@@ -48,7 +48,8 @@ func Sum(keys Keys, what string, record any) (string, error) {
 	return hex.EncodeToString(sum), nil
 }
 
-// Check is ErrForged unless code is that of the record; other errors are those of Keys.MAC.
+// Check returns ErrForged if code is not that of the record; other errors are those of
+// Keys.MAC.
 func Check(keys Keys, what, code string, record any) error {
 	want, err := Sum(keys, what, record)
 	if err != nil {
