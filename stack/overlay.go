@@ -25,8 +25,8 @@ const overlayParameters = "/sys/module/overlay/parameters"
 type feature struct{ parameter, option string }
 
 // overlayFeatures are the options of the mounts made here. xino keeps one st_dev within a
-// container. The rest pins what a distribution may have made the default and what would put
-// kernel-private marks into upper directories, which a tar could not carry elsewhere.
+// container. The others override distribution defaults that would write kernel-private
+// marks into upper directories, which a tar could not transport.
 var overlayFeatures = []feature{
 	{"xino_auto", "xino=auto"},
 	{"index", "index=off"},
@@ -69,7 +69,7 @@ func (o overlay) data() (string, error) {
 }
 
 func tooDeep(lowers int) error {
-	return fmt.Errorf("%w: %d lower layers do not fit the kernel's %d bytes of mount options", layer.ErrTooDeep, lowers, maxMountData)
+	return fmt.Errorf("%w: %d lower layers exceed the kernel limit of %d bytes of mount options", layer.ErrTooDeep, lowers, maxMountData)
 }
 
 // mount mounts the overlay at an absolute path.
