@@ -10,10 +10,9 @@ import (
 	"layervault/crypt/luks2"
 )
 
-// Upgrade makes an image of format 1 one of format 2, in place: the passphrase of one is
-// exchanged for that of the other. It also finishes what an Upgrade that was cut short
-// began; an image that is done is not written to. The image may be open. Errors are those
-// of luks2.Upgrade.
+// Upgrade converts a format 1 image to format 2 in place, replacing the passphrase of
+// format 1 by that of format 2. It also finishes an interrupted Upgrade; a finished image
+// is not written to. The image may be open. Errors are those of luks2.Upgrade.
 func (d *VirtualDevice) Upgrade(ctx context.Context) error {
 	return d.change(ctx, func(f *os.File, h *luks2.Header) error {
 		next, err := d.passphrase(ctx, luks2.Format2, h.UUID())
@@ -30,10 +29,10 @@ func (d *VirtualDevice) Upgrade(ctx context.Context) error {
 	})
 }
 
-// Changes lists what an image's header has that its key did not write, none for one that
-// opens as it is. A header that may never be used is an error, see luks2.CheckOwn: Adopt
-// would refuse it too. Of an image without anything that authenticates it, of format 1
-// for instance, that is the only change that can be told.
+// Changes lists the header fields that were not written with the image's key; none for
+// an image that opens as it is. A forbidden header is an error, see luks2.CheckOwn:
+// Adopt would reject it too. For an image without a valid token, of format 1 for
+// instance, the missing token is the only change listed.
 func (d *VirtualDevice) Changes(ctx context.Context) ([]luks2.Change, error) {
 	if err := d.check(); err != nil {
 		return nil, err
@@ -62,11 +61,12 @@ func (d *VirtualDevice) Changes(ctx context.Context) ([]luks2.Change, error) {
 	if changed != nil {
 		return changed.Fields, nil
 	}
-	// It may be authentic and yet not open: an Adopt was cut short, or the slot destroyed.
+	// An authentic image may still not open: an Adopt was interrupted, or the slot
+	// destroyed.
 	key, _, err := h.UnlockOwn(ctx, f, passphrase)
 	clear(key)
 	if errors.Is(err, luks2.ErrTooCostly) {
-		return []luks2.Change{{Field: "keyslots", What: "has none that is cheap to try"}}, nil
+		return []luks2.Change{{Field: "keyslots", What: "no slot within the key derivation cost limit"}}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", d.path(), err)
@@ -74,10 +74,10 @@ func (d *VirtualDevice) Changes(ctx context.Context) ([]luks2.Change, error) {
 	return nil, nil
 }
 
-// Adopt takes the header in as it is now, after a change by hand that a person has looked
-// at (Changes). An image of format 1, or one whose token was lost, becomes one of format 2.
-// The key must open the image, and the header be one that may be used. Errors are those of
-// luks2.Adopt.
+// Adopt makes the current header authentic, after a person has checked a change made by
+// hand (Changes). An image of format 1, or one whose token was lost, becomes a format 2
+// image. The key must open the image, and the header must pass CheckOwn. Errors are those
+// of luks2.Adopt.
 func (d *VirtualDevice) Adopt(ctx context.Context) error {
 	return d.change(ctx, func(f *os.File, h *luks2.Header) error {
 		passphrase, err := d.passphrase(ctx, luks2.Format2, h.UUID())
@@ -98,8 +98,8 @@ func (d *VirtualDevice) Adopt(ctx context.Context) error {
 	})
 }
 
-// SetToken puts a token in the place of the one of its type, or adds it. The image is
-// authentic before, or not touched, and after.
+// SetToken replaces the token of the same type, or adds it. The image must be authentic
+// before, and stays authentic.
 func (d *VirtualDevice) SetToken(ctx context.Context, token json.RawMessage) error {
 	return d.change(ctx, func(f *os.File, h *luks2.Header) error {
 		passphrase, err := d.passphrase(ctx, h.Format(), h.UUID())
@@ -111,8 +111,8 @@ func (d *VirtualDevice) SetToken(ctx context.Context, token json.RawMessage) err
 	})
 }
 
-// change calls f with the image's file and header while nobody else changes them. A bad
-// copy of the header is mended by the change itself, or stays.
+// change calls f with the image's file and header under the image lock. The change
+// itself repairs a bad header copy; without a change the copy stays bad.
 func (d *VirtualDevice) change(ctx context.Context, f func(file *os.File, h *luks2.Header) error) (err error) {
 	if err := d.check(); err != nil {
 		return err

@@ -51,17 +51,17 @@ type DeviceParams struct {
 	Options MountOptions
 }
 
-// KeyFunc returns the passphrase of the image with this LUKS2 UUID, in an image format
-// (luks2.Format1 or luks2.Format2). Where images of the format are not accepted any more it
-// refuses: see CheckFormat. The caller of a KeyFunc wipes what it returns.
+// KeyFunc returns the passphrase of the image with this LUKS2 UUID, for an image format
+// (luks2.Format1 or luks2.Format2). It rejects formats that are no longer accepted: see
+// CheckFormat. The caller of a KeyFunc wipes the result.
 type KeyFunc func(ctx context.Context, format int, imageUUID string) (passphrase []byte, err error)
 
 // Owner is what an image is: the kind and the id in its passphrase.
 type Owner = luks2.Owner
 
-// VirtualDevice is one encrypted image. It holds no state of its own: whether
-// the image is open is asked of the kernel each time, so two values with the
-// same path are the same image.
+// VirtualDevice is one encrypted image. It holds no state of its own: the kernel is
+// asked each time whether the image is open, so two values with the same path are the
+// same image.
 type VirtualDevice struct {
 	Image        RawImage
 	Name         string // for logs and as the LUKS2 label; may be empty
@@ -72,8 +72,8 @@ type VirtualDevice struct {
 	Owner Owner
 	Key   KeyFunc
 	Log   *slog.Logger // nil for slog.Default()
-	// Tokens are LUKS2 tokens that a new image is born with: JSON objects with "type" and
-	// "keyslots", which this package does not interpret.
+	// Tokens are the LUKS2 tokens of a new image: JSON objects with "type" and "keyslots",
+	// which this package does not interpret.
 	Tokens []json.RawMessage
 	// Inodes is how many files a new writable image has room for, see ext4.CheckInodes; 0 for as
 	// many as its size asks for.

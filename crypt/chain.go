@@ -51,16 +51,17 @@ func chainOf(f *os.File, h *luks2.Header, readOnly bool) (chain, error) {
 	unit := int64(max(s.SectorSize, sector))
 	size = size / unit * unit
 	if size <= 0 || s.Offset+size > info.Size() {
-		return chain{}, fmt.Errorf("image %s: %w: file of %d bytes, data at %d", f.Name(), luks2.ErrDamaged, info.Size(), s.Offset)
+		return chain{}, fmt.Errorf("image %s: %w: file has %d bytes, data offset is %d", f.Name(), luks2.ErrDamaged, info.Size(), s.Offset)
 	}
 	return chain{file: f, uuid: h.UUID(), segment: s, size: size, readOnly: readOnly}, nil
 }
 
-// attach builds loop device and dm-crypt device over a file and returns the open node
-// of the latter. Both live as long as the node, or whatever opened it since, is open.
+// attach builds a loop device and a dm-crypt device over a file and returns the open
+// node of the dm-crypt device. Both devices live as long as the node, or a later user
+// of it, is open.
 //
-// A crash leaves: before the table is resumed and the node open, a device without
-// users (Sweep removes it; the loop device goes with it); after that, nothing.
+// A crash before the table is resumed and the node open leaves a device without users
+// (Sweep removes it, and the loop device with it); a later crash leaves nothing.
 func attach(ctx context.Context, c chain, key []byte) (node *os.File, err error) {
 	return build(ctx, device{
 		file: c.file, name: DeviceName(c.uuid), uuid: deviceUUID(c.uuid), readOnly: c.readOnly, blockSize: c.segment.SectorSize,
@@ -93,9 +94,9 @@ func build(ctx context.Context, d device) (node *os.File, err error) {
 	name := d.name
 	if _, err := control.Create(name, d.uuid); err != nil {
 		if errors.Is(err, dm.ErrExists) {
-			// The caller holds the image's lock, so nobody is about to open that device: it is
-			// going, or was left by a process that was killed before it opened it. The latter is
-			// removed here; the former goes when its last user closes it.
+			// The caller holds the image's lock, so no other process is opening that device: it
+			// is being removed, or its creator was killed before opening it. An orphan is
+			// removed here; a device in removal goes when its last user closes it.
 			_ = control.Remove(name, true)
 		}
 		return nil, err
@@ -141,8 +142,8 @@ func cryptTable(control *dm.Control, c chain, over uint64, keySize int) dm.Crypt
 	}
 }
 
-// live opens the device with a dm UUID of ours that is open already. It returns nil where
-// there is none, and a *HolderError where it lies on another file.
+// live opens an existing device by its layervault dm UUID. It returns nil if there is
+// none, and a *HolderError if its backing file is another one.
 func live(file *os.File, uuid string, readOnly bool) (*os.File, error) {
 	control, err := dm.Open()
 	if err != nil {
@@ -163,8 +164,8 @@ func live(file *os.File, uuid string, readOnly bool) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Between the question and the opening the number may have been given to another
-	// device. Now that it is open it stays.
+	// The number may have been reused between lookup and open. An open device keeps its
+	// number.
 	now, err := control.InfoByUUID(uuid)
 	if err != nil || now.Dev != info.Dev {
 		_ = node.Close()
@@ -203,14 +204,14 @@ func openNode(dev uint64, readOnly bool) (*os.File, error) {
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK || uint64(st.Rdev) != dev { //nolint:unconvert // 32 bit has another type
 		_ = f.Close()
-		return nil, fmt.Errorf("%s is not device %d:%d: remove it", path, unix.Major(dev), unix.Minor(dev))
+		return nil, fmt.Errorf("%s exists and is not device %d:%d; remove the file", path, unix.Major(dev), unix.Minor(dev))
 	}
 	return f, nil
 }
 
-// Opening races with the end of the last use: until the kernel has taken a device
-// down, its name is taken but it cannot be opened any more. That lasts for
-// milliseconds, except where something like udev's blkid has it open just then.
+// Opening races with the end of the last use: until the kernel has removed a device,
+// its name is taken but it cannot be opened. That lasts milliseconds, unless a program
+// such as udev's blkid has the device open.
 const (
 	retryFirst = time.Millisecond
 	retryMost  = 100 * time.Millisecond
@@ -251,7 +252,7 @@ func closeNamed(ctx context.Context, node *os.File, name string) error {
 	return retry(ctx, func() error { return removeIdle(control, name) })
 }
 
-// removeIdle removes a device that has no user. One that has is an error for retry to wait on.
+// removeIdle removes an unused device. A used device is an error on which retry waits.
 func removeIdle(control *dm.Control, name string) error {
 	err := control.Remove(name, false)
 	switch {

@@ -25,7 +25,7 @@ func (d *VirtualDevice) log() *slog.Logger {
 
 func (d *VirtualDevice) path() string { return d.Image.ImagePath }
 
-// check refuses what would otherwise fail half-way.
+// check rejects parameters that would otherwise fail halfway.
 func (d *VirtualDevice) check() error {
 	switch {
 	case !filepath.IsAbs(d.path()):
@@ -33,11 +33,11 @@ func (d *VirtualDevice) check() error {
 	case d.Type != TypeWritable && d.Type != TypeSealed:
 		return fmt.Errorf("%w: type %q is neither %q nor %q", ErrBadParams, d.Type, TypeWritable, TypeSealed)
 	case d.Deviceparams.FsType != "" && d.Deviceparams.FsType != "ext4":
-		return fmt.Errorf("%w: file system %q, only ext4 is known", ErrBadParams, d.Deviceparams.FsType)
+		return fmt.Errorf("%w: file system %q is not supported, must be ext4", ErrBadParams, d.Deviceparams.FsType)
 	case d.Owner.Kind == "" || d.Owner.ID == "":
-		return fmt.Errorf("%w: an image without kind or id", ErrBadParams)
+		return fmt.Errorf("%w: image has no kind or id", ErrBadParams)
 	case d.Key == nil:
-		return fmt.Errorf("%w: set VirtualDevice.Key", ErrNoKeyFunc)
+		return fmt.Errorf("%w: VirtualDevice.Key is not set", ErrNoKeyFunc)
 	}
 	return nil
 }
@@ -48,8 +48,8 @@ func (d *VirtualDevice) UUID() (string, error) {
 	return uuid, err
 }
 
-// Identify reads what of an image's passphrase is told by its header: the format that it
-// claims, and its LUKS2 UUID. It needs no key, and nothing vouches for either.
+// Identify reads the image format and the LUKS2 UUID that the header claims, the inputs
+// of the image's passphrase. It needs no key; neither value is authenticated.
 func (d *VirtualDevice) Identify() (format int, uuid string, err error) {
 	f, err := d.open(os.O_RDONLY)
 	if err != nil {
@@ -71,7 +71,7 @@ func (d *VirtualDevice) open(flags int) (*os.File, error) {
 	return f, err
 }
 
-// passphrase asks for the image's passphrase and refuses an empty one.
+// passphrase calls Key and rejects an empty passphrase.
 func (d *VirtualDevice) passphrase(ctx context.Context, format int, uuid string) ([]byte, error) {
 	passphrase, err := d.Key(ctx, format, uuid)
 	if err != nil {
@@ -79,15 +79,14 @@ func (d *VirtualDevice) passphrase(ctx context.Context, format int, uuid string)
 		return nil, fmt.Errorf("key of image %s: %w", uuid, err)
 	}
 	if len(passphrase) == 0 {
-		return nil, fmt.Errorf("key of image %s: %w: it is empty", uuid, ErrNoKeyFunc)
+		return nil, fmt.Errorf("key of image %s: %w: key is empty", uuid, ErrNoKeyFunc)
 	}
 	return passphrase, nil
 }
 
-// lock keeps others, in this process and in others, from opening the same image at
-// the same time. It is a lock of the kernel's on the file: it goes with the process.
-// It uses an open file of its own, because a loop device keeps the one it was given
-// open, and with it the lock.
+// lock prevents concurrent opens of the same image, in this process and in others. It
+// is an flock of the kernel's and ends with the process. The lock uses an open file of
+// its own, because a loop device keeps its backing file open, and with it the lock.
 func (d *VirtualDevice) lock(ctx context.Context) (unlock func(), err error) {
 	f, err := d.open(os.O_RDONLY)
 	if err != nil {
@@ -109,8 +108,8 @@ func lockFile(ctx context.Context, f *os.File) (unlock func(), err error) {
 	return func() { _ = f.Close() }, nil
 }
 
-// explain tells a full disk from other failures: dm-crypt and loop devices report it
-// as an I/O error.
+// explain distinguishes a full disk from other failures: dm-crypt and loop devices
+// report a full disk as an I/O error.
 func (d *VirtualDevice) explain(err error) error {
 	if err == nil || errors.Is(err, ErrNoSpace) {
 		return err
@@ -124,11 +123,11 @@ func (d *VirtualDevice) explain(err error) error {
 	var st unix.Statfs_t
 	dir := filepath.Dir(d.path())
 	if unix.Statfs(dir, &st) == nil && int64(st.Bavail)*int64(st.Bsize) < fullDisk {
-		return fmt.Errorf("%w in %s: free some or use a larger disk: %w", ErrNoSpace, dir, err)
+		return fmt.Errorf("%w in %s: %w", ErrNoSpace, dir, err)
 	}
 	return err
 }
 
-// fullDisk is the free space, in bytes, below which a failed write is put down to a
-// full disk: more than the writes that were under way when it failed.
+// fullDisk is the free space, in bytes, below which a failed write is attributed to a
+// full disk: more than the writes that were in progress when it failed.
 const fullDisk = 16 << 20

@@ -1,10 +1,10 @@
-// Package crypt makes, opens and destroys encrypted images: a file that holds a
-// LUKS2 volume that holds an ext4 file system. It knows nothing of layers,
-// containers or volumes; who calls it says where the file lies, where it is to
-// be mounted, and how to get the passphrase of an image from its UUID.
+// Package crypt makes, opens and destroys encrypted images: a file that holds a LUKS2
+// volume that holds an ext4 file system. It knows nothing of layers, containers or
+// volumes; the caller supplies the path of the file, the mount point, and a function
+// that returns the passphrase for the image's UUID.
 //
-// Nothing that is on the disk is believed: see verified for headers, and holders.go for
-// which device is an image's.
+// No data on the disk is trusted: see verified for headers, and holders.go for the
+// device of an image.
 //
 // An open image is a chain owned by the kernel alone: loop device (autoclear),
 // dm-crypt device (removed when its last user goes), ext4 mount. A process that

@@ -15,33 +15,32 @@ var (
 	ErrNotExist = errors.New("image does not exist")
 	// ErrNoSpace: the disk that holds the image, or the image itself, is full.
 	ErrNoSpace = errors.New("no space left")
-	// ErrInUse: the image is open, and what was asked needs it closed.
+	// ErrInUse: the image is open, and the operation needs it closed.
 	ErrInUse = errors.New("image is in use")
-	// ErrNoKeyFunc: the device has no Key function. There is no empty or default
-	// key to fall back to.
+	// ErrNoKeyFunc: the device has no Key function. There is no empty or default key.
 	ErrNoKeyFunc = errors.New("no key for the image")
-	// ErrBadParams: a parameter makes no sense; the text says which.
+	// ErrBadParams: a parameter is invalid; the text names it.
 	ErrBadParams = errors.New("bad image parameters")
-	// ErrOldFormat: the image's format is not accepted any more. Every such error is a
+	// ErrOldFormat: the image's format is no longer accepted. Every such error is a
 	// *FormatError.
-	ErrOldFormat = errors.New("image format is not accepted any more")
+	ErrOldFormat = errors.New("image format is no longer accepted")
 )
 
-// FormatError says that an image is of an older format than its tier accepts.
+// FormatError: the image's format is older than its tier accepts.
 type FormatError struct {
 	Format, Floor int
 }
 
 func (e *FormatError) Error() string {
-	return fmt.Sprintf("%v: format %d, at least %d is wanted: \"layervault vault upgrade\" brings a whole vault up, \"layervault image adopt\" one image that was put back",
+	return fmt.Sprintf("%v: format %d, minimum is %d",
 		ErrOldFormat, e.Format, e.Floor)
 }
 
 // Is makes the error match ErrOldFormat.
 func (e *FormatError) Is(target error) bool { return target == ErrOldFormat }
 
-// CheckFormat is a *FormatError for an image of a format below floor, the lowest that its
-// tier accepts.
+// CheckFormat returns a *FormatError if the format is below floor, the lowest format that
+// the tier accepts.
 func CheckFormat(format, floor int) error {
 	if format < floor {
 		return &FormatError{Format: format, Floor: floor}

@@ -29,9 +29,9 @@ func (d *VirtualDevice) Size() (int64, error) {
 	return c.size, err
 }
 
-// Opened is the number of the device that the image is open as (see unix.Mkdev), 0 when
-// nothing uses it: no mount, in whatever mount namespace, and no open file. A device of
-// another program that may write to the image counts; one on a copy of it does not.
+// Opened is the number of the device that has the image open (see unix.Mkdev), 0 if the
+// image is unused: no mount, in any mount namespace, and no open file. Another
+// program's device counts if it may write to the image; a device of a copy does not.
 func (d *VirtualDevice) Opened() (uint64, error) {
 	f, err := d.open(os.O_RDONLY)
 	if err != nil {
@@ -40,7 +40,8 @@ func (d *VirtualDevice) Opened() (uint64, error) {
 	defer func() { _ = f.Close() }()
 	h, err := luks2.Read(f)
 	if errors.Is(err, luks2.ErrNotLUKS2) || errors.Is(err, luks2.ErrDamaged) {
-		// Nothing says any more which device would be its own: what lies on the file has it.
+		// The UUID is unknown, so the image's own device cannot be found; any device on the
+		// file counts.
 		if err = refuseHolders(f, "", false); errors.Is(err, dm.ErrExists) {
 			err = nil // going
 		}
@@ -52,9 +53,9 @@ func (d *VirtualDevice) Opened() (uint64, error) {
 	return openedOn(f, deviceUUID(h.UUID()))
 }
 
-// Grow makes a writable image larger, to size bytes of data: its file, its device and
-// the file system, which must be mounted at Deviceparams.Mnt. Whoever uses it need not
-// stop. It cannot be made smaller.
+// Grow extends a writable image to size bytes of data: its file, its device and the
+// file system, which must be mounted at Deviceparams.Mnt. Its users need not stop. An
+// image cannot shrink.
 //
 // A crash in between leaves a file system that is smaller than its device, which is as
 // good as before; growing to the same size again finishes it.
@@ -82,7 +83,7 @@ func (d *VirtualDevice) Grow(ctx context.Context, size int64) error {
 		return fmt.Errorf("grow %s: %w", d.path(), err)
 	}
 	if node == nil {
-		return fmt.Errorf("grow %s: %w: it is not open", d.path(), ErrBadParams)
+		return fmt.Errorf("grow %s: %w: image is not open", d.path(), ErrBadParams)
 	}
 	defer func() { _ = node.Close() }()
 	if err := d.mountedFrom(node); err != nil {
@@ -95,7 +96,7 @@ func (d *VirtualDevice) Grow(ctx context.Context, size int64) error {
 	}
 	offset := v.header.Segment().Offset
 	if have := info.Size() - offset; size < have {
-		return fmt.Errorf("grow %s: %w: it has %d bytes already and cannot be made smaller", d.path(), ErrBadParams, have)
+		return fmt.Errorf("grow %s: %w: size is %d bytes already; an image cannot shrink", d.path(), ErrBadParams, have)
 	}
 	if err := errors.Join(v.file.Truncate(offset+size), v.file.Sync()); err != nil {
 		return d.explain(err)
@@ -113,7 +114,7 @@ func (d *VirtualDevice) Grow(ctx context.Context, size int64) error {
 	return nil
 }
 
-// mountedFrom wants the file system at Deviceparams.Mnt to be an open device's.
+// mountedFrom checks that the file system at Deviceparams.Mnt is on the open device.
 func (d *VirtualDevice) mountedFrom(node *os.File) error {
 	var at, dev unix.Stat_t
 	if err := unix.Stat(d.Deviceparams.Mnt, &at); err != nil {
@@ -128,9 +129,9 @@ func (d *VirtualDevice) mountedFrom(node *os.File) error {
 	return nil
 }
 
-// growDevice gives an open image's device the length of its file. Putting a table to use
-// suspends the device; whatever fails, it goes on with the table that it had, as all that is
-// mounted from it would hang otherwise.
+// growDevice extends an open image's device to the length of its file. Loading a table
+// suspends the device; after any error the device resumes with its old table, because all
+// mounts on it would hang otherwise.
 func growDevice(c chain, key []byte) (err error) {
 	control, err := dm.Open()
 	if err != nil {
@@ -143,7 +144,7 @@ func growDevice(c chain, key []byte) (err error) {
 		return err
 	}
 	if len(under) != 1 || unix.Major(under[0]) != loop.Major {
-		return fmt.Errorf("%w: device %s does not lie on one loop device", ErrBadParams, name)
+		return fmt.Errorf("%w: device %s is not backed by exactly one loop device", ErrBadParams, name)
 	}
 	number := int(unix.Minor(under[0]))
 	if err := loop.Refresh(number); err != nil {
@@ -160,7 +161,7 @@ func growDevice(c chain, key []byte) (err error) {
 	return control.Resume(name)
 }
 
-// resumeOld drops a table that was loaded and lets a suspended device go on.
+// resumeOld drops a loaded table and resumes a suspended device.
 func resumeOld(control *dm.Control, name string) error {
 	// A table that the kernel refused at the last moment is gone already.
 	_ = control.Clear(name)

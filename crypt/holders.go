@@ -14,23 +14,23 @@ import (
 	"layervault/internal/mounts"
 )
 
-// What is open is found by the file beneath, never by a name: a UUID is a string in a file
-// that anybody may copy, and a device-mapper name is what somebody chose. A device counts
-// as an image's only if it lies on a loop device whose file is the very file that the image
-// was asked for by (device and inode number, LOOP_GET_STATUS64).
+// An open device is found by its backing file, never by a name: a UUID is a string in a
+// file that anyone may copy, and a device-mapper name is freely chosen. A device belongs to
+// an image only if it is backed by a loop device over exactly that file (device and inode
+// number, LOOP_GET_STATUS64).
 //
 //	our device lies on this file      it is used again
 //	our device lies on another file   refused: a copy of the image is open
 //	a loop device that is not ours    refused: cryptsetup, or Pantavisor's script, has it;
 //	lies on this file                 a second mount would destroy the file system
 
-// HolderError says who has an image open that we must not open a second time. It matches
-// ErrInUse.
+// HolderError names the device that has an image open and prevents a second open. It
+// matches ErrInUse.
 type HolderError struct {
 	Path   string // of the image that was asked for
 	Device string // that is in the way: a device-mapper name, or loopN
-	// Over is the file that Device lies on, as the kernel names it, where that is another
-	// one than the image asked for: a copy, or the image that was here before.
+	// Over is the backing file of Device, as the kernel names it, if that is not the
+	// requested image: a copy, or an earlier image of the same path.
 	Over   string
 	Mounts []string // where Device is mounted, in this mount namespace
 }
@@ -41,15 +41,15 @@ func (e *HolderError) Error() string {
 		mounts = ", mounted at " + strings.Join(e.Mounts, ", ")
 	}
 	if e.Over != "" {
-		return fmt.Sprintf("%v: device %s of this UUID is open and lies on %s, not on %s%s: close that copy first", ErrInUse, e.Device, e.Over, e.Path, mounts)
+		return fmt.Sprintf("%v: device %s has the same UUID but its backing file is %s, not %s%s; close that copy first", ErrInUse, e.Device, e.Over, e.Path, mounts)
 	}
-	return fmt.Sprintf("%v: another program has %s open as device %s%s: close that first", ErrInUse, e.Path, e.Device, mounts)
+	return fmt.Sprintf("%v: %s is open in another program as device %s%s; close the device first", ErrInUse, e.Path, e.Device, mounts)
 }
 
 // Is makes the error match ErrInUse.
 func (e *HolderError) Is(target error) bool { return target == ErrInUse }
 
-// fileID is a file, whatever its name is.
+// fileID identifies a file independent of its name.
 type fileID struct{ dev, ino uint64 }
 
 func idOf(f *os.File) (fileID, error) {
@@ -60,8 +60,8 @@ func idOf(f *os.File) (fileID, error) {
 	return fileID{uint64(st.Dev), uint64(st.Ino)}, nil //nolint:unconvert // 32 bit has other types
 }
 
-// liesOn is nil where a device lies on a loop device over the file, and a *HolderError
-// where it lies on anything else. The caller has the device open, so that it stays.
+// liesOn returns nil if a device is backed by a loop device over the file, else a
+// *HolderError. The caller has the device open, so that it cannot disappear.
 func liesOn(control *dm.Control, info dm.Info, file *os.File) error {
 	id, err := idOf(file)
 	if err != nil {
@@ -71,7 +71,7 @@ func liesOn(control *dm.Control, info dm.Info, file *os.File) error {
 	if err != nil {
 		return err
 	}
-	over := "what is no file"
+	over := "no single loop device"
 	if len(under) == 1 && unix.Major(under[0]) == loop.Major {
 		number := int(unix.Minor(under[0]))
 		a, err := loop.Status(number)
@@ -90,14 +90,14 @@ func liesOn(control *dm.Control, info dm.Info, file *os.File) error {
 	return &HolderError{Path: file.Name(), Device: info.Name, Over: over, Mounts: points}
 }
 
-// refuseHolders is nil where nothing has the file open that a second opening would harm,
-// a *HolderError where something has, and dm.ErrExists where what has it is about to go (see
-// retry). own is the dm UUID of our device of this image, which the caller found not to be
-// there. The image is locked.
+// refuseHolders returns nil if no other user has the file open in a conflicting way, a
+// *HolderError if one has, and dm.ErrExists if that user's device is being removed (see
+// retry). own is the dm UUID of layervault's device of this image, which the caller found
+// absent. The image is locked.
 //
-// Of a file that is only going to be read, only who writes to it matters. That the kernel
-// tells in two system calls; looking at each loop device of the host takes some microseconds
-// for each, which many layers that are opened one after the other would feel.
+// For read-only use only writers of the file conflict. The kernel reports writers in two
+// system calls; checking every loop device of the host takes some microseconds each, which
+// adds up when many layers are opened one after the other.
 func refuseHolders(file *os.File, own string, readOnly bool) error {
 	if readOnly && !hasWriters(file) {
 		return nil
@@ -109,13 +109,13 @@ func refuseHolders(file *os.File, own string, readOnly bool) error {
 	return loop.Over(id.dev, id.ino, func(a loop.Attached) error {
 		devices := devicesOver(a.Number)
 		if len(devices) == 0 && a.Autoclear {
-			return fmt.Errorf("%w: /dev/loop%d over %s is going", dm.ErrExists, a.Number, file.Name())
+			return fmt.Errorf("%w: /dev/loop%d of %s is being released", dm.ErrExists, a.Number, file.Name())
 		}
 		h := &HolderError{Path: file.Name(), Device: fmt.Sprintf("loop%d", a.Number)}
 		number := unix.Mkdev(loop.Major, uint32(a.Number))
 		for _, d := range devices {
 			if d.going || d.uuid == own {
-				return fmt.Errorf("%w: %s is going", dm.ErrExists, d.name)
+				return fmt.Errorf("%w: %s is being removed", dm.ErrExists, d.name)
 			}
 			h.Device, number = d.name, d.dev
 		}
@@ -126,9 +126,10 @@ func refuseHolders(file *os.File, own string, readOnly bool) error {
 	})
 }
 
-// hasWriters tells whether any process, or loop device, has a file open for writing: the
-// kernel grants a read lease on it only if not. Where it grants none (the file system has
-// no leases, or the file is another user's) the answer is yes, and the caller looks closer.
+// hasWriters reports whether any process, or loop device, has a file open for writing: only
+// then does the kernel deny a read lease. If no lease is possible (the file system has no
+// leases, or the file is another user's) the result is true, and the caller checks more
+// closely.
 func hasWriters(file *os.File) bool {
 	fd := file.Fd()
 	if _, err := unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_RDLCK); err != nil {
@@ -184,8 +185,8 @@ func mountsOf(dev uint64) ([]string, error) {
 	return mounts.Points(infos), err
 }
 
-// openedOn is the number of a device that has the file open: ours of this dm UUID, or
-// another program's. 0 when nothing has it, or only reads it.
+// openedOn returns the number of a device that has the file open: layervault's of this
+// dm UUID, or another program's. 0 if no device has, or only for reading.
 func openedOn(file *os.File, own string) (uint64, error) {
 	control, err := dm.Open()
 	if err != nil {

@@ -31,7 +31,7 @@ func (d *VirtualDevice) Create(ctx context.Context, size int64) error {
 	if err != nil {
 		return err
 	}
-	// Gone when this returns, as Get finds no use for a device that is going.
+	// The device is gone on return, because Get cannot use a device in removal.
 	return closeDevice(context.WithoutCancel(ctx), held.file, held.uuid)
 }
 
@@ -39,7 +39,7 @@ func (d *VirtualDevice) Create(ctx context.Context, size int64) error {
 // until the result is closed, so that Get need not open it again.
 func (d *VirtualDevice) CreateHeld(ctx context.Context, size int64) (*Held, error) {
 	if size < ext4.MinSize {
-		return nil, fmt.Errorf("%w: size of %d bytes, at least %d", ErrBadParams, size, ext4.MinSize)
+		return nil, fmt.Errorf("%w: size is %d bytes, minimum is %d", ErrBadParams, size, ext4.MinSize)
 	}
 	size = size / ext4.BlockSize * ext4.BlockSize
 	if err := ext4.CheckInodes(d.Inodes, size); err != nil {
@@ -230,7 +230,7 @@ func (d *VirtualDevice) fillOpen(ctx context.Context, f *os.File, h *luks2.Heade
 	return &Held{file: node, node: node.Name(), uuid: c.uuid}, nil
 }
 
-// readBack is the proof that a new image can be opened once its name is there.
+// readBack checks that a new image can be opened, before it gets its name.
 func (d *VirtualDevice) readBack(h *luks2.Header) error {
 	f, err := d.open(os.O_RDONLY)
 	if err != nil {

@@ -14,10 +14,10 @@ type MountOptions struct {
 	Data  string // what the file system reads, comma separated
 }
 
-// mountFlags are the words of mount(8) that are flags of mount(2); see the table
-// "FILESYSTEM-INDEPENDENT MOUNT OPTIONS" of its manual. "ro" is not among them: one
-// device cannot be mounted both ways, so whoever wants to read only says so where it is
-// used (docker's :ro).
+// mountFlags are the options of mount(8) that are flags of mount(2); see the table
+// "FILESYSTEM-INDEPENDENT MOUNT OPTIONS" of its manual. "ro" is not included: one
+// device cannot be mounted both ways, so a read-only use is requested per use (docker's
+// :ro).
 var mountFlags = map[string]uintptr{
 	"noatime": unix.MS_NOATIME, "nodiratime": unix.MS_NODIRATIME, "relatime": unix.MS_RELATIME,
 	"strictatime": unix.MS_STRICTATIME, "lazytime": unix.MS_LAZYTIME,
@@ -29,8 +29,8 @@ var mountFlags = map[string]uintptr{
 // would do.
 var mountDefaults = []string{"defaults", "rw", "suid", "dev", "exec", "async", "auto", "noauto", "nofail", "atime", "loop"}
 
-// mountData are the options of ext4 that may be given, by the word before "=". Those
-// that name files or devices, or that make the kernel panic, are not among them. See
+// mountData are the accepted ext4 options, by the word before "=". Options that name
+// files or devices, or that make the kernel panic, are excluded. See
 // Documentation/admin-guide/ext4.rst of Linux.
 var mountData = []string{
 	"acl", "auto_da_alloc", "barrier", "block_validity", "commit", "data", "delalloc", "discard", "errors", "grpid",
@@ -38,8 +38,8 @@ var mountData = []string{
 	"nodiscard", "nogrpid", "nouser_xattr", "stripe", "user_xattr",
 }
 
-// ParseMountOptions reads what stands after -o of mount(8). An unknown word is
-// ErrBadParams, with the ones that are known.
+// ParseMountOptions parses the argument of mount(8)'s -o. An unknown option is
+// ErrBadParams, with a list of the known ones.
 func ParseMountOptions(text string) (MountOptions, error) {
 	var m MountOptions
 	var data []string
@@ -50,11 +50,11 @@ func ParseMountOptions(text string) (MountOptions, error) {
 		case ok:
 			m.Flags |= flag
 		case word == "errors=panic":
-			return MountOptions{}, fmt.Errorf("%w: mount option %q would take the host down", ErrBadParams, word)
+			return MountOptions{}, fmt.Errorf("%w: mount option %q would panic the host on an error", ErrBadParams, word)
 		case slices.Contains(mountData, name) && !strings.ContainsAny(value, "/ \\\"\x00"):
 			data = append(data, word)
 		default:
-			return MountOptions{}, fmt.Errorf("%w: unknown mount option %q; known are %s", ErrBadParams, word, strings.Join(knownMountOptions(), ", "))
+			return MountOptions{}, fmt.Errorf("%w: unknown mount option %q; known options: %s", ErrBadParams, word, strings.Join(knownMountOptions(), ", "))
 		}
 	}
 	m.Data = strings.Join(data, ",")

@@ -13,12 +13,12 @@ import (
 	"layervault/internal/mounts"
 )
 
-// Get opens the image and mounts it at Deviceparams.Mnt, over whatever is mounted
-// there. A sealed image is mounted read-only. Where the image is open already, its
-// device is used again, if it lies on this very file, when the header was verified.
+// Get opens the image and mounts it at Deviceparams.Mnt, over any existing mount. A
+// sealed image is mounted read-only. The device of an open image is reused after the
+// header is verified, if its backing file is this file.
 //
-// Nothing but the mount keeps the image open afterwards: when it is gone, and with it
-// every overlay that uses it, the kernel takes down dm-crypt and loop device.
+// Only the mount keeps the image open afterwards: after the last unmount, overlays on
+// the image included, the kernel removes the dm-crypt and loop devices.
 func (d *VirtualDevice) Get(ctx context.Context) error {
 	return d.use(ctx, func(node *os.File) error {
 		if err := mountImage(node.Name(), d.Deviceparams.Mnt, d.Type == TypeSealed, d.Deviceparams.Options); err != nil {
@@ -28,8 +28,8 @@ func (d *VirtualDevice) Get(ctx context.Context) error {
 	})
 }
 
-// mountImage mounts the file system of an open device. Every mount of one image uses
-// the same flags, as the kernel wants it.
+// mountImage mounts the file system of an open device. All mounts of one image use the
+// same flags, as the kernel requires.
 func mountImage(node, at string, readOnly bool, more MountOptions) error {
 	flags, data := more.Flags, "discard,noinit_itable"
 	if more.Data != "" {
@@ -44,8 +44,8 @@ func mountImage(node, at string, readOnly bool, more MountOptions) error {
 	return nil
 }
 
-// Held keeps an image open when nothing mounts it any more. It is one file descriptor:
-// whatever ends the process lets go of the image.
+// Held keeps an unmounted image open. It is one file descriptor, so the end of the
+// process closes the image.
 type Held struct {
 	file     *os.File // the device, or an O_PATH descriptor of a mount's root
 	node     string
@@ -69,22 +69,21 @@ func (d *VirtualDevice) Hold(context.Context) (*Held, error) {
 	return &Held{file: dir, node: dm.NodePath(uint64(st.Dev)), readOnly: d.Type == TypeSealed}, nil //nolint:unconvert // 32 bit has another type
 }
 
-// Mount mounts the image once more: a system call, without a look at the image's header
-// and without a key. The device cannot have become another's while it is held.
+// Mount mounts the image once more: one system call, without reading the header and
+// without a key. The device number cannot be reused while the image is held.
 func (h *Held) Mount(at string) error { return mountImage(h.node, at, h.readOnly, MountOptions{}) }
 
-// Close lets go of the image.
+// Close closes the image.
 func (h *Held) Close() error { return h.file.Close() }
 
-// Put detaches the mount at Deviceparams.Mnt. Where nothing is mounted there, that is
-// what was wanted.
+// Put detaches the mount at Deviceparams.Mnt. No mount there is no error.
 func (d *VirtualDevice) Put(context.Context) error {
 	return mounts.Detach(d.Deviceparams.Mnt)
 }
 
-// use calls f with the open node of the image's device; f closes it, unless it fails.
-// The image is locked meanwhile, so that a file system that is being checked is not
-// mounted by someone else.
+// use calls f with the open node of the image's device; f closes the node, except on
+// error. The image is locked meanwhile, so that no other process mounts a file system
+// during its check.
 func (d *VirtualDevice) use(ctx context.Context, f func(node *os.File) error) error {
 	if err := d.check(); err != nil {
 		return err
@@ -111,7 +110,7 @@ func (d *VirtualDevice) use(ctx context.Context, f func(node *os.File) error) er
 		return err
 	}
 	return retry(ctx, func() error {
-		// Someone else may have been faster.
+		// Another process may have been faster.
 		if done, err := d.openLive(ctx, v, readOnly, f); done || err != nil {
 			return err
 		}
@@ -159,15 +158,14 @@ func (d *VirtualDevice) openLive(ctx context.Context, v *verified, readOnly bool
 	return true, nil
 }
 
-// fresh looks at the file system of a device that was opened just now, before anyone
-// mounts it.
+// fresh checks the file system of a newly opened device before its first mount.
 func (d *VirtualDevice) fresh(ctx context.Context, node *os.File, size int64) error {
 	s, err := ext4.ReadSuper(node)
 	if err != nil {
 		return fmt.Errorf("image %s: %w", d.path(), err)
 	}
 	if s.Size > size {
-		return fmt.Errorf("image %s: %w: its file was cut off, %d bytes of %d are left", d.path(), luks2.ErrDamaged, size, s.Size)
+		return fmt.Errorf("image %s: %w: file is truncated to %d of %d bytes", d.path(), luks2.ErrDamaged, size, s.Size)
 	}
 	if d.Type == TypeSealed || s.Clean {
 		return nil

@@ -20,8 +20,8 @@ import (
 type KernelKey struct {
 	Type        string // "logon", "trusted" or "encrypted"
 	Description string
-	// Payload is what add_key(2) is given: the key itself for logon, "load" and a blob in
-	// hex for trusted. Whoever gets a KernelKey wipes it.
+	// Payload is the argument of add_key(2): the key itself for logon, "load" and a blob
+	// in hex for trusted. The receiver of a KernelKey wipes it.
 	Payload []byte
 	Size    int // of the key in bytes, as dm-crypt's table has it
 }
@@ -33,7 +33,7 @@ func NewKernelKey(k KernelKey) (blob []byte, err error) {
 		blob = make([]byte, maxKeyBlob)
 		n, err := unix.KeyctlBuffer(unix.KEYCTL_READ, id, blob, 0)
 		if err == nil && n > len(blob) {
-			err = fmt.Errorf("a blob of %d bytes", n)
+			err = fmt.Errorf("blob size %d bytes", n)
 		}
 		if err != nil {
 			return fmt.Errorf("read %s key %s: %w", k.Type, k.Description, err)
@@ -48,8 +48,8 @@ func NewKernelKey(k KernelKey) (blob []byte, err error) {
 // trusted keys (MAX_BLOB_SIZE), twice that in hex.
 const maxKeyBlob = 2 * 512
 
-// PlainDevice is a file under plain dm-crypt: no header, the key is all there is to know.
-// Whether it is open is asked of the kernel, as with VirtualDevice.
+// PlainDevice is a file under plain dm-crypt, without a header: only the key is secret
+// and needed. Whether it is open is asked of the kernel, as with VirtualDevice.
 type PlainDevice struct {
 	ImagePath string // absolute
 	// Name is that of the device, within ours. Two files may have the same base name.
@@ -92,15 +92,15 @@ var plainCiphers = map[string]int{
 	"capi:tk(cbc(aes))-plain":    36,
 }
 
-// check refuses what is not on that list. There is no header that anybody could change, but
-// device.json is a file like others.
+// check rejects values that are not on that list. A plain device has no header to change,
+// but device.json is a file that an attacker may change.
 func (d *PlainDevice) check(keySize int) error {
 	want, ok := plainCiphers[d.Cipher]
 	if !ok {
-		return fmt.Errorf("%w: cipher %q of disk %s", ErrBadParams, d.Cipher, d.Name)
+		return fmt.Errorf("%w: unknown cipher %q of disk %s", ErrBadParams, d.Cipher, d.Name)
 	}
 	if keySize != want {
-		return fmt.Errorf("%w: key of %d bytes for %s, %d are needed", ErrBadParams, keySize, d.Cipher, want)
+		return fmt.Errorf("%w: key for %s has %d bytes, must have %d", ErrBadParams, d.Cipher, keySize, want)
 	}
 	return nil
 }
@@ -202,9 +202,9 @@ func (d *PlainDevice) attach(ctx context.Context, file *os.File) (*os.File, erro
 	})
 }
 
-// Get opens the image and mounts it, or mounts once more what is open. What was not
-// unmounted in order is checked first. An image that has no file system, as the key
-// shows it, is left as it is: ext4.ErrNotExt4.
+// Get opens the image and mounts it, or mounts an open image once more. The file system
+// is checked first after an unclean unmount. An image without a file system under this
+// key is left unchanged: ext4.ErrNotExt4.
 func (d *PlainDevice) Get(ctx context.Context, at string) error {
 	file, err := os.OpenFile(d.ImagePath, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -224,8 +224,7 @@ func (d *PlainDevice) Get(ctx context.Context, at string) error {
 			return err
 		}
 		defer unlock()
-		// There is no header to verify: a plain device that lies on this very file is this
-		// disk, as far as anything can tell.
+		// A plain device has no header to verify: the backing file alone identifies the disk.
 		node, err := live(file, d.dmUUID(), false)
 		if err != nil {
 			return fmt.Errorf("open disk %s: %w", d.Name, err)
@@ -238,7 +237,8 @@ func (d *PlainDevice) Get(ctx context.Context, at string) error {
 				return fmt.Errorf("open disk %s: %w", d.Name, err)
 			}
 			if err := d.fresh(ctx, node); err != nil {
-				// Gone before the next try: a device with a wrong key would be taken for the disk.
+				// Removed before the next try: a device with a wrong key would be taken for the
+				// disk.
 				return errors.Join(err, closeNamed(context.WithoutCancel(ctx), node, d.dmName()))
 			}
 		}
@@ -250,11 +250,11 @@ func (d *PlainDevice) Get(ctx context.Context, at string) error {
 	})
 }
 
-// fresh looks at the file system of a device that was opened just now.
+// fresh checks the file system of a newly opened device.
 func (d *PlainDevice) fresh(ctx context.Context, node *os.File) error {
 	s, err := ext4.ReadSuper(node)
 	if err != nil {
-		return fmt.Errorf("disk %s: %w: the key does not fit the image %s, or it was never formatted; it is not touched", d.Name, err, d.ImagePath)
+		return fmt.Errorf("disk %s: %w: wrong key for image %s, or image never formatted; image left unchanged", d.Name, err, d.ImagePath)
 	}
 	if s.Clean {
 		return nil

@@ -52,8 +52,9 @@ func destroy(ctx context.Context, path string) error {
 		return ignoreMissing(err)
 	}
 	defer func() { _ = f.Close() }()
-	// The kernel gives the blocks of an image in use back with its last mount, and those of
-	// another within moments, see giveBack: a removal waits for that only on a full disk.
+	// The kernel frees the blocks of an open image after its last unmount, and those of any
+	// other image within moments, see giveBack: a removal waits for that only on a full
+	// disk.
 	full := isScarce(f)
 	var id string
 	if full {
@@ -74,7 +75,7 @@ func destroy(ctx context.Context, path string) error {
 	return giveBack(f)
 }
 
-// scarce is the free space, in bytes, below which blocks that come back late are missed:
+// scarce is the free space, in bytes, below which a delayed release of blocks matters:
 // more than is written in the moments that the kernel takes.
 const scarce = 1 << 30
 
@@ -84,9 +85,9 @@ func isScarce(f *os.File) bool {
 	return unix.Fstatfs(int(f.Fd()), &st) != nil || int64(st.Bavail)*int64(st.Bsize) < scarce
 }
 
-// giveBack frees the blocks of a file without a name and without users now. Unlinking alone
-// does not: a loop device lets go of its file from a worker of the kernel, some time after
-// the device is gone, and a removal that was to make room would leave the disk full.
+// giveBack frees the blocks of an unlinked, unused file at once. Unlinking alone does not:
+// a kernel worker closes the loop device's file some time after the device is gone, so a
+// removal meant to free space would leave the disk full.
 func giveBack(f *os.File) error {
 	if err := f.Truncate(0); err != nil {
 		return fmt.Errorf("free the blocks of %s: %w", f.Name(), err)
@@ -94,9 +95,10 @@ func giveBack(f *os.File) error {
 	return nil
 }
 
-// closedWithin is how long a removal waits for an image's last user. The mounts of a
-// container that ended go with its mount namespace, which a worker of the kernel takes
-// down within milliseconds; an image that is in use for good costs a removal this much.
+// closedWithin is the time that a removal waits for the last user of an image. The
+// mounts of an ended container go with its mount namespace, which a kernel worker takes
+// down within milliseconds; for an image in permanent use a removal waits this long in
+// vain.
 const closedWithin = 100 * time.Millisecond
 
 // closed makes sure that no device of the image exists. It says false for one in use.
@@ -119,9 +121,9 @@ func closed(ctx context.Context, f *os.File, uuid string) bool {
 
 func tempPrefix(path string) string { return "." + filepath.Base(path) + ".tmp-" }
 
-// SweepDir removes the temporary files of images whose making or removal was interrupted, in
-// one directory. Those that are being made just now stay; so does, until the next sweep, one
-// whose maker was killed while it started a program, in the moment before that runs.
+// SweepDir removes the temporary files of interrupted creations and removals in one
+// directory. Files that are in use by a running creation stay; so does, until the next
+// sweep, the file of a creator killed between fork and exec of a program.
 func SweepDir(ctx context.Context, dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

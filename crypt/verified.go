@@ -9,16 +9,16 @@ import (
 	"layervault/crypt/luks2"
 )
 
-// verified is an image whose header is believed: nothing of it reaches the kernel, and
-// nothing is written to it, before.
+// verified is an image with a verified header: before verification no header data
+// reaches the kernel, and the image is not written to.
 //
 //	on the list of luks2.CheckOwn       whatever the header says, in both formats
 //	format 2: its MAC is right          for the image's passphrase, kind and id
 //	format 1: the passphrase opens it   all that there is to know
 //
-// The MAC is checked without opening a key slot, which takes a hundred times as long: for a
-// device that is open already that is enough, as the kernel says that it lies on this very
-// file (see liesOn). To open one anew the volume key is needed, and unlocking gives it.
+// The MAC is checked without opening a key slot, which takes a hundred times as long. For a
+// device that is open already the MAC is enough, because the kernel confirms the backing
+// file (see liesOn). A new open needs the volume key, from unlocking.
 type verified struct {
 	file       *os.File
 	header     *luks2.Header
@@ -26,9 +26,9 @@ type verified struct {
 	key        []byte // nil until unlock
 }
 
-// verified opens the image's file and verifies its header. The caller closes the result.
-// One copy of the header that is damaged, or older, is written anew from the other when
-// that is verified; two damaged ones are luks2.ErrDamaged, and the image is left as it is.
+// verified opens the image's file and verifies its header. The caller closes the result. A
+// header copy that is damaged or older is rewritten from the verified other copy; two
+// damaged copies are luks2.ErrDamaged, and the image is left unchanged.
 func (d *VirtualDevice) verified(ctx context.Context, mode int) (_ *verified, err error) {
 	file, err := d.open(mode)
 	if err != nil {
@@ -46,7 +46,7 @@ func (d *VirtualDevice) verified(ctx context.Context, mode int) (_ *verified, er
 	if err := v.header.CheckOwn(); err != nil {
 		return nil, fmt.Errorf("image %s: %w", d.path(), err)
 	}
-	// Keys may come from far away: no lock is held while we wait for one.
+	// A key may come from a remote service: no lock is held meanwhile.
 	if v.passphrase, err = d.passphrase(ctx, v.header.Format(), v.header.UUID()); err != nil {
 		return nil, err
 	}
@@ -70,18 +70,18 @@ func (d *VirtualDevice) believe(ctx context.Context, v *verified) error {
 	if err == nil {
 		return nil
 	}
-	// Nothing of it is what this key wrote: another key's image, rather than one that was
-	// changed? The slots tell, and the error says both.
+	// No field matches this key: either another key's image, or a changed header. The key
+	// slots decide, and the error names both.
 	var changed *luks2.HeaderError
 	if errors.As(err, &changed) && changed.Field() == luks2.FieldMAC {
 		if noKey := d.unlock(ctx, v); noKey != nil {
 			return fmt.Errorf("%w: %w", noKey, err)
 		}
 	}
-	return fmt.Errorf("image %s: %w; if you made these changes yourself: layervault image adopt", d.path(), err)
+	return fmt.Errorf("image %s: %w", d.path(), err)
 }
 
-// unlock gets the volume key, once.
+// unlock reads the volume key, once.
 func (d *VirtualDevice) unlock(ctx context.Context, v *verified) (err error) {
 	if v.key != nil {
 		return nil
@@ -98,7 +98,7 @@ func (v *verified) close() {
 	_ = v.file.Close()
 }
 
-// lockedHeader reads the header while nobody changes it.
+// lockedHeader reads the header under the image lock.
 func (d *VirtualDevice) lockedHeader(ctx context.Context, f *os.File) (*luks2.Header, error) {
 	unlock, err := d.lock(ctx)
 	if err != nil {
@@ -111,11 +111,12 @@ func (d *VirtualDevice) lockedHeader(ctx context.Context, f *os.File) (*luks2.He
 func (d *VirtualDevice) header(f *os.File) (*luks2.Header, error) {
 	h, err := luks2.Read(f)
 	if errors.Is(err, luks2.ErrNotLUKS2) {
-		// It was one when it got its name, so both copies of its header were overwritten.
+		// The file was a LUKS2 image when it got its name, so both header copies were
+		// overwritten.
 		err = fmt.Errorf("%w: %w", luks2.ErrDamaged, err)
 	}
 	if errors.Is(err, luks2.ErrDamaged) {
-		err = fmt.Errorf("%w: it was not touched; restore the image from a backup, or remove the layer and pull it again", err)
+		err = fmt.Errorf("%w: image left unchanged; restore the image from a backup, or remove the layer and pull it again", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", d.path(), err)
@@ -123,7 +124,7 @@ func (d *VirtualDevice) header(f *os.File) (*luks2.Header, error) {
 	return h, nil
 }
 
-// repair writes the bad copy of a header anew, from the one that was verified.
+// repair rewrites the damaged header copy from the verified one.
 func (d *VirtualDevice) repair(ctx context.Context, v *verified) error {
 	unlock, err := d.lock(ctx)
 	if err != nil {
@@ -138,7 +139,7 @@ func (d *VirtualDevice) repair(ctx context.Context, v *verified) error {
 	if err := errors.Join(luks2.Repair(w), w.Close()); err != nil {
 		return err
 	}
-	d.log().Warn("repaired a damaged copy of the LUKS2 header from the other one", "damage", damage)
+	d.log().Warn("repaired a damaged LUKS2 header copy from the intact copy", "damage", damage)
 	v.header, err = d.header(v.file)
 	return err
 }

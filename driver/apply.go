@@ -30,11 +30,11 @@ func (d *Driver) ApplyDiff(ctx context.Context, id, parent string, diff io.Reade
 		return 0, err
 	}
 	if r.Parent != parent {
-		return 0, fmt.Errorf("apply a diff to layer %s: %w: its parent is %q, not %q", id, ErrParent, r.Parent, parent)
+		return 0, fmt.Errorf("apply a diff to layer %s: %w: recorded parent is %q, request names %q", id, ErrParent, r.Parent, parent)
 	}
 	if r.Kind == layer.Writable {
-		// A Get makes a writable image of a layer that was not made for a container: a mere look
-		// must not keep it from being sealed.
+		// A Get gives a writable image to a layer that was not made for a container; a mere read
+		// must not prevent sealing.
 		untouched := false
 		if !r.ReadWrite {
 			if untouched, err = s.untouched(ctx, r); err != nil {

@@ -11,16 +11,15 @@ import (
 	"layervault/internal/mounts"
 )
 
-// clearMountPoint removes the mount point of a layer that is not mounted, and what was
-// written into it.
+// clearMountPoint removes the mount point of an unmounted layer, with all files in it.
 //
-// dockerd that starts while a plugin of an earlier dockerd still runs ends that one,
-// unmounts its propagated mount and starts a new plugin all at once (moby,
-// plugin/manager.go, HandleExitEvent and reload). Where the unmounting comes late, the
-// new plugin's mounts never reach dockerd, and a container's files are written to the
-// plain directory below: unencrypted, and to no layer. That must not go on, so it
-// is an error, the files are deleted, and Fatal is told: a plugin that ends is started
-// anew by dockerd, and then its mounts are seen.
+// A dockerd that starts while the plugin of an earlier dockerd still runs stops that
+// plugin, unmounts its propagated mount and starts a new plugin concurrently (moby,
+// plugin/manager.go, HandleExitEvent and reload). If the unmount comes late, mounts of
+// the new plugin never reach dockerd, and a container writes its files to the plain
+// directory below: unencrypted, and to no layer. So this is an error: the files are
+// deleted, and Fatal is called. dockerd restarts a plugin that ends, and then sees its
+// mounts.
 func (d *Driver) clearMountPoint(ctx context.Context, s *session, id string) error {
 	err := d.removeMountPoint(ctx, s, id)
 	if errors.Is(err, ErrAstray) {
@@ -36,7 +35,7 @@ func (d *Driver) removeMountPoint(ctx context.Context, s *session, id string) er
 		return nil
 	case !errors.Is(err, unix.ENOTEMPTY):
 		// An empty directory does no harm: the next Get uses it, Remove removes it.
-		d.log.DebugContext(ctx, "mount point stays", "layer", id, "error", err)
+		d.log.DebugContext(ctx, "mount point was not removed", "layer", id, "error", err)
 		return nil
 	}
 	// A mount hides what is below it, so these cannot be a layer's own files.
@@ -48,7 +47,7 @@ func (d *Driver) removeMountPoint(ctx context.Context, s *session, id string) er
 		return fmt.Errorf("%w %s: %w", ErrAstray, s.merged(id), err)
 	}
 	defer func() { _ = dir.Close() }()
-	err = fmt.Errorf("%w, unencrypted, at %s: dockerd did not see the plugin's mount; the files were deleted, run the failed command again", ErrAstray, s.merged(id))
+	err = fmt.Errorf("%w, unencrypted, at %s: dockerd did not see the mount of the plugin; files were deleted, run the failed command again", ErrAstray, s.merged(id))
 	if rmErr := dir.RemoveAll(mergedName); rmErr != nil {
 		err = errors.Join(err, fmt.Errorf("delete the files by hand: %w", rmErr))
 	}

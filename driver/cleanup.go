@@ -15,8 +15,8 @@ import (
 	"layervault/layer"
 )
 
-// Cleanup is dockerd going away for good: no container of it runs any more. It
-// unmounts what is still mounted and lets warm images go. A mount in use stays, and
+// Cleanup is called when dockerd ends for good: no container of it runs any more. It
+// unmounts all remaining mounts and closes warm images. A mount in use stays, and
 // counts as one Get for the next dockerd.
 func (d *Driver) Cleanup(ctx context.Context) error {
 	d.mu.Lock()
@@ -74,9 +74,9 @@ func (d *Driver) cleanupLayer(ctx context.Context, s *session, id string) error 
 	return d.clearMountPoint(ctx, s, id)
 }
 
-// sweepHome clears what the removal of a layer left when it was cut short: its
-// mount and its directory, where that is empty. What an earlier run of the plugin could
-// not stop from being written outside a layer that exists is deleted.
+// sweepHome finishes interrupted removals of layers: it removes the mount and the
+// directory, if empty. Files written outside an existing layer during an earlier run of
+// the plugin are deleted.
 func (d *Driver) sweepHome(ctx context.Context, s *session) error {
 	entries, err := os.ReadDir(s.home)
 	if err != nil {
@@ -104,7 +104,7 @@ func (d *Driver) sweepHome(ctx context.Context, s *session) error {
 			}
 		}
 		if err != nil {
-			d.log.WarnContext(ctx, "cannot remove the rest of a removed layer", "dir", s.dir(id), "error", err)
+			d.log.WarnContext(ctx, "cannot remove leftover of a removed layer", "dir", s.dir(id), "error", err)
 		}
 	}
 	return nil

@@ -38,10 +38,9 @@ type Config struct {
 	// /run/layervault.
 	Scratch string
 	Log     *slog.Logger // nil for slog.Default()
-	// Started is told of the layer store, each time that what Init said was taken up; may
-	// be nil.
+	// Started is called with the layer store, after each Init and each resume; may be nil.
 	Started func(*layer.Store)
-	// Fatal is told of what only a restart of the plugin mends; may be nil.
+	// Fatal is called with an error that only a restart of the plugin can fix; may be nil.
 	Fatal func(error)
 
 	// Devices makes the images; nil for encrypted ones of package crypt.

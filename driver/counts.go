@@ -2,8 +2,8 @@ package driver
 
 import "sync"
 
-// counts holds how often each layer was got and not yet put. A layer that is not
-// in it has a count that only the kernel knows; see Driver.count.
+// counts holds the number of Gets without a Put for each layer. A missing layer may
+// still be mounted; see Driver.count.
 type counts struct {
 	mu sync.Mutex
 	n  map[string]int
@@ -16,7 +16,7 @@ func (c *counts) get(id string) (n int, known bool) {
 	return n, known
 }
 
-// set remembers a count; zero is forgotten, since then nothing is mounted.
+// set stores a count; zero is deleted, since the layer is unmounted then.
 func (c *counts) set(id string, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -64,7 +64,7 @@ func (d *Driver) remove(ctx context.Context, s *session, id string) error {
 	if err := s.store.Remove(ctx, id); err != nil {
 		return err
 	}
-	// The layer is gone; what was written beside it goes too, and is told of.
+	// The layer is gone; files written outside it are deleted too, and reported.
 	astray := d.clearMountPoint(ctx, s, id)
 	for _, dir := range []string{s.merged(id), s.dir(id)} {
 		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -78,7 +78,7 @@ func (d *Driver) remove(ctx context.Context, s *session, id string) error {
 func (d *Driver) Exists(ctx context.Context, id string) bool {
 	s, err := d.session(ctx)
 	if err != nil {
-		d.log.ErrorContext(ctx, "cannot find out whether a layer exists", "layer", id, "error", err)
+		d.log.ErrorContext(ctx, "cannot check whether a layer exists", "layer", id, "error", err)
 		return false
 	}
 	return s.store.Exists(id)

@@ -71,8 +71,8 @@ func New(cfg Config) *Driver {
 // String is the driver's name.
 func (d *Driver) String() string { return Name }
 
-// Close lets go of the vault: warm images, the store's lock, the key. Mounts
-// that containers use stay.
+// Close closes the vault: warm images, the store's lock, the key. Mounts that
+// containers use stay.
 func (d *Driver) Close(ctx context.Context) error {
 	d.starting.Lock()
 	defer d.starting.Unlock()

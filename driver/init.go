@@ -18,7 +18,7 @@ import (
 	"layervault/vault"
 )
 
-// initFile keeps what Init said, in the tier's directory: dockerd restarts a
+// initFile holds the arguments of Init, in the tier's directory: dockerd restarts a
 // crashed plugin but does not call Init again. It holds no secret.
 const initFile = "driver.json"
 
@@ -39,12 +39,12 @@ const initKind = "driver"
 type savedInit struct {
 	Version int     `json:"version"`
 	Options Options `json:"options"`
-	// MAC authenticates the rest; see package authentic. Where the file names the home
-	// directory, directories are made, and emptied, there.
+	// MAC authenticates the rest; see package authentic. In the home directory that the
+	// file names, directories are created, and emptied.
 	MAC string `json:"mac,omitempty"`
 }
 
-// seal is what to write, with the tier's authentication.
+// seal returns the encoded file, with the tier's authentication.
 func (s savedInit) seal(keys authentic.Keys) ([]byte, error) {
 	s.Version = initVersion
 	if err := authentic.Seal(keys, initKind, &s, &s.MAC); err != nil {
@@ -112,15 +112,15 @@ func (d *Driver) resume(ctx context.Context) error {
 	if saved.Version == oldInitVersion {
 		// A tier that is upgraded later would not believe it any more.
 		if err := d.saveInit(opts, keys); err != nil {
-			d.log.WarnContext(ctx, "cannot write what Init said in the present format", "path", d.initPath(), "error", err)
+			d.log.WarnContext(ctx, "cannot rewrite the Init record in the current format", "path", d.initPath(), "error", err)
 		}
 	}
 	d.cfg.Started(store)
 	return nil
 }
 
-// session is what every method begins with. A driver that could not resume at
-// the plugin's start, say because its TPM was busy, tries again.
+// session is the first step of every method. A driver that could not resume at the
+// plugin's start, because its TPM was busy for example, tries again.
 func (d *Driver) session(ctx context.Context) (*session, error) {
 	d.mu.Lock()
 	up := d.up
@@ -167,7 +167,7 @@ func (d *Driver) start(ctx context.Context, opts Options) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.up = up
-	// This dockerd knows of no Get of ours; what it finds mounted counts as one.
+	// This dockerd knows of no earlier Get; an existing mount counts as one.
 	d.counts.reset()
 	return nil
 }
@@ -179,7 +179,7 @@ func (d *Driver) openStore(ctx context.Context) error {
 	d.mu.Unlock()
 	if keys == nil {
 		if d.cfg.Unlock == nil {
-			return errors.New("no way to unlock the vault was configured")
+			return errors.New("no function to unlock the vault is configured")
 		}
 		var err error
 		if keys, err = d.cfg.Unlock(ctx); err != nil {
@@ -205,13 +205,13 @@ func (d *Driver) openStore(ctx context.Context) error {
 	return nil
 }
 
-// homeMode lets a remapped root, who owns the group, pass through to a merged
-// mount, and nobody else.
+// homeMode lets a remapped root, owner of the group, pass through to a merged mount,
+// and no other user.
 const homeMode = 0o710
 
 func prepareHome(home string, idmap user.IdentityMapping) error {
 	if !filepath.IsAbs(home) || filepath.Clean(home) != home || home == "/" {
-		return fmt.Errorf("%w %q: it must be a clean absolute path", ErrBadHome, home)
+		return fmt.Errorf("%w %q: must be a clean absolute path", ErrBadHome, home)
 	}
 	_, gid := idmap.RootPair()
 	if err := user.MkdirAllAndChown(home, homeMode, os.Getuid(), gid); err != nil {
@@ -220,8 +220,7 @@ func prepareHome(home string, idmap user.IdentityMapping) error {
 	return nil
 }
 
-// authenticate opens the vault and looks whether what Init said was kept by somebody who
-// had its key.
+// authenticate opens the vault and checks that the Init record was written with its key.
 func (d *Driver) authenticate(ctx context.Context, saved savedInit) error {
 	if err := d.openStore(ctx); err != nil {
 		return err
@@ -236,7 +235,7 @@ func (d *Driver) authenticate(ctx context.Context, saved savedInit) error {
 		err = authentic.ErrOldFormat
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w: restart dockerd to have it written anew", d.initPath(), err)
+		return fmt.Errorf("%s: %w; restart dockerd to write the Init record again", d.initPath(), err)
 	}
 	return nil
 }
@@ -246,10 +245,10 @@ func (d *Driver) initPath() string { return filepath.Join(d.cfg.Layout.Tier(pers
 func (d *Driver) saveInit(opts Options, keys authentic.Keys) error {
 	data, err := savedInit{Options: opts}.seal(keys)
 	if err != nil {
-		return fmt.Errorf("keep what Init said: %w", err)
+		return fmt.Errorf("write the Init record: %w", err)
 	}
 	if err := durable.Replace(d.initPath(), "."+initFile+".tmp", data); err != nil {
-		return fmt.Errorf("keep what Init said: %w", err)
+		return fmt.Errorf("write the Init record: %w", err)
 	}
 	return nil
 }
@@ -265,12 +264,12 @@ func (d *Driver) loadInit() (savedInit, error) {
 	}
 	saved, err := decodeInit(d.initPath(), data)
 	if err != nil {
-		return savedInit{}, fmt.Errorf("%w: restart dockerd to have it written anew", err)
+		return savedInit{}, fmt.Errorf("%w: restart dockerd to write the Init record again", err)
 	}
 	return saved, nil
 }
 
-// decodeInit parses initFile; whether it is to be believed is another question.
+// decodeInit parses initFile; authentication is separate.
 func decodeInit(path string, data []byte) (savedInit, error) {
 	var saved savedInit
 	if err := initFormat.Decode(path, data, &saved); err != nil {
@@ -294,8 +293,8 @@ func Records(l persist.Layout, tier persist.Tier) []vault.Record {
 	}}
 }
 
-// rekeyRecord makes what Init said, kept with the key old, a record of next. It may be
-// repeated. One that is of neither is left alone: dockerd says it anew.
+// rekeyRecord authenticates the Init record with next instead of old. It may be repeated. A
+// record of neither key is left alone: dockerd calls Init again.
 func (d *Driver) rekeyRecord(old, next authentic.Keys) error {
 	saved, err := d.loadInit()
 	if err != nil || saved.Version == oldInitVersion || saved.authentic(old) != nil {
@@ -304,8 +303,8 @@ func (d *Driver) rekeyRecord(old, next authentic.Keys) error {
 	return d.saveInit(saved.Options, next)
 }
 
-// recordVersion is the version of what Init said; 0 where there is nothing, or nothing that
-// can be read: dockerd says it anew.
+// recordVersion is the version of the Init record; 0 if it is missing or unreadable: dockerd
+// calls Init again.
 func (d *Driver) recordVersion() int {
 	saved, err := d.loadInit()
 	if err != nil {
@@ -314,8 +313,8 @@ func (d *Driver) recordVersion() int {
 	return saved.Version
 }
 
-// upgradeRecord writes what Init said, which no key vouched for, in the present version. It
-// is one rename.
+// upgradeRecord rewrites an unauthenticated Init record in the current version. It is one
+// rename.
 func (d *Driver) upgradeRecord(keys authentic.Keys) error {
 	saved, err := d.loadInit()
 	if errors.Is(err, os.ErrNotExist) {

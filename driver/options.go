@@ -47,14 +47,14 @@ func parseCreateOpts(opts *CreateOpts) (size int64, err error) {
 
 func parseOption(key, value string) (size int64, err error) {
 	if !slices.Contains(knownOptions, key) {
-		return 0, fmt.Errorf("%w %q: known are %s", ErrUnknownOption, key, strings.Join(knownOptions, ", "))
+		return 0, fmt.Errorf("%w %q: known options: %s", ErrUnknownOption, key, strings.Join(knownOptions, ", "))
 	}
 	size, err = units.RAMInBytes(strings.TrimSpace(value))
 	if err != nil {
-		return 0, fmt.Errorf("%w: storage option %s=%q: write a number with a unit, such as 20G: %w", ErrBadSize, key, value, err)
+		return 0, fmt.Errorf("%w: storage option %s=%q: must be a number with a unit, such as 20G: %w", ErrBadSize, key, value, err)
 	}
 	if size < MinSize {
-		return 0, fmt.Errorf("%w: storage option %s=%q: the smallest writable layer is %s", ErrBadSize, key, value, units.BytesSize(MinSize))
+		return 0, fmt.Errorf("%w: storage option %s=%q: minimum is %s", ErrBadSize, key, value, units.BytesSize(MinSize))
 	}
 	return size, nil
 }

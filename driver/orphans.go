@@ -14,16 +14,16 @@ import (
 // (moby, layer/layer_store.go, initMount).
 const initSuffix = "-init"
 
-// removeOrphans removes what docker forgot of containers on parent that it never came to
-// know: when a call of a container's creation fails, or its answer is lost with a plugin
-// that was killed, docker reports that and never speaks of the layers again (moby,
-// layer/layer_store.go, CreateRWLayer). They would keep parent from being removed for
-// ever. That docker asks for parent's removal says that no container of its own stands on
-// it, nor is being made: while it makes one it holds parent.
+// removeOrphans removes layers on parent that docker has no record of: when a call of a
+// container's creation fails, or its answer is lost with a killed plugin, docker reports
+// the failure and forgets the layers (moby, layer/layer_store.go, CreateRWLayer). Such
+// layers would block the removal of parent for ever. A request to remove parent proves
+// that docker has no container on it, finished or in creation: during a creation docker
+// holds parent.
 //
-// An init layer holds no user's files and goes even while it is mounted, by a Get whose
-// answer was lost. A container's layer goes only where nothing was ever written to
-// it; one that stays is layer.ErrInUse.
+// An init layer holds no user files and is removed even while mounted by a Get whose
+// answer was lost. A container's layer is removed only if it was never written to; any
+// other is layer.ErrInUse.
 func (d *Driver) removeOrphans(ctx context.Context, s *session, parent string) error {
 	children, err := s.store.Children(ctx, parent)
 	if err != nil {
@@ -46,7 +46,7 @@ func (d *Driver) removeOrphans(ctx context.Context, s *session, parent string) e
 		if err := d.Remove(ctx, id); err != nil {
 			return err
 		}
-		d.log.InfoContext(ctx, "removed the layers of a container whose creation failed", "layer", id)
+		d.log.InfoContext(ctx, "removed layers of a container whose creation failed", "layer", id)
 	}
 	return nil
 }

@@ -15,8 +15,8 @@ import (
 	"layervault/layer"
 )
 
-// Status is what docker info shows. It never fails: what cannot be found out is
-// told in the row itself.
+// Status is shown by docker info. It never fails: an unavailable value is reported in
+// its row.
 func (d *Driver) Status(ctx context.Context) [][2]string {
 	s, err := d.session(ctx)
 	if err != nil {

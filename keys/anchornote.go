@@ -64,7 +64,7 @@ func (k *TierKey) anchorAuth(ringID string) ([]byte, error) {
 }
 
 // errEmptyPlace: a place of this ring into which nothing was written.
-var errEmptyPlace = errors.New("nothing was written there")
+var errEmptyPlace = errors.New("NV index is empty")
 
 // readNote reads a place with the auth value that only the ring's key gives.
 func (r *Ring) readNote(ctx context.Context, key *TierKey, body ringBody, place uint32) (note, error) {
@@ -82,17 +82,17 @@ func (r *Ring) readNote(ctx context.Context, key *TierKey, body ringBody, place 
 	}
 	n, ok := parseNote(data)
 	if !ok {
-		return note{}, fmt.Errorf("%w: what lies at %#x makes no sense", ErrAnchorLost, place)
+		return note{}, fmt.Errorf("%w: malformed data at %#x", ErrAnchorLost, place)
 	}
 	want, err := n.encode(key)
 	if err != nil {
 		return note{}, err
 	}
 	if !hmac.Equal(want, data) {
-		return note{}, fmt.Errorf("%w: what lies at %#x was not written with this tier key", ErrAnchorLost, place)
+		return note{}, fmt.Errorf("%w: data at %#x was not written with this tier key", ErrAnchorLost, place)
 	}
 	if n.ring.String() != body.ID {
-		return note{}, fmt.Errorf("%w: the TPM remembers ring %s, this is ring %s", ErrOtherRing, n.ring, body.ID)
+		return note{}, fmt.Errorf("%w: TPM recorded ring %s, this is ring %s", ErrOtherRing, n.ring, body.ID)
 	}
 	return n, nil
 }

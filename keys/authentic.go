@@ -29,7 +29,7 @@ type ForgedRing struct {
 }
 
 func (e *ForgedRing) Error() string {
-	return fmt.Sprintf("%v: ring %s: %s; restore it from a backup: layervault key restore FILE",
+	return fmt.Sprintf("%v: ring %s: %s",
 		ErrForgedRing, e.Ring, strings.Join(e.Changed, ", "))
 }
 
@@ -121,30 +121,30 @@ func (r ringBody) authentic(key *TierKey) error {
 func (m ringMACs) differences(want ringMACs, r ringBody) []string {
 	var out []string
 	if m.Head != want.Head {
-		out = append(out, "its id, floor, generation or anchor was changed")
+		out = append(out, "id, floor, generation or anchor was changed")
 	}
 	for _, s := range r.Slots {
 		switch got, known := m.Slots[s.ID]; {
 		case !known:
-			out = append(out, fmt.Sprintf("slot %s was put in", s.Title()))
+			out = append(out, fmt.Sprintf("slot %s was added", s.Title()))
 		case got != want.Slots[s.ID]:
-			out = append(out, fmt.Sprintf("slot %s was changed or put in", s.Title()))
+			out = append(out, fmt.Sprintf("slot %s was changed or added", s.Title()))
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(m.Slots)) {
 		if indexOf(r.Slots, id) < 0 {
-			out = append(out, fmt.Sprintf("slot %q was taken out", id))
+			out = append(out, fmt.Sprintf("slot %q was removed", id))
 		}
 	}
 	switch {
 	case m.Previous == want.Previous:
 	case r.Previous == nil:
-		out = append(out, "the key that a rotation replaces was taken out")
+		out = append(out, "previous key of a rotation was removed")
 	default:
-		out = append(out, "the key that a rotation replaces was changed or put in")
+		out = append(out, "previous key of a rotation was changed or added")
 	}
 	if len(out) == 0 {
-		out = append(out, "its parts are genuine, but of different writes, or in another order")
+		out = append(out, "parts are authentic, but from different writes or in another order")
 	}
 	return out
 }

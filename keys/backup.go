@@ -12,19 +12,19 @@ import (
 	"layervault/internal/durable"
 )
 
-// Backup gives the ring as Restore takes it. It holds what keyring.json holds: no key
-// in the clear, but every slot, and a passphrase of a person can be guessed at. What
-// the slots rest on is not in it: a key file, the TPM. During a rotation it refuses
-// (ErrUnfinished): such a backup would bring the old key back.
+// Backup returns the ring in the form that Restore reads. It contains the same as
+// keyring.json: no key in the clear, but every slot, and a passphrase can be guessed.
+// The secrets of the slots are not in it: key file, TPM. During a rotation it refuses
+// (ErrUnfinished): such a backup would restore the old key.
 func (r *Ring) Backup() ([]byte, error) {
 	body := r.snapshot()
 	if body.Previous != nil {
-		return nil, fmt.Errorf("%w: finish it, then back the ring up", ErrUnfinished)
+		return nil, fmt.Errorf("%w: no backup during a rotation", ErrUnfinished)
 	}
 	return encodeRing(body)
 }
 
-// ReadBackup reads what Backup gave, as a ring that would lie at path. Nothing is
+// ReadBackup decodes the result of Backup, as a ring that would lie at path. Nothing is
 // written; Unlock and Restore work on it. Errors: ErrBadBackup, ErrNewerRing.
 func ReadBackup(data []byte, path string, log *slog.Logger) (*Ring, error) {
 	if len(data) > maxRingBytes {
@@ -40,14 +40,14 @@ func ReadBackup(data []byte, path string, log *slog.Logger) (*Ring, error) {
 	return &Ring{store: store{path: path, log: orDiscard(log)}, body: body, copied: true}, nil
 }
 
-// Restore writes a ring that ReadBackup gave to its path. Damaged copies there are kept
-// aside as *.damaged. A sound ring is only replaced with force (ErrRingExists says how
-// it differs), and kept aside as *.replaced: until that is deleted, its slots are not
-// gone.
+// Restore writes a ring from ReadBackup to its path. Damaged copies there are kept as
+// *.damaged. An intact ring is only replaced with force (ErrRingExists names the
+// differences), and kept as *.replaced: its slots stay valid until that file is
+// deleted.
 //
-// With the backup's key the ring becomes a new write, which the anchor (Use) follows. With
-// a nil key it is written as it is, and an anchor that knows of later writes keeps it from
-// opening without a person: key recover mends that.
+// With the backup's key the ring becomes a new write, and the anchor (Use) is updated.
+// With a nil key it is written unchanged, and an anchor that recorded later writes refuses
+// it without a person; key recover repairs that.
 func (r *Ring) Restore(ctx context.Context, key *TierKey, force bool) error {
 	dir := filepath.Dir(r.store.path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -94,7 +94,7 @@ func (r *Ring) restore(ctx context.Context, key *TierKey, force bool) error {
 		if err := body.prove(key); err != nil {
 			return err
 		}
-		// Above all, so that no older copy is taken for the newer one.
+		// Above all recorded generations, so that no older copy is taken for the newer one.
 		body.Generation = max(body.Generation, present.Generation, r.lookUp(ctx, key, body).pinned) + 1
 		return r.commit(ctx, key, body)
 	}
@@ -108,15 +108,15 @@ func (r *Ring) restore(ctx context.Context, key *TierKey, force bool) error {
 	return nil
 }
 
-// differs says what restoring would change.
+// differs describes the changes of a restore.
 func differs(present, backup ringBody) string {
 	switch {
 	case present.ID != backup.ID:
-		return fmt.Sprintf("it is another ring (%s), the backup is of %s", present.ID, backup.ID)
+		return fmt.Sprintf("present ring is %s, backup is of ring %s", present.ID, backup.ID)
 	case present.Check != backup.Check:
-		return "its tier key was rotated after the backup, which opens none of the images"
+		return "tier key was rotated after the backup; the backup opens none of the images"
 	default:
-		return fmt.Sprintf("it is sound and has %d slots (write %d); the backup has %d (write %d), and slots that were removed since would come back",
+		return fmt.Sprintf("present ring is intact with %d slots (write %d); backup has %d slots (write %d) and would restore slots removed since",
 			len(present.Slots), present.Generation, len(backup.Slots), backup.Generation)
 	}
 }

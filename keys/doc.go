@@ -8,16 +8,16 @@
 //
 // What holds for the ring:
 //
-//   - It must never be lost by our own doing: a write goes to a temporary file,
+//   - Layervault must never lose it: a write goes to a temporary file,
 //     is fsynced, read back and compared, renamed, and the folder is fsynced; then
-//     the same is done for keyring.json.bak. One damaged copy is mended from the
+//     the same is done for keyring.json.bak. One damaged copy is repaired from the
 //     other; two damaged copies are refused and left as they are.
 //   - It must never hold a key in the clear, nor anything from which a key
 //     follows: the check value is an HKDF output of the tier key.
 //   - Each wrap is bound to the ring and the slot, so a blob copied from another
 //     ring opens nothing.
 //
-// What it cannot do: who can write to the disk can put a ring of his own in place
-// of ours. The images then fail to open (their passphrases came from the old key);
-// nothing is disclosed, but nothing opens either.
+// Limit: an attacker with write access to the disk can replace the ring by another one.
+// The images then fail to open (their passphrases came from the old key); no data is
+// disclosed, but no image opens either.
 package keys

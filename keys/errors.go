@@ -6,74 +6,74 @@ import (
 	"strings"
 )
 
-// The errors a caller can tell apart with errors.Is. Types that carry more
-// (LockedError, PCRChanges, ForgedRing) answer to them too. The errors of a provider lie in
-// its package.
+// The errors of this package, for errors.Is. Types that carry more (LockedError,
+// PCRChanges, ForgedRing) match them too. The errors of a provider are in its package.
 var (
-	// ErrLocked: no slot of the ring opened. The error is a *LockedError that
-	// tells why for each slot.
-	ErrLocked = errors.New("the tier is locked")
+	// ErrLocked: no slot of the ring opened. The error is a *LockedError with the reason
+	// of each slot.
+	ErrLocked = errors.New("tier is locked")
 	// ErrNoRing: there is no key ring. Restore it, or create one in an empty tier.
 	ErrNoRing = errors.New("no key ring")
 	// ErrRingLost: there is no key ring but there are images that need it. A new
 	// ring could not open them; restore keyring.json from a backup.
-	ErrRingLost = errors.New("the key ring is missing")
+	ErrRingLost = errors.New("key ring is missing")
 	// ErrDamagedRing: both copies of the ring are damaged; neither was touched.
 	ErrDamagedRing = errors.New("both copies of the key ring are damaged")
-	// ErrNewerRing: the ring is sound but a newer layervault wrote it.
-	ErrNewerRing = errors.New("the key ring was written by a newer layervault")
+	// ErrNewerRing: the ring is intact but was written by a newer layervault.
+	ErrNewerRing = errors.New("key ring was written by a newer layervault")
 	// ErrRingExists: Create found a ring.
-	ErrRingExists = errors.New("a key ring exists already")
+	ErrRingExists = errors.New("key ring already exists")
 	// ErrNoProvider: no key provider was named. There is no default and no empty key.
 	ErrNoProvider = errors.New("no key provider is set")
-	// ErrUnknownProvider: the named provider is none that this build knows.
+	// ErrUnknownProvider: this build has no provider of that name.
 	ErrUnknownProvider = errors.New("unknown key provider")
-	// ErrLastSlot: removing this slot would leave no way (or no recovery) in.
-	ErrLastSlot = errors.New("this is the last such slot")
+	// ErrLastSlot: removing this slot would leave no way to open the tier (or no
+	// recovery).
+	ErrLastSlot = errors.New("last slot of this kind")
 	// ErrNotFound: the ring has no such slot.
 	ErrNotFound = errors.New("no such key slot")
 	// ErrBusy: another process holds the ring's lock.
-	ErrBusy = errors.New("the key ring is in use")
+	ErrBusy = errors.New("key ring is in use")
 	// ErrPCRChanged: PCRs have other values than at sealing time; see PCRChanges.
 	ErrPCRChanged = errors.New("PCRs changed")
-	// ErrNeedsPerson: the slot opens only with something a person must give.
+	// ErrNeedsPerson: the slot opens only with a secret from a person.
 	ErrNeedsPerson = errors.New("needs a person")
-	// ErrBadMode: others may read or own the key file.
+	// ErrBadMode: other users can read or own the key file.
 	ErrBadMode = errors.New("key file is not private")
 	// ErrWrongKey: the wrap does not open with this key, or it was moved here from
 	// another ring or slot.
-	ErrWrongKey = errors.New("the key does not fit this slot")
-	// ErrDamagedSlot: the ring is sound but this slot's blob makes no sense.
+	ErrWrongKey = errors.New("wrong key for this slot")
+	// ErrDamagedSlot: the ring is intact but this slot's blob is invalid.
 	ErrDamagedSlot = errors.New("damaged key slot")
-	// ErrUnfinished: a rotation could not begin, or is not complete. The error is an
-	// *UnfinishedError. Mend or remove the images it names, then rotate again.
-	ErrUnfinished = errors.New("the rotation is not complete")
+	// ErrUnfinished: a rotation could not start, or is not complete. The error is an
+	// *UnfinishedError. Repair or remove the images it names, then rotate again.
+	ErrUnfinished = errors.New("rotation is not complete")
 	// ErrBadBackup: the file is no backup of a key ring, or was damaged.
-	ErrBadBackup = errors.New("not a backup of a key ring")
-	// ErrBadEscrow: the file is no escrowed key, was damaged, or the keeper's key is of
-	// a kind that nothing can be wrapped to.
-	ErrBadEscrow = errors.New("no use for escrow")
-	// ErrForgedRing: the ring was changed by somebody who does not have its tier key. The
-	// error is a *ForgedRing that names what was changed.
-	ErrForgedRing = errors.New("the key ring was changed without its key")
-	// ErrOlderRing: the anchor (a TPM) knows of a later write of this ring. An older copy
-	// was put back.
-	ErrOlderRing = errors.New("an older key ring was put in place")
-	// ErrOtherRing: the anchor knows another ring for this tier.
-	ErrOtherRing = errors.New("another key ring was put in place")
-	// ErrAnchorLost: what remembers the ring's writes is gone, or was made anew by
-	// somebody else.
-	ErrAnchorLost = errors.New("the TPM no longer remembers the key ring")
+	ErrBadBackup = errors.New("not a key ring backup")
+	// ErrBadEscrow: the file is no escrowed key, is damaged, or the escrow holder's key
+	// has a type that cannot wrap.
+	ErrBadEscrow = errors.New("not usable for escrow")
+	// ErrForgedRing: the ring was changed without its tier key. The error is a *ForgedRing
+	// that names the changes.
+	ErrForgedRing = errors.New("key ring was changed without its key")
+	// ErrOlderRing: the anchor (a TPM) recorded a later write of this ring. The ring on
+	// disk is an older copy.
+	ErrOlderRing = errors.New("key ring was replaced by an older one")
+	// ErrOtherRing: the anchor recorded another ring for this tier.
+	ErrOtherRing = errors.New("key ring was replaced by another ring")
+	// ErrAnchorLost: the anchor's record of the ring is missing, or was created without
+	// the tier key.
+	ErrAnchorLost = errors.New("TPM has no valid record of the key ring")
 	// ErrAnchor: the anchor cannot be used, for example because the TPM has an owner
 	// password.
-	ErrAnchor = errors.New("the TPM cannot remember the key ring")
-	// ErrWeakSlot: the slot would open, but protects less than the settings ask for.
-	ErrWeakSlot = errors.New("weaker than the settings ask for")
+	ErrAnchor = errors.New("TPM cannot record the key ring")
+	// ErrWeakSlot: the slot could open, but protects less than the settings require.
+	ErrWeakSlot = errors.New("slot is weaker than the settings require")
 	// ErrClosed: the tier key was used after Close.
-	ErrClosed = errors.New("the tier key is closed")
+	ErrClosed = errors.New("tier key is closed")
 )
 
-// SlotError says why one slot did not open.
+// SlotError: one slot did not open.
 type SlotError struct {
 	Slot Slot
 	Err  error
@@ -90,7 +90,7 @@ type LockedError struct {
 
 func (e *LockedError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%v: no slot of %s opens", ErrLocked, e.Ring)
+	fmt.Fprintf(&b, "%v: no slot of %s could be opened", ErrLocked, e.Ring)
 	for _, s := range e.Slots {
 		b.WriteString("; ")
 		b.WriteString(s.Error())
@@ -102,7 +102,7 @@ func (e *LockedError) Error() string {
 // Is makes the error match ErrLocked.
 func (e *LockedError) Is(target error) bool { return target == ErrLocked }
 
-// Unwrap gives the slots' errors, so errors.As finds a PCRMismatch in them.
+// Unwrap returns the slots' errors, so errors.As finds a PCRMismatch in them.
 func (e *LockedError) Unwrap() []error {
 	errs := make([]error, len(e.Slots))
 	for i, s := range e.Slots {

@@ -78,26 +78,26 @@ func edits(t *testing.T) map[string]struct {
 	}{
 		"slot planted": {func(r ringJSON) {
 			r.ring["slots"] = append(r.slots(), map[string]any{"id": "dead0000", "provider": "versatile", "created": "2026-01-01T00:00:00Z", "blob": json.RawMessage(blob)})
-		}, "slot dead0000 (versatile) was put in"},
-		"slot taken out": {func(r ringJSON) { r.ring["slots"] = r.slots()[:1] }, "was taken out"},
+		}, "slot dead0000 (versatile) was added"},
+		"slot taken out": {func(r ringJSON) { r.ring["slots"] = r.slots()[:1] }, "was removed"},
 		"slots swapped":  {func(r ringJSON) { s := r.slots(); s[0], s[1] = s[1], s[0] }, "in another order"},
 		"label edited":   {func(r ringJSON) { r.slot(1)["label"] = "trusted by all" }, `"trusted by all") was changed`},
-		"blob edited":    {func(r ringJSON) { r.slot(1)["blob"].(map[string]any)["file"] = "/elsewhere" }, "was changed or put in"},
-		"provider":       {func(r ringJSON) { r.slot(1)["provider"] = "recovery" }, "was changed or put in"},
-		"created":        {func(r ringJSON) { r.slot(1)["created"] = "2020-01-01T00:00:00Z" }, "was changed or put in"},
+		"blob edited":    {func(r ringJSON) { r.slot(1)["blob"].(map[string]any)["file"] = "/elsewhere" }, "was changed or added"},
+		"provider":       {func(r ringJSON) { r.slot(1)["provider"] = "recovery" }, "was changed or added"},
+		"created":        {func(r ringJSON) { r.slot(1)["created"] = "2020-01-01T00:00:00Z" }, "was changed or added"},
 		"generation":     {func(r ringJSON) { r.ring["generation"] = 99 }, "generation"},
 		"floor lowered":  {func(r ringJSON) { r.ring["floor"] = 1 }, "floor"},
 		"anchor":         {func(r ringJSON) { r.ring["anchor"] = map[string]any{"kind": "tpm-nv", "place": 1} }, "anchor"},
 		"previous planted": {func(r ringJSON) {
 			r.ring["previous"] = map[string]any{"check": strings.Repeat("00", 16), "begun": "2026-01-01T00:00:00Z", "wrapped": map[string]any{"salt": "AA==", "sealed": "AA=="}}
-		}, "the key that a rotation replaces"},
+		}, "previous key of a rotation"},
 		"MAC edited": {func(r ringJSON) {
 			r.file["macs"].(map[string]any)["ring"] = strings.Repeat("00", 32)
 		}, "in another order"},
 		"MACs of slots dropped": {func(r ringJSON) {
 			macs := r.file["macs"].(map[string]any)
 			macs["slots"], r.slot(0)["label"] = map[string]any{}, "x"
-		}, "was put in"},
+		}, "was added"},
 	}
 }
 

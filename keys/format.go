@@ -30,8 +30,8 @@ const (
 // room for hundreds of slots, and a runaway file cannot fill the memory.
 const maxRingBytes = 1 << 20
 
-// maxSlots bounds how many slots a ring may have, so that a forged one cannot keep a TPM
-// busy for hours: each slot of it is tried. A person has a handful.
+// maxSlots limits the slots of a ring, so that a forged ring cannot keep a TPM busy for
+// hours: each slot is tried. A real ring has a handful.
 const maxSlots = 64
 
 // ringFile is keyring.json:
@@ -48,15 +48,15 @@ type ringFile struct {
 	MACs     *ringMACs       `json:"macs,omitempty"` // since version 2
 }
 
-// ringBody is what a ring says.
+// ringBody is the content of a ring.
 type ringBody struct {
 	ID         string    `json:"id"`         // UUID; every wrap is bound to it
 	Generation uint64    `json:"generation"` // counts writes; the backup copy follows
 	Created    time.Time `json:"created"`
 	Check      string    `json:"check"` // TierKey.checkValue
 	Slots      []Slot    `json:"slots"`
-	// Previous is there while a rotation is under way. Readers that do not know it
-	// refuse the ring, as they must.
+	// Previous exists during a rotation. Readers without support for it refuse the ring,
+	// as they must.
 	Previous *previousKey `json:"previous,omitempty"`
 	// Floor is the lowest format of images and records that the tier takes. Since version 2.
 	Floor int `json:"floor,omitempty"`
@@ -82,8 +82,8 @@ type Slot struct {
 // maxName bounds the length of ids and providers in bytes; ours have 8 or 9.
 const maxName = 64
 
-// isName says whether text is fit for an id or a provider: it goes into messages, and on
-// terminals, before the ring is authenticated.
+// isName reports whether text is valid as an id or provider: it is printed in messages,
+// on terminals, before the ring is authenticated.
 func isName(text string) bool {
 	for _, c := range []byte(text) {
 		if c <= ' ' || c > '~' {
@@ -141,8 +141,8 @@ func checksum(compact []byte) string {
 // errDamagedCopy marks a single copy of the ring that cannot be used.
 var errDamagedCopy = errors.New("damaged copy")
 
-// decodeRing reads one copy. It returns errDamagedCopy for anything broken and
-// ErrNewerRing for a sound ring of a later version.
+// decodeRing decodes one copy. It returns errDamagedCopy for a damaged copy and
+// ErrNewerRing for an intact ring of a later version.
 func decodeRing(data []byte) (ringBody, error) {
 	var body ringBody
 	var file ringFile
@@ -150,7 +150,7 @@ func decodeRing(data []byte) (ringBody, error) {
 		return body, fmt.Errorf("%w: %w", errDamagedCopy, err)
 	}
 	if file.Version > ringVersion {
-		return body, fmt.Errorf("%w: version %d, this one reads up to %d", ErrNewerRing, file.Version, ringVersion)
+		return body, fmt.Errorf("%w: version %d, newest known is %d", ErrNewerRing, file.Version, ringVersion)
 	}
 	if file.Version < 1 {
 		return body, fmt.Errorf("%w: version %d", errDamagedCopy, file.Version)
@@ -160,7 +160,7 @@ func decodeRing(data []byte) (ringBody, error) {
 		return body, fmt.Errorf("%w: %w", errDamagedCopy, err)
 	}
 	if got := checksum(compact.Bytes()); got != file.Checksum {
-		return body, fmt.Errorf("%w: checksum does not match", errDamagedCopy)
+		return body, fmt.Errorf("%w: checksum mismatch", errDamagedCopy)
 	}
 	// The checksum holds, so an unknown field is not damage: a later version
 	// added it, and rewriting the ring here would drop it. Nothing can follow the
@@ -180,26 +180,26 @@ func (r ringBody) validate() error {
 		return fmt.Errorf("ring id: %w", err)
 	}
 	if raw, err := hex.DecodeString(r.Check); err != nil || len(raw) != 16 {
-		return errors.New("check value is not 16 bytes of hex")
+		return errors.New("check value must be 16 bytes in hex")
 	}
 	if err := r.validateVersion(); err != nil {
 		return err
 	}
 	if r.Previous != nil {
 		if raw, err := hex.DecodeString(r.Previous.Check); err != nil || len(raw) != 16 || len(r.Previous.Key.Sealed) == 0 {
-			return errors.New("the previous key is incomplete")
+			return errors.New("previous key is incomplete")
 		}
 	}
 	if len(r.Slots) > maxSlots {
-		return fmt.Errorf("%d slots, at most %d make sense", len(r.Slots), maxSlots)
+		return fmt.Errorf("%d slots, limit is %d", len(r.Slots), maxSlots)
 	}
 	seen := map[string]bool{}
 	for _, s := range r.Slots {
 		if len(s.Blob) == 0 || !isName(s.ID) || !isName(s.Provider) {
-			return errors.New("a slot lacks its id, provider or blob")
+			return errors.New("slot without id, provider or blob")
 		}
 		if seen[s.ID] {
-			return fmt.Errorf("slot %s occurs twice", s.ID)
+			return fmt.Errorf("duplicate slot %s", s.ID)
 		}
 		seen[s.ID] = true
 	}
@@ -210,15 +210,15 @@ func (r ringBody) validate() error {
 func (r ringBody) validateVersion() error {
 	if r.version == 1 {
 		if r.Floor != 0 || r.Anchor != nil || r.macs != nil {
-			return errors.New("version 1 has no floor, anchor or MACs")
+			return errors.New("version 1 must not have a floor, anchor or MACs")
 		}
 		return nil
 	}
 	if r.Floor != Format1 && r.Floor != Format2 {
-		return fmt.Errorf("floor %d is neither %d nor %d", r.Floor, Format1, Format2)
+		return fmt.Errorf("floor is %d, must be %d or %d", r.Floor, Format1, Format2)
 	}
 	if r.macs == nil {
-		return errors.New("the MACs are missing")
+		return errors.New("MACs are missing")
 	}
 	return nil
 }

@@ -5,80 +5,81 @@ import (
 	"encoding/json"
 )
 
-// Kind is one kind of key provider: all that the rest of layervault knows of it. Each
-// provider's package makes one, and keys/unlock lists them; nothing else asks for a
-// provider by name. So a new provider is a folder, and a line in that list.
+// Kind is one kind of key provider, the only interface between a provider and the rest
+// of layervault. Each provider's package defines one, and keys/unlock lists them; no
+// other code names a provider. So a new provider is a folder, and a line in that list.
 type Kind struct {
-	// Name is what the ring stores and what people type: "tpm", "versatile", ...
+	// Name is the name in the ring and on the command line: "tpm", "versatile", ...
 	Name string
-	// About is the kind in one line, for people who choose; Help tells more, with a line of
-	// heading, and may be empty.
+	// About describes the kind in one line for users; Help has more, starts with a heading
+	// line, and may be empty.
 	About, Help string
-	// Flags are what the kind wants to be told.
+	// Flags are the options of the kind.
 	Flags []Flag
 
-	// Hardware holds the wrapping keys; nil where software alone does. Slots of software
-	// alone can be made by anybody who can write to the disk, so they open only where the
+	// Hardware holds the wrapping keys; nil for software-only kinds. Anyone with write
+	// access to the disk can make a software-only slot, so such a slot opens only if the
 	// setting names the provider.
 	Hardware *Hardware
-	// Person: the slots open with what a person types, so they open whatever the settings
-	// say, and a vault is never made with such a slot by settings alone.
+	// Person: the slots open with a typed secret. They open under any settings, and a
+	// vault is never created with such a slot by settings alone.
 	Person bool
 
-	// New makes what a new slot is sealed with, as s.New describes the slot.
+	// New makes the provider that seals a new slot, as s.New describes it.
 	New func(ctx context.Context, s Settings) (Provider, error)
-	// Open makes what opens the slots of the kind.
+	// Open makes the provider that opens slots of the kind.
 	Open func(s Settings) (Provider, error)
-	// Again makes what seals slot anew as it was sealed before, but for what s.New says. Nil
-	// where that is no other than New.
+	// Again makes the provider that reseals a slot as before, except for the changes in
+	// s.New. Nil means New.
 	Again func(ctx context.Context, s Settings, slot Slot) (Provider, error)
 
-	// Admit says why a slot is not to be opened without a person under these settings
-	// (ErrWeakSlot), beyond what Hardware and Person say. It may be nil.
+	// Admit returns the reason for not opening a slot without a person under these
+	// settings (ErrWeakSlot), beyond the rules of Hardware and Person. It may be nil.
 	Admit func(s Settings, blob json.RawMessage) error
-	// Unsteady looks for what may keep a slot from opening early in the next boot; without
-	// a blob, of the slot that s.New describes. It may be nil.
+	// Unsteady lists reasons why a slot may fail to open early in the next boot; without a
+	// blob, the slot that s.New describes. It may be nil.
 	Unsteady func(s Settings, blob json.RawMessage) []Finding
-	// Outside names what a slot of the kind needs that a copy of the ring does not hold. It
+	// Outside names the requirements of a slot that a copy of the ring does not contain. It
 	// may be nil.
 	Outside func(s Settings) string
 
-	// Faults are the provider's errors, for those who must act on them.
+	// Faults are the provider's errors and their handling.
 	Faults []Fault
 }
 
-// Hardware is the chip, or what the kernel makes of it, that slots rest on. A change of it,
-// or of what boots, can shut a slot; key recover then seals the slot anew.
+// Hardware is the chip, or the kernel service over it, on which slots depend. A change of
+// the chip, or of the booted software, can lock a slot; key recover then reseals it.
 type Hardware struct {
 	// Title names the hardware in messages: "TPM".
 	Title string
-	// Present says why the hardware is not there; nil when it is. A nil Present is not asked.
+	// Present returns the reason why the hardware is missing; nil if it is present. A nil
+	// Present is not called.
 	Present func(s Settings) error
-	// Anchor makes what remembers a ring outside of the disk; nil where the hardware cannot.
+	// Anchor makes the anchor of a ring; nil if the hardware has none.
 	Anchor func(s Settings) Anchor
-	// Check looks at the hardware for layervault doctor. Wanted: the settings name the
+	// Check examines the hardware for layervault doctor. Wanted: the settings name the
 	// provider. Slots are all slots of the vault's ring.
 	Check func(s Settings, wanted bool, slots []Slot) []Finding
 }
 
-// Verdict is the outcome of looking at one thing.
+// Verdict is the result of one check.
 type Verdict string
 
 // The verdicts.
 const (
 	Good    Verdict = "ok"
-	Warning Verdict = "warning" // works, but should be mended
+	Warning Verdict = "warning" // works, but should be fixed
 	Missing Verdict = "missing" // essential: nothing works without it
 )
 
-// Finding is what was found out about one thing of this machine.
+// Finding is the result of one check of this machine.
 type Finding struct {
 	Verdict Verdict
 	Detail  string
-	Fix     string // the command that mends it, "" for none
+	Fix     string // the command that fixes it, "" for none
 }
 
-// Class is what an error means to the caller of a program.
+// Class is the class of an error, which selects the exit code.
 type Class int
 
 // The classes of errors.
@@ -91,20 +92,20 @@ const (
 	ClassMissing              // something that was named does not exist
 )
 
-// Fault is one error of a provider and what follows from it.
+// Fault is one error of a provider and its handling.
 type Fault struct {
 	Err   error
 	Class Class
-	// Step is what to do, mostly a command to type; "" where nobody knows.
+	// Step is the next step for the user, usually a command; "" if there is none.
 	Step string
-	// Telling: the step helps more than what is said of every locked tier.
+	// Telling: the step is more specific than the general one for locked tiers.
 	Telling bool
 }
 
 // Texted is a Provider of a new slot that opens with a text.
 type Texted interface {
 	Provider
-	// Text is what opens the slot. Made: it was generated just now, and the person must be
-	// shown it, once. The caller wipes it after Wrap.
+	// Text is the secret that opens the slot. Made: it was generated just now, and must be
+	// shown to the person, once. The caller wipes it after Wrap.
 	Text() (text []byte, made bool)
 }

@@ -16,11 +16,11 @@ import (
 )
 
 // Ring is the key ring of one tier. It is safe for concurrent use, and several
-// processes may use one file: writers take a lock and begin from what is on disk.
+// processes may use one file: writers take a lock and start from the ring on disk.
 type Ring struct {
 	store  store
 	anchor Anchor // nil for none
-	// unasked: the settings say that there is no anchor, whatever the ring names.
+	// unasked: the settings disable the anchor, whatever the ring names.
 	unasked bool
 	copied  bool // a backup, that is not in place: the anchor has no say yet
 
@@ -31,7 +31,7 @@ type Ring struct {
 // FileName is the ring's name in the folder of its tier.
 const FileName = "keyring.json"
 
-// Load reads the ring at path. One damaged copy is mended from the other, with a
+// Load reads the ring at path. One damaged copy is repaired from the other, with a
 // warning to log. Errors: ErrNoRing, ErrDamagedRing, ErrNewerRing.
 func Load(ctx context.Context, path string, log *slog.Logger) (*Ring, error) {
 	r := &Ring{store: store{path: path, log: orDiscard(log)}}
@@ -44,7 +44,7 @@ func Load(ctx context.Context, path string, log *slog.Logger) (*Ring, error) {
 		// The ring can be used either way (the disk may be read-only or full, or
 		// another process in the middle of a write).
 		if err := r.repair(ctx); err != nil {
-			r.store.log.Warn("cannot mend the second copy of the key ring", "ring", path, "err", err)
+			r.store.log.Warn("cannot repair the second copy of the key ring", "ring", path, "err", err)
 		}
 	}
 	return r, nil
@@ -71,7 +71,7 @@ func (r *Ring) repair(ctx context.Context) error {
 	if err := r.store.write(body); err != nil {
 		return err
 	}
-	r.store.log.Warn("mended the copies of the key ring", "ring", r.store.path)
+	r.store.log.Warn("repaired the copies of the key ring", "ring", r.store.path)
 	return nil
 }
 
@@ -83,8 +83,8 @@ func Create(ctx context.Context, path string, p Provider, label string, log *slo
 	return CreateAnchored(ctx, path, p, label, nil, Format2, log)
 }
 
-// CreateAnchored is Create of a ring whose writes anchor remembers. It refuses with
-// ErrRingLost when that remembers a ring of the tier already.
+// CreateAnchored is Create of a ring with an anchor. It refuses with ErrRingLost if the
+// anchor already records a ring of the tier.
 func CreateAnchored(ctx context.Context, path string, p Provider, label string, anchor Anchor, floor int, log *slog.Logger) (*Ring, *TierKey, error) {
 	if p == nil {
 		return nil, nil, ErrNoProvider
@@ -190,7 +190,7 @@ func (r *Ring) Slot(id string) (Slot, error) {
 	if i := indexOf(slots, id); i >= 0 {
 		return slots[i], nil
 	}
-	return Slot{}, fmt.Errorf("%w: %q in %s; see \"layervault key list\"", ErrNotFound, id, r.store.path)
+	return Slot{}, fmt.Errorf("%w: %q in %s", ErrNotFound, id, r.store.path)
 }
 
 func (r *Ring) snapshot() ringBody {
@@ -199,14 +199,13 @@ func (r *Ring) snapshot() ringBody {
 	return r.body.clone()
 }
 
-// change runs fn on the newest ring under the writers' lock and writes the result, in the
-// name of key's holder. Errors: ErrWrongKey, *ForgedRing: what somebody else put into the
-// ring is not signed.
+// change runs fn on the newest ring under the writers' lock and writes the result, signed
+// with key. Errors: ErrWrongKey, *ForgedRing: a forged ring is never signed.
 func (r *Ring) change(ctx context.Context, key *TierKey, fn func(*ringBody) error) error {
 	return r.changeKey(ctx, key, func(body *ringBody) (*TierKey, error) { return key, fn(body) })
 }
 
-// changeKey is change for an fn that gives the ring another key, which it returns.
+// changeKey is change for an fn that replaces the ring's key and returns the new one.
 func (r *Ring) changeKey(ctx context.Context, key *TierKey, fn func(*ringBody) (*TierKey, error)) error {
 	unlock, err := r.store.lock(ctx)
 	if err != nil {
@@ -218,7 +217,7 @@ func (r *Ring) changeKey(ctx context.Context, key *TierKey, fn func(*ringBody) (
 		return err
 	}
 	if id := r.ID(); body.ID != id {
-		return fmt.Errorf("%w: %s was replaced by another ring (%s, was %s)", ErrBusy, r.store.path, body.ID, id)
+		return fmt.Errorf("%w: %s now holds ring %s, was %s", ErrBusy, r.store.path, body.ID, id)
 	}
 	if err := body.prove(key); err != nil {
 		return err
@@ -251,7 +250,7 @@ func (r *Ring) commit(ctx context.Context, key *TierKey, body ringBody) error {
 	return nil
 }
 
-// reload takes the ring that is on disk now, when it is another write of this one.
+// reload adopts the ring now on disk, if it is another write of this ring.
 func (r *Ring) reload() bool {
 	body, _, err := r.store.read()
 	if err != nil {
@@ -266,13 +265,13 @@ func (r *Ring) reload() bool {
 	return true
 }
 
-// SetFloor raises the lowest format of images and records that the tier takes; what is
-// below is refused from then on. A ring of version 1 becomes one of version 2. A floor is
+// SetFloor raises the lowest format of images and records that the tier accepts; older
+// ones are refused from then on. A ring of version 1 becomes one of version 2. A floor is
 // never lowered. Errors: ErrWrongKey, *ForgedRing.
 func (r *Ring) SetFloor(ctx context.Context, key *TierKey, floor int) error {
 	return r.change(ctx, key, func(body *ringBody) error {
 		if floor < body.floor() || floor > Format2 {
-			return fmt.Errorf("the floor of %s is %d and cannot become %d", r.store.path, body.floor(), floor)
+			return fmt.Errorf("floor of %s is %d and cannot be lowered to %d", r.store.path, body.floor(), floor)
 		}
 		body.Floor = floor
 		return nil

@@ -17,23 +17,23 @@ import (
 //  4. One write drops "previous". The old key opens nothing any more, and nothing
 //     holds it: not the ring, not its copy.
 //
-// A crash leaves the ring before 2, which knows nothing of a rotation, or one with
+// A crash leaves the ring before 2, without a rotation, or one with
 // "previous", which Rotate takes up at 3. An older layervault refuses such a ring
 // (ErrNewerRing) instead of opening half of the images.
 //
-// Who rotates must keep others from making images with the old key meanwhile: see
-// the locks of vault.Contents.
+// During a rotation no image may be made with the old key: the caller holds a lock
+// against that, see vault.Contents.
 
-// Image is an encrypted image that the tier key opens. Implementations belong to
-// whoever keeps images; this package knows none.
+// Image is an encrypted image that the tier key opens. The packages that store images
+// implement it.
 type Image interface {
 	// Title names the image in messages.
 	Title() string
-	// Opens says why key does not open the image; nil when it does.
+	// Opens returns the reason why key does not open the image; nil if it does.
 	Opens(ctx context.Context, key *TierKey) error
-	// Exchange makes next open the image, and then old open nothing. It must be
-	// durable when it returns, repeatable when it was cut short at any point, and leave
-	// an image that one of them opens at all times.
+	// Exchange makes next open the image, then disables old. It must be durable on return,
+	// repeatable after an interruption at any point, and leave an image that one of the
+	// keys opens at all times.
 	Exchange(ctx context.Context, old, next *TierKey) error
 }
 
@@ -46,8 +46,8 @@ type Rotation struct {
 	// a rotation that is taken up again.
 	Carry map[string]Provider
 	Drop  []string // ids of slots that the new key shall not have
-	// Force begins although images do not open, and ends although images could not
-	// be exchanged: those are given up for good.
+	// Force starts although images do not open, and finishes although images could not be
+	// exchanged: such images are given up for good.
 	Force bool
 	// Progress, when set, is called after each image.
 	Progress func(done, total int, image string)
@@ -63,7 +63,7 @@ type Rotated struct {
 	Lost    []*ImageError // given up, with Force
 }
 
-// ImageError says why one image could not be rotated.
+// ImageError: one image could not be rotated.
 type ImageError struct {
 	Image string
 	Err   error
@@ -72,7 +72,7 @@ type ImageError struct {
 func (e *ImageError) Error() string { return fmt.Sprintf("%s: %v", e.Image, e.Err) }
 func (e *ImageError) Unwrap() error { return e.Err }
 
-// UnfinishedError is ErrUnfinished with the images that resist.
+// UnfinishedError is ErrUnfinished with the failed images.
 type UnfinishedError struct {
 	Begun  bool // false: nothing was changed
 	Images []*ImageError
@@ -81,7 +81,7 @@ type UnfinishedError struct {
 func (e *UnfinishedError) Error() string {
 	var b strings.Builder
 	if e.Begun {
-		fmt.Fprintf(&b, "%v: %d images still want the old key, which the ring keeps for them", ErrUnfinished, len(e.Images))
+		fmt.Fprintf(&b, "%v: %d images still use the old key, kept in the key ring", ErrUnfinished, len(e.Images))
 	} else {
 		fmt.Fprintf(&b, "%v, nothing was changed: %d images do not open with the present key", ErrUnfinished, len(e.Images))
 	}
@@ -107,12 +107,12 @@ func (e *UnfinishedError) Unwrap() []error {
 	return errs
 }
 
-// Rotating says whether a rotation was begun and not finished: some images may want the
-// key that the ring keeps as the previous one. Rotate finishes it.
+// Rotating reports whether a rotation is unfinished: some images may need the previous
+// key, kept in the ring. Rotate finishes it.
 func (r *Ring) Rotating() bool { return r.snapshot().Previous != nil }
 
-// Proves is nil for the tier key of this ring, and ErrWrongKey for another, such as one
-// that was rotated away. A ring that the holder of the key did not write is a *ForgedRing.
+// Proves returns nil for the tier key of this ring, and ErrWrongKey for another, such as
+// one from before a rotation. A ring not written by a holder of the key is a *ForgedRing.
 func (r *Ring) Proves(key *TierKey) error { return r.snapshot().prove(key) }
 
 // Rotate replaces the tier key, or finishes a rotation that was cut short. key is the
@@ -186,11 +186,11 @@ func (p Rotation) check(ctx context.Context, key *TierKey) error {
 	return nil
 }
 
-// exchange goes through the images. One that resists does not keep the others.
+// exchange rotates image after image. A failed image does not stop the others.
 func (p Rotation) exchange(ctx context.Context, old, next *TierKey) (failed []*ImageError, err error) {
 	for i, im := range p.Images {
 		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("the rotation waits to be finished: %w", err)
+			return nil, fmt.Errorf("rotation interrupted: %w", err)
 		}
 		if p.Checkpoint != nil {
 			if err := p.Checkpoint("exchange " + im.Title()); err != nil {

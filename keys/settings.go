@@ -8,21 +8,21 @@ import (
 	"strconv"
 )
 
-// Settings are what a Kind makes its providers from.
+// Settings are the input from which a Kind makes its providers.
 type Settings struct {
 	Tier string // folder of the tier, absolute: /persist/vault
 	// Unmeasured: the tier opens before attestation, its slots need not depend on what
 	// booted.
 	Unmeasured bool
-	// Set has the values of the kind's flags that say how the tier opens.
+	// Set has the values of the kind's flags for opening the tier.
 	Set Values
 	// New has the values of those flags that describe a new slot.
 	New Values
-	// Secret reads a secret that the value of a flag names: a file, or where to ask. What is
-	// the secret's name for people ("PIN"). The caller wipes the result.
+	// Secret reads a secret that the value of a flag names: a file, or the terminal. what is
+	// the secret's display name ("PIN"). The caller wipes the result.
 	Secret func(ctx context.Context, from, what string) ([]byte, error)
-	// Typed is what a person typed to open the tier; nil for nothing. It is wiped by whoever
-	// asked for it.
+	// Typed is the secret that a person typed to open the tier; nil for none. The code that
+	// asked for it wipes it.
 	Typed []byte
 	Log   *slog.Logger // nil for none
 }
@@ -48,34 +48,34 @@ func (v Values) Bool(name string) (bool, error) {
 	}
 	yes, err := strconv.ParseBool(v[name])
 	if err != nil {
-		return false, fmt.Errorf("%s=%q: it is true or false", name, v[name])
+		return false, fmt.Errorf("%s=%q: must be true or false", name, v[name])
 	}
 	return yes, nil
 }
 
-// Flag is something that a kind wants to be told, as a flag of the command line and as a
-// setting of the plugin.
+// Flag is an option of a kind, as a flag of the command line and as a setting of the
+// plugin.
 type Flag struct {
 	Name  string
 	Usage string // one line
 	Value string // the default
 	For   Use
-	// Env: the environment's variable of that name has the value where the flag is not
-	// given. Settings of the plugin have it always.
+	// Env: the environment variable of that name is the value if the flag is not given.
+	// Settings of the plugin always have one.
 	Env bool
 	// Bool: the value is true or false, and the flag alone means true.
 	Bool bool
 	// Ask: the value names a file with a secret, and the flag alone asks on the terminal.
 	Ask bool
-	// New names the flag of ForEnroll that a setting of the plugin stands for, where the
-	// plugin makes the vault. "" for none.
+	// New names the flag of ForEnroll for which a setting of the plugin is used when the
+	// plugin creates the vault. "" for none.
 	New string
-	// Check says why a value that was given makes no sense. It may be nil.
+	// Check returns the reason why a given value is invalid. It may be nil.
 	Check func(value string) error
 }
 
-// Use says for what a flag is: which verbs have it. Those for opening a tier end up in
-// Settings.Set, those that describe a slot in Settings.New.
+// Use is the purpose of a flag, which selects the verbs that have it. Flags for opening
+// a tier end up in Settings.Set, flags that describe a slot in Settings.New.
 type Use uint16
 
 // The uses.
@@ -86,5 +86,5 @@ const (
 	ForAll                      // a setting that counts for the key verbs too, which have no such flag
 	ForPerson                   // key verbs by which a person unlocks
 	ForEnroll                   // a new slot
-	ForReseal                   // a slot that is sealed anew
+	ForReseal                   // a resealed slot
 )

@@ -25,8 +25,8 @@ func (r *Ring) Enroll(ctx context.Context, key *TierKey, p Provider, label strin
 	return slot, err
 }
 
-// Reseal makes slot id anew with p (of the same kind), keeping its id and label.
-// The old blob is replaced only when the new one is on disk.
+// Reseal replaces slot id by a new one of p (of the same kind), keeping its id and
+// label. The old blob is replaced only when the new one is on disk.
 func (r *Ring) Reseal(ctx context.Context, key *TierKey, id string, p Provider) (Slot, error) {
 	var slot Slot
 	err := r.change(ctx, key, func(body *ringBody) error {
@@ -52,28 +52,28 @@ func (r *Ring) Reseal(ctx context.Context, key *TierKey, id string, p Provider) 
 	return slot, err
 }
 
-// RecoveryProvider is the provider whose last slot is guarded by Remove.
+// RecoveryProvider is the provider whose last slot Remove keeps.
 const RecoveryProvider = "recovery"
 
 // Remove drops slot id; key must be this ring's. Without force it keeps the last slot, and
 // the last recovery slot (ErrLastSlot). With force the last slot goes too: that destroys
 // the tier, and the empty ring stays to say so.
 //
-// The slot's bytes are overwritten on the disk, in both copies. What was copied before, or
-// what the file system or the disk moved elsewhere, is not reached: the slot still gives
-// the tier key to those who have such a copy and what opens it, until Rotate.
+// The slot's bytes are overwritten on the disk, in both copies. Earlier copies of the
+// ring, and blocks that the file system or the disk relocated, are not overwritten: until
+// Rotate, such a copy together with the slot's secret still gives the tier key.
 func (r *Ring) Remove(ctx context.Context, key *TierKey, id string, force bool) error {
 	return r.change(ctx, key, func(body *ringBody) error {
 		i := indexOf(body.Slots, id)
 		if i < 0 {
-			return fmt.Errorf("%w: %q in %s; see \"layervault key list\"", ErrNotFound, id, r.store.path)
+			return fmt.Errorf("%w: %q in %s", ErrNotFound, id, r.store.path)
 		}
 		slot := body.Slots[i]
 		if len(body.Slots) == 1 && !force {
-			return fmt.Errorf("%w: without slot %s nothing opens this tier any more; enroll another one first, or give --force", ErrLastSlot, slot.Title())
+			return fmt.Errorf("%w: removing slot %s would leave no way to open the tier; --force removes it anyway", ErrLastSlot, slot.Title())
 		}
 		if slot.Provider == RecoveryProvider && countOf(body.Slots, RecoveryProvider) == 1 && !force {
-			return fmt.Errorf("%w: without slot %s there is no recovery key; enroll another one first, or give --force", ErrLastSlot, slot.Title())
+			return fmt.Errorf("%w: removing slot %s would leave no recovery key; --force removes it anyway", ErrLastSlot, slot.Title())
 		}
 		body.Slots = append(body.Slots[:i:i], body.Slots[i+1:]...)
 		return nil
@@ -90,7 +90,7 @@ func countOf(slots []Slot, provider string) int {
 	return n
 }
 
-// prove checks that key is the ring's tier key, and that its holder wrote the ring.
+// prove checks that key is the ring's tier key, and that the ring was written with it.
 // Errors: ErrWrongKey, *ForgedRing.
 func (r ringBody) prove(key *TierKey) error {
 	check, err := key.checkValue(r.version, r.ID)
@@ -103,8 +103,8 @@ func (r ringBody) prove(key *TierKey) error {
 	return r.authentic(key)
 }
 
-// Adopt takes a tier key that came from elsewhere (escrow), when it is this ring's, and
-// wipes raw. Errors: ErrWrongKey, ErrDamagedSlot for one of another length.
+// Adopt accepts a tier key from outside (escrow), if it is this ring's, and wipes raw.
+// Errors: ErrWrongKey, ErrDamagedSlot for a wrong length.
 func (r *Ring) Adopt(raw []byte) (*TierKey, error) {
 	key, err := tierKeyFrom(raw)
 	if err != nil {
@@ -116,15 +116,15 @@ func (r *Ring) Adopt(raw []byte) (*TierKey, error) {
 	return key, nil
 }
 
-// Unlock tries the slots, in the order of providers and then of the ring, until
-// one opens; put what needs no person first. Each try is bounded, see timeoutOf.
-// The caller closes the key. When none opens the error is a *LockedError with a
-// reason for each slot; ctx's end is one of the reasons, and so are ErrForgedRing and, of
-// slots that need no recovery key, what the anchor says against the ring (see Anchor).
+// Unlock tries the slots, in the order of providers and then of the ring, until one
+// opens; providers that need no person come first. Each try is bounded, see timeoutOf.
+// The caller closes the key. If none opens the error is a *LockedError with a reason for
+// each slot; the end of ctx is one of the reasons, and so are ErrForgedRing and, for
+// slots without a recovery key, the anchor's errors (see Anchor).
 func (r *Ring) Unlock(ctx context.Context, providers ...Provider) (*TierKey, Slot, error) {
 	key, slot, err := r.unlock(ctx, providers)
 	if errors.Is(err, ErrOlderRing) && r.reload() {
-		// Written by another process since it was loaded.
+		// Another process wrote the ring after it was loaded.
 		key, slot, err = r.unlock(ctx, providers)
 	}
 	return key, slot, err
@@ -156,9 +156,9 @@ func (r *Ring) unlock(ctx context.Context, providers []Provider) (*TierKey, Slot
 		switch {
 		case err != nil:
 		case slot.Provider == RecoveryProvider:
-			err = fmt.Errorf("%w: type the recovery key", ErrNeedsPerson)
+			err = fmt.Errorf("%w: enter the recovery key", ErrNeedsPerson)
 		default:
-			err = fmt.Errorf("not tried, provider %q is not set up here: %w", slot.Provider, ErrUnknownProvider)
+			err = fmt.Errorf("not tried, provider %q is not configured here: %w", slot.Provider, ErrUnknownProvider)
 		}
 		locked.Slots = append(locked.Slots, &SlotError{Slot: slot, Err: err})
 	}

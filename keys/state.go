@@ -36,7 +36,7 @@ type SlotState struct {
 	Changed  []*PCRMismatch `json:"changed_pcrs,omitempty"`
 }
 
-// State says whether a slot opens now.
+// State is the present state of a slot.
 type State string
 
 // The states of a slot.
@@ -100,7 +100,7 @@ func describe(s Slot, providers []Provider) SlotState {
 	st := SlotState{ID: s.ID, Provider: s.Provider, Label: printable(s.Label), Created: s.Created, State: StateUnknown}
 	p := providerFor(s, providers)
 	if p == nil {
-		st.State, st.Reason = StateFails, "this layervault does not know the provider"
+		st.State, st.Reason = StateFails, "unknown provider"
 		return st
 	}
 	d := p.Describe(s.Blob)

@@ -24,30 +24,30 @@ type store struct {
 
 func (s store) backup() string { return s.path + ".bak" }
 
-// read returns the ring, from the first copy if it is sound, else from the second.
-// needsRepair says that the other copy should be rewritten. Nothing is changed.
+// read returns the ring, from the first copy if it is intact, else from the second.
+// needsRepair: the other copy should be rewritten. Nothing is changed.
 func (s store) read() (body ringBody, needsRepair bool, err error) {
 	main, mainErr := readCopy(s.path)
 	back, backErr := readCopy(s.backup())
 	switch {
 	case mainErr == nil && backErr == nil:
-		// The first copy is written first, so it is the newer one; or a person
-		// restored it. A backup of another ring is not ours to overwrite.
+		// The first copy is written first, so it is the newer one, or was restored by a
+		// person. The backup of another ring must not be overwritten.
 		return main, main.ID == back.ID && main.Generation != back.Generation, nil
 	case errors.Is(mainErr, ErrNewerRing):
-		return ringBody{}, false, fmt.Errorf("%s: %w; install that version", s.path, mainErr)
+		return ringBody{}, false, fmt.Errorf("%s: %w", s.path, mainErr)
 	case mainErr == nil:
 		return main, !errors.Is(backErr, ErrNewerRing), nil
 	case errors.Is(backErr, ErrNewerRing):
-		return ringBody{}, false, fmt.Errorf("%s: %w; install that version", s.backup(), backErr)
+		return ringBody{}, false, fmt.Errorf("%s: %w", s.backup(), backErr)
 	case backErr == nil:
-		s.log.Warn("key ring is unusable, reading its backup", "ring", s.path, "reason", mainErr, "backup", s.backup())
+		s.log.Warn("key ring is damaged; reading the backup copy", "ring", s.path, "reason", mainErr, "backup", s.backup())
 		return back, true, nil
 	case errors.Is(mainErr, fs.ErrNotExist) && errors.Is(backErr, fs.ErrNotExist):
 		return ringBody{}, false, fmt.Errorf("%w at %s", ErrNoRing, s.path)
 	case errors.Is(mainErr, errDamagedCopy) || errors.Is(backErr, errDamagedCopy):
-		return ringBody{}, false, fmt.Errorf("%w: %s: %w; %s: %w; restore %s from a backup",
-			ErrDamagedRing, s.path, mainErr, s.backup(), backErr, s.path)
+		return ringBody{}, false, fmt.Errorf("%w: %s: %w; %s: %w",
+			ErrDamagedRing, s.path, mainErr, s.backup(), backErr)
 	default:
 		return ringBody{}, false, fmt.Errorf("read key ring: %w", mainErr)
 	}
@@ -79,7 +79,7 @@ func (s store) write(body ringBody) error {
 		return fmt.Errorf("refuse to write key ring: %w", err)
 	}
 	if back, err := readCopy(s.backup()); err == nil && back.ID != body.ID {
-		// Somebody put another ring in place; its backup may be the last of its kind.
+		// Another ring was restored; its backup may be the last copy.
 		aside := s.path + "." + back.ID + ".bak"
 		s.log.Warn("keeping the backup of another key ring", "as", aside)
 		if err := os.Rename(s.backup(), aside); err != nil {
@@ -99,9 +99,9 @@ func (s store) write(body ringBody) error {
 	return nil
 }
 
-// writeDurable replaces path by data, or leaves it as it was. What was at path is
-// overwritten: a slot that was removed must not lie about in free blocks. It has a second,
-// temporary name until that is done, by which sweep finds it after a crash.
+// writeDurable replaces path by data, or leaves it unchanged. The old content of path is
+// overwritten: a removed slot must not remain in free blocks. Until then the old file has a
+// second, temporary name, by which sweep finds it after a crash.
 func (s store) writeDurable(path string, data []byte) error {
 	old, err := keepOld(path)
 	if err != nil {
@@ -139,7 +139,7 @@ func dropOld(old, path string) error {
 	return os.Remove(old)
 }
 
-// keepOld gives what is at path a second name, a leftover's; "" where there is nothing.
+// keepOld gives the file at path a second, temporary name; "" if there is no file.
 func keepOld(path string) (string, error) {
 	name := filepath.Join(filepath.Dir(path), fmt.Sprintf(".tmp-%s-old-%d", filepath.Base(path), os.Getpid()))
 	if err := wipe(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -152,8 +152,8 @@ func keepOld(path string) (string, error) {
 	return name, err
 }
 
-// wipe overwrites a file that has no other name, and removes it. On a file system that
-// writes elsewhere, or a disk that does, the old blocks stay: see Ring.Remove.
+// wipe overwrites and removes a file that has no other name. If the file system or the
+// disk relocates blocks, the old blocks stay: see Ring.Remove.
 func wipe(path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {

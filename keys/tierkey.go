@@ -43,7 +43,7 @@ func newTierKey() (*TierKey, error) {
 func tierKeyFrom(key []byte) (*TierKey, error) {
 	defer clear(key)
 	if len(key) != KeySize {
-		return nil, fmt.Errorf("%w: the tier key has %d bytes, not %d", ErrDamagedSlot, len(key), KeySize)
+		return nil, fmt.Errorf("%w: tier key has %d bytes, want %d", ErrDamagedSlot, len(key), KeySize)
 	}
 	mem, err := newSecret(scratchAt + wipehash.StateSize)
 	if err != nil {
@@ -53,20 +53,19 @@ func tierKeyFrom(key []byte) (*TierKey, error) {
 	return &TierKey{mem: mem}, nil
 }
 
-// Passphrase derives the LUKS2 passphrase of one image: 32 bytes of
-// HKDF-SHA256(tier key, info "layervault/<format>/<kind>/<id>/<imageUUID>") as 64
-// lower case hex digits, which stock cryptsetup takes with --key-file as it is.
-// format is the image's, 1 or 2: an image of format 2 whose header was stripped of what
-// authenticates it does not open as one of format 1. Another kind, id or UUID gives another
+// Passphrase derives the LUKS2 passphrase of one image: 32 bytes of HKDF-SHA256(tier key,
+// info "layervault/<format>/<kind>/<id>/<imageUUID>") as 64 lower case hex digits, usable
+// with cryptsetup --key-file. format is the image's, 1 or 2: a format 2 image without its
+// authentication token does not open as format 1. Another kind, id or UUID gives another
 // passphrase, so two images swapped on the disk both fail to open. The parts must not be
-// empty and must hold no "/". The caller wipes the result.
+// empty and must not contain "/". The caller wipes the result.
 func (k *TierKey) Passphrase(format int, kind, id, imageUUID string) ([]byte, error) {
 	if format != 1 && format != 2 {
 		return nil, fmt.Errorf("derive an image passphrase: unknown image format %d", format)
 	}
 	for _, part := range []string{kind, id, imageUUID} {
 		if part == "" || strings.Contains(part, "/") {
-			return nil, fmt.Errorf("derive an image passphrase: %q is no usable kind, id or UUID", part)
+			return nil, fmt.Errorf("derive an image passphrase: invalid kind, id or UUID %q", part)
 		}
 	}
 	raw, err := k.derive("layervault/" + strconv.Itoa(format) + "/" + kind + "/" + id + "/" + imageUUID)
@@ -82,7 +81,7 @@ func (k *TierKey) Passphrase(format int, kind, id, imageUUID string) ([]byte, er
 // record, so that one is never taken for another; it must not be empty.
 func (k *TierKey) MAC(what string, data []byte) ([]byte, error) {
 	if what == "" {
-		return nil, errors.New("authenticate a record: no kind is named")
+		return nil, errors.New("authenticate a record: kind is empty")
 	}
 	subkey, err := k.derive("layervault/2/mac/" + what)
 	if err != nil {
@@ -99,9 +98,9 @@ func (k *TierKey) MAC(what string, data []byte) ([]byte, error) {
 	return out[:], err
 }
 
-// checkValue proves that an unwrapped key is the ring's: 16 bytes of HKDF output,
-// from which the key does not follow. It is another one for each version: a ring that was
-// made as version 2 cannot be rewritten as one of version 1, which has no MAC.
+// checkValue verifies that an unwrapped key is the ring's: 16 bytes of HKDF output, from
+// which the key cannot be derived. It differs between the versions: a ring made as
+// version 2 cannot be rewritten as version 1, which has no MAC.
 func (k *TierKey) checkValue(version int, ringID string) (string, error) {
 	raw, err := k.derive(fmt.Sprintf("layervault/%d/check/%s", version, ringID))
 	if err != nil {
@@ -131,8 +130,7 @@ func (k *TierKey) use(fn func(key []byte) error) error {
 	return fn(k.mem.page[:KeySize:KeySize])
 }
 
-// Lend gives the key bytes to fn, which must not keep them: for handing the key to
-// somebody's keeping, wrapped.
+// Lend passes the key bytes to fn, which must not keep them: for escrow, wrapped.
 func (k *TierKey) Lend(fn func(key []byte) error) error { return k.use(fn) }
 
 // Close wipes the key. It may be called twice.

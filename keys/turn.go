@@ -15,7 +15,7 @@ type previousKey struct {
 	Key   Wrapped   `json:"wrapped"` // under the tier key
 }
 
-// previousBinding is where a previousKey belongs. No provider has this name.
+// previousBinding is the binding of a previousKey. No provider has this name.
 func (r ringBody) previousBinding() Binding {
 	return Binding{RingID: r.ID, SlotID: "previous", Provider: "rotation"}
 }
@@ -25,7 +25,7 @@ func (r ringBody) previousBinding() Binding {
 func (r *Ring) turn(ctx context.Context, old *TierKey, plan Rotation) (next *TierKey, err error) {
 	err = r.changeKey(ctx, old, func(body *ringBody) (*TierKey, error) {
 		if body.Previous != nil {
-			return nil, fmt.Errorf("%w: another process began a rotation of %s", ErrBusy, r.store.path)
+			return nil, fmt.Errorf("%w: another process started a rotation of %s", ErrBusy, r.store.path)
 		}
 		var err error
 		if next, err = newTierKey(); err != nil {
@@ -60,7 +60,7 @@ func (r *Ring) turn(ctx context.Context, old *TierKey, plan Rotation) (next *Tie
 	return next, err
 }
 
-// carry wraps the new key for each slot that is to stay.
+// carry wraps the new key for each slot that is kept.
 func (r ringBody) carry(ctx context.Context, next *TierKey, plan Rotation) ([]Slot, error) {
 	drop := map[string]bool{}
 	for _, id := range plan.Drop {
@@ -73,7 +73,7 @@ func (r ringBody) carry(ctx context.Context, next *TierKey, plan Rotation) ([]Sl
 		}
 		p := plan.Carry[s.ID]
 		if p == nil || p.Name() != s.Provider {
-			return nil, &SlotError{Slot: s, Err: fmt.Errorf("%w: nothing to wrap the new key with; drop the slot or give what opens it", ErrNeedsPerson)}
+			return nil, &SlotError{Slot: s, Err: fmt.Errorf("%w: no provider to wrap the new key; drop the slot, or supply its provider", ErrNeedsPerson)}
 		}
 		made := Slot{ID: s.ID, Provider: s.Provider, Label: s.Label, Created: now()}
 		err := next.use(func(k []byte) (err error) {
@@ -91,7 +91,7 @@ func (r ringBody) carry(ctx context.Context, next *TierKey, plan Rotation) ([]Sl
 	return slots, nil
 }
 
-// previousKey gives the key that the rotation replaces; the caller closes it.
+// previousKey returns the old key of the rotation; the caller closes it.
 func (r ringBody) previousKey(key *TierKey) (*TierKey, error) {
 	if err := r.prove(key); err != nil {
 		return nil, err

@@ -13,10 +13,10 @@ import (
 	"layervault/persist"
 )
 
-// RefuseIfUsed returns ErrRingLost when the tier's folder holds images, which must
-// have been made under a ring that is no longer there. Temporaries (".tmp-*") are
-// leftovers of a crash and do not count, nor does what is not ours: EVE keeps files of
-// other formats in the same folders.
+// RefuseIfUsed returns ErrRingLost if the tier's folder holds images, which must have
+// been made under a ring that is now missing. Temporaries (".tmp-*") are leftovers of a
+// crash and do not count, nor do foreign files: EVE keeps files of other formats in the
+// same folders.
 func RefuseIfUsed(tier string) error {
 	for sub, holds := range map[string]func(path string, e fs.DirEntry) (bool, error){
 		"layers":  isLayer,
@@ -37,7 +37,7 @@ func RefuseIfUsed(tier string) error {
 				return fmt.Errorf("create key ring: %w", err)
 			}
 			if ours {
-				return fmt.Errorf("%w: %s holds images (%s and others) that only its key opens; restore %s from a backup, or move them away to begin anew",
+				return fmt.Errorf("%w: %s holds images (%s and others) of that ring; restore %s from a backup, or move the images away to start with a new ring",
 					ErrRingLost, dir, e.Name(), filepath.Join(tier, FileName))
 			}
 		}
@@ -45,14 +45,14 @@ func RefuseIfUsed(tier string) error {
 	return nil
 }
 
-// isLayer takes every folder for a layer: its image may be gone or damaged, and its record
-// mended one day.
+// isLayer accepts every folder: a layer's image may be missing or damaged, and its record
+// repaired later.
 func isLayer(_ string, e fs.DirEntry) (bool, error) {
 	return e.IsDir() && e.Name() != "lost+found", nil
 }
 
-// isVolume takes a file of a volume's name for one whatever is in it: a damaged header may
-// be restored one day. Of other names only an image counts.
+// isVolume accepts any file with a volume's name: a damaged header may be restored later.
+// With other names only an image counts.
 func isVolume(path string, e fs.DirEntry) (bool, error) {
 	switch {
 	case !e.Type().IsRegular() || persist.IsEVEName(e.Name()):

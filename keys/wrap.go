@@ -59,10 +59,10 @@ func UnwrapKey(kek []byte, b Binding, w Wrapped) ([]byte, error) {
 
 func wrapCipher(kek, salt []byte, b Binding) (cipher.AEAD, error) {
 	if len(kek) != KeySize {
-		return nil, fmt.Errorf("%w: wrapping key of %d bytes, want %d", ErrWrongKey, len(kek), KeySize)
+		return nil, fmt.Errorf("%w: wrapping key has %d bytes, want %d", ErrWrongKey, len(kek), KeySize)
 	}
 	if len(salt) > sha256.BlockSize {
-		return nil, fmt.Errorf("%w: a salt of %d bytes", ErrDamagedSlot, len(salt))
+		return nil, fmt.Errorf("%w: salt has %d bytes", ErrDamagedSlot, len(salt))
 	}
 	var key []byte
 	err := WithSecret(wipehash.StateSize, func(mem []byte) error {

@@ -42,7 +42,7 @@ func (s *Store) Create(ctx context.Context, id, parent string, opts CreateOption
 		want.Kind, want.Owner = Writable, ""
 	}
 	if parent == id {
-		return fmt.Errorf("create layer %s: it is its own parent", id)
+		return fmt.Errorf("create layer %s: layer is its own parent", id)
 	}
 	if parent != "" {
 		if err := ValidateID(parent); err != nil {
@@ -64,7 +64,7 @@ func (s *Store) Create(ctx context.Context, id, parent string, opts CreateOption
 	return nil
 }
 
-// recreate tells a retry from a clash.
+// recreate distinguishes a retry from a clash.
 func (s *Store) recreate(have, want Record) error {
 	if have.Parent != want.Parent || have.SizeLimit != want.SizeLimit || have.ReadWrite != want.ReadWrite {
 		return fmt.Errorf("%w: %s, with parent %q, size limit %d and read-write %t",
@@ -73,8 +73,8 @@ func (s *Store) recreate(have, want Record) error {
 	if have.Kind != Fresh || have.Owner == s.process {
 		return nil
 	}
-	// The process that made it died before its answer arrived. Whoever still asks for
-	// the layer has not begun to fill it, so it is as good as one of this process.
+	// The creating process died before its answer arrived. The client of the retry has not
+	// begun to fill the layer, so the layer is as good as one of this process.
 	have.Owner = s.process
 	return s.writeRecord(have, "create")
 }
@@ -86,7 +86,7 @@ func (s *Store) create(ctx context.Context, r Record, opts CreateOptions) (err e
 			return fmt.Errorf("create layer %s: parent: %w", r.ID, err)
 		}
 		if len(chain) == maxChain {
-			return fmt.Errorf("create layer %s: %w: its parent is %d high already", r.ID, ErrTooDeep, maxChain)
+			return fmt.Errorf("create layer %s: %w: parent already has %d layers", r.ID, ErrTooDeep, maxChain)
 		}
 		r.ParentUUID = chain[0].lastingUUID()
 	}
@@ -134,8 +134,8 @@ func (s *Store) create(ctx context.Context, r Record, opts CreateOptions) (err e
 	return nil
 }
 
-// lastingUUID is the UUID of a layer's image if that image is never replaced: Reset takes
-// no image from a layer that was made for a container.
+// lastingUUID is the UUID of a layer's image if that image is never replaced: Reset
+// removes no image from a layer that was made for a container.
 func (r Record) lastingUUID() string {
 	if r.Kind == Sealed || r.Kind == Writable && r.ReadWrite {
 		return r.UUID
@@ -171,7 +171,7 @@ func (s *Store) makeWritable(ctx context.Context, r Record, dir string, defaultS
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("make the writable image of layer %s: %w", r.ID, err), held.Close())
 	}
-	// Whoever makes it is about to mount it.
+	// The caller is about to mount the image.
 	if err := s.warm.keep(r.ID, held); err != nil {
 		return "", fmt.Errorf("make the writable image of layer %s: %w", r.ID, err)
 	}
@@ -203,12 +203,12 @@ func (s *Store) MakeWritable(ctx context.Context, id string, opts CreateOptions)
 	return s.record(id)
 }
 
-// fill turns a fresh layer into one with an image: build makes it in a temporary
-// directory, it is renamed into the layer's, and writing the record makes it
-// count. The layer is locked.
+// fill gives a fresh layer an image: build makes the image in a temporary directory, a
+// rename moves it into the layer's directory, and the new record makes it valid. The
+// layer is locked.
 func (s *Store) fill(ctx context.Context, r Record, op string, build func(dir string) (Record, error)) (err error) {
-	// An image beside a fresh record is of an attempt that a crash ended before
-	// anybody was told of it.
+	// An image beside a fresh record is a leftover of a crashed attempt that was never
+	// acknowledged.
 	if err := s.eraseImage(ctx, r, r.ID); err != nil {
 		return err
 	}

@@ -1,6 +1,6 @@
-// Package layer is the store of image layers: each layer is a directory with a
-// small record and one encrypted image. It is shared by every front door that
-// shows layers to somebody, and knows nothing of overlay mounts or of Docker.
+// Package layer is the store of image layers: each layer is a directory with a small
+// record and one encrypted image. All front doors share the store, which knows nothing
+// of overlay mounts or of Docker.
 //
 // On disk, below Config.Root (/persist/vault/layers):
 //
@@ -26,13 +26,13 @@
 //
 // # What is believed
 //
-// Whoever can write to the switched-off disk can write records. So each is authenticated by
-// the vault's key, when it is read from the disk, and names the UUID of its image and, where
-// that image is never replaced, of its parent's: records cannot be exchanged, changed, or put
-// together anew out of older ones. Records of version 1 have none of that, and are read only
-// while the vault's floor is 1. A store that as a whole is put back to what it was is not
-// noticed.
+// An attacker with write access to the switched-off disk can write records. So each record is
+// authenticated by the vault's key when it is read from the disk, and names the UUID of its
+// image and, if the parent's image is never replaced, of that image too: records cannot be
+// exchanged, changed, or combined from older ones. Version 1 records have no authentication,
+// and are accepted only while the vault's floor is 1. Replay of the whole store is not
+// detected.
 //
-// Nothing else is stored: children are counted from the records, what is
-// mounted is asked of the kernel.
+// Nothing else is stored: children are counted from the records, mounts are read from
+// the kernel.
 package layer

@@ -12,19 +12,19 @@ const maxIDLength = 128
 // error quotes the id, so control characters do not reach a terminal.
 func ValidateID(id string) error {
 	if id == "" {
-		return fmt.Errorf("%w: it is empty", ErrBadID)
+		return fmt.Errorf("%w: id is empty", ErrBadID)
 	}
 	if len(id) > maxIDLength {
-		return fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrBadID, len(id), maxIDLength)
+		return fmt.Errorf("%w: %d bytes, limit is %d", ErrBadID, len(id), maxIDLength)
 	}
 	if id[0] == '.' {
-		return fmt.Errorf("%w %q: it must not begin with a dot", ErrBadID, id)
+		return fmt.Errorf("%w %q: must not begin with a dot", ErrBadID, id)
 	}
 	for i := range len(id) {
 		switch c := id[i]; {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '.', c == '-':
 		default:
-			return fmt.Errorf("%w %q: byte %d is none of A-Z a-z 0-9 _ . -", ErrBadID, id, i)
+			return fmt.Errorf("%w %q: byte %d is not one of A-Z a-z 0-9 _ . -", ErrBadID, id, i)
 		}
 	}
 	return nil

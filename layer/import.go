@@ -14,8 +14,8 @@ import (
 // to its end. When ctx ends, so does Import, even while it waits for tar: then a last
 // Read of tar may still be under way.
 //
-// A client that lost its connection may send the rest of a stream as if it were
-// the whole, and the rest of a tar can be a well-formed tar. So:
+// After a lost connection a client may send the rest of a stream as if it were the
+// whole, and the rest of a tar can be a well-formed tar. So:
 //   - a layer that is sealed already answers with the size it has, whatever the
 //     body of the retry holds;
 //   - a fresh layer into which an earlier Import broke off, or which an earlier
@@ -47,7 +47,7 @@ func (s *Store) Import(ctx context.Context, id string, tar io.Reader, idmap user
 	case r.Kind == Writable:
 		return 0, fmt.Errorf("import into layer %s: %w", id, ErrNotFresh)
 	case s.isBroken(r):
-		return 0, fmt.Errorf("import into layer %s: %w: remove the layer and transfer it anew", id, ErrInterrupted)
+		return 0, fmt.Errorf("import into layer %s: %w; remove the layer and transfer it again", id, ErrInterrupted)
 	}
 	in := NewTarStream(tar)
 	err = s.fill(ctx, r, "import into", func(dir string) (Record, error) {
@@ -57,7 +57,7 @@ func (s *Store) Import(ctx context.Context, id string, tar io.Reader, idmap user
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			err = fmt.Errorf("%w: %w", ErrCutOff, err)
 		}
-		// A cut-off stream explains whatever else the parser found wrong with it.
+		// A truncated stream explains any other parser error.
 		if endErr := finish(ctx, in); endErr != nil {
 			return next, fmt.Errorf("import into layer %s: %w", id, errors.Join(endErr, err))
 		}
@@ -77,11 +77,11 @@ func (s *Store) Import(ctx context.Context, id string, tar io.Reader, idmap user
 	return r.Size, nil
 }
 
-// finish is TarStream.Finish, given up when ctx ends: a peer that sends nothing more must
-// not hold the layer's lock. The stream is not to be used then.
+// finish is TarStream.Finish, aborted when ctx ends: a stalled peer must not hold the
+// layer's lock. The stream is not usable then.
 func finish(ctx context.Context, in *TarStream) error {
 	if ctx.Err() != nil {
-		return context.Cause(ctx) // somebody may still be reading
+		return context.Cause(ctx) // another goroutine may still be reading
 	}
 	done := make(chan error, 1)
 	go func() { done <- in.Finish() }()
@@ -93,8 +93,8 @@ func finish(ctx context.Context, in *TarStream) error {
 	}
 }
 
-// Reset turns a writable layer that nobody wrote to back into a fresh one, so
-// that it can be sealed. The caller vouches that it is empty and not mounted.
+// Reset turns an unused writable layer back into a fresh one, so that it can be sealed.
+// The caller guarantees that the layer is empty and not mounted.
 func (s *Store) Reset(ctx context.Context, id string) error {
 	unlock, err := s.lockLayer(ctx, id)
 	if err != nil {
@@ -115,7 +115,7 @@ func (s *Store) Reset(ctx context.Context, id string) error {
 	if err := s.writeRecord(next, "reset"); err != nil {
 		return err
 	}
-	// What is kept open is the old image, whatever lies at its path.
+	// The warm image is the old one, whatever file lies at its path.
 	return errors.Join(s.warm.drop(id), s.eraseImage(ctx, r, id))
 }
 

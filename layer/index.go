@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// index knows which layer is the parent of which. Removing needs it, and only
-// removing: so the records are read for it at the first removal, not at start.
+// index maps layers to their parents. Only removals need the map, so the records are
+// read at the first removal, not at start.
 type index struct {
 	mu       sync.Mutex
 	children map[string]map[string]struct{} // by parent
@@ -66,7 +66,7 @@ func (x *index) beginRemove(id string) error {
 // inUse needs x.mu.
 func (x *index) inUse(id string) error {
 	for child := range x.children[id] {
-		return fmt.Errorf("%w: %s is the parent of %s: remove that one first", ErrInUse, id, child)
+		return fmt.Errorf("%w: %s is the parent of %s; remove the child first", ErrInUse, id, child)
 	}
 	return nil
 }
@@ -77,8 +77,8 @@ func (x *index) endRemove(id string) {
 	delete(x.removing, id)
 }
 
-// loadIndex reads all parents once. A record that cannot be read has no parent
-// that anybody could know, and must not stop the removal of others.
+// loadIndex reads all parents once. An unreadable record has no known parent, and must
+// not prevent the removal of other layers.
 func (s *Store) loadIndex(ctx context.Context) error {
 	s.index.load.Lock()
 	defer s.index.load.Unlock()
@@ -90,7 +90,7 @@ func (s *Store) loadIndex(ctx context.Context) error {
 		return err
 	}
 	if err != nil {
-		s.log.WarnContext(ctx, "some layer records cannot be read", "error", err)
+		s.log.WarnContext(ctx, "skipped unreadable layer records", "error", err)
 	}
 	for _, r := range records {
 		s.index.add(r.Parent, r.ID)
@@ -99,7 +99,7 @@ func (s *Store) loadIndex(ctx context.Context) error {
 	return nil
 }
 
-// Children lists the layers that stand directly on another, sorted.
+// Children lists the direct children of a layer, sorted.
 func (s *Store) Children(ctx context.Context, id string) ([]string, error) {
 	if err := s.loadIndex(ctx); err != nil {
 		return nil, err

@@ -10,9 +10,9 @@ import (
 	"layervault/crypt/luks2"
 )
 
-// Reader looks at a store that another process may own, for status and tools: it
-// takes no lock, writes nothing and needs no key. What it tells may be outdated by
-// the time it is read, and is what the disk says: see Authenticate.
+// Reader reads a store that another process may own, for status and tools: it takes no
+// lock, writes nothing and needs no key. Its results may be outdated, and are not
+// authenticated: see Authenticate.
 type Reader struct{ store *Store }
 
 // OpenReader reads the store at root. A store that was never used is empty.

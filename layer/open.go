@@ -69,7 +69,7 @@ func (s *Store) Open(ctx context.Context, layers []Record) (_ *View, err error) 
 
 func (v *View) open(ctx context.Context, n int, r Record) error {
 	if r.Kind == Fresh {
-		return fmt.Errorf("open layer %s: it has no image yet", r.ID)
+		return fmt.Errorf("open layer %s: layer has no image yet", r.ID)
 	}
 	if err := os.Mkdir(v.mountPoint(n), 0o700); err != nil {
 		return fmt.Errorf("open layer %s: %w", r.ID, err)
@@ -91,7 +91,7 @@ func (v *View) open(ctx context.Context, n int, r Record) error {
 		err = v.store.warm.keep(r.ID, hold)
 	}
 	if err != nil {
-		v.store.log.WarnContext(ctx, "cannot let go of an image kept open", "layer", r.ID, "error", err)
+		v.store.log.WarnContext(ctx, "cannot close a warm image", "layer", r.ID, "error", err)
 	}
 	return nil
 }
@@ -105,7 +105,7 @@ func (v *View) mount(ctx context.Context, n int, r Record) (Held, error) {
 		if err == nil {
 			return hold, nil
 		}
-		v.store.log.WarnContext(ctx, "cannot mount an image kept open; opening it anew", "layer", r.ID, "error", errors.Join(err, hold.Close()))
+		v.store.log.WarnContext(ctx, "cannot mount a warm image; opening the image again", "layer", r.ID, "error", errors.Join(err, hold.Close()))
 	}
 	dev := v.store.device(Image{Layer: r.ID, Kind: r.Kind, Mnt: at, UUID: r.UUID}, r.ID)
 	if err := dev.Get(ctx); err != nil {
@@ -116,16 +116,16 @@ func (v *View) mount(ctx context.Context, n int, r Record) (Held, error) {
 	}
 	hold, err := dev.Hold(ctx)
 	if err != nil {
-		v.store.log.WarnContext(ctx, "cannot keep an image open for the next use", "layer", r.ID, "error", err)
+		v.store.log.WarnContext(ctx, "cannot keep an image warm", "layer", r.ID, "error", err)
 		return nil, nil
 	}
 	return hold, nil
 }
 
-// Close detaches the images, all at once: each detaching by itself waits for every
-// processor, which with a long chain would be most of the time it takes to open
-// it. Whoever mounted something of them elsewhere keeps it: the kernel closes an
-// image when its last user is gone. Closing twice is no error.
+// Close detaches the images, all at once: each single detach waits for every processor,
+// which with a long chain would take most of the time of opening it. Mounts of them
+// elsewhere stay: the kernel closes an image after its last user. Closing twice is no
+// error.
 func (v *View) Close(context.Context) error {
 	if err := mounts.Detach(v.Dir); err != nil {
 		return fmt.Errorf("close layers: %w", err)

@@ -22,9 +22,9 @@ func (s *Store) Get(id string) (Record, error) {
 	return s.record(id)
 }
 
-// record reads a record once; ErrNotFound if there is none. What is read is
-// kept only if no writer came in between: it may be older than what that one
-// kept, or of a layer it removed.
+// record reads a record once; ErrNotFound if there is none. The result is cached only
+// if no write came in between: it may be older than the written record, or belong to a
+// removed layer.
 func (s *Store) record(id string) (Record, error) {
 	s.mu.Lock()
 	r, ok := s.records[id]
@@ -45,7 +45,7 @@ func (s *Store) record(id string) (Record, error) {
 	return r, nil
 }
 
-// keep makes a record that was just written the known one.
+// keep caches a record that was just written.
 func (s *Store) keep(r Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -53,7 +53,7 @@ func (s *Store) keep(r Record) {
 	s.records[r.ID] = r
 }
 
-// forget drops what is known of a layer that was just removed.
+// forget drops the cached record of a layer that was just removed.
 func (s *Store) forget(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,9 +81,9 @@ func (s *Store) readRecord(id string) (Record, error) {
 	return r, s.authenticate(r)
 }
 
-// authenticate looks whether a record was written with the vault's key. One of version 1
-// cannot say so, and is believed only while the vault was not upgraded. It is done once for
-// each reading of a file: what is kept in memory was authentic.
+// authenticate checks that a record was written with the vault's key. A version 1 record
+// has no MAC, and is accepted only until the vault is upgraded. The check runs once for
+// each read of a file: cached records are authentic.
 func (s *Store) authenticate(r Record) error {
 	if s.keys == nil {
 		return nil // a Reader shows what the files say
@@ -91,9 +91,9 @@ func (s *Store) authenticate(r Record) error {
 	err := authenticate(r, s.keys)
 	switch {
 	case errors.Is(err, ErrForged):
-		return fmt.Errorf("%w: layer %s: record %w: remove the layer and get it again, or restore its record", ErrDamaged, r.ID, err)
+		return fmt.Errorf("%w: layer %s: record %w; remove the layer and pull it again, or restore the record", ErrDamaged, r.ID, err)
 	case errors.Is(err, ErrOldFormat):
-		return fmt.Errorf("%w: layer %s: %w: remove the layer and pull it again", ErrDamaged, r.ID, err)
+		return fmt.Errorf("%w: layer %s: %w; remove the layer and pull it again", ErrDamaged, r.ID, err)
 	case err != nil:
 		return fmt.Errorf("layer %s: %w", r.ID, err)
 	}
@@ -128,7 +128,7 @@ func (s *Store) Chain(id string) ([]Record, error) {
 	var chain []Record
 	for at := id; at != ""; {
 		if len(chain) == maxChain {
-			return nil, fmt.Errorf("%w: %s is more than %d layers high", ErrTooDeep, id, maxChain)
+			return nil, fmt.Errorf("%w: %s has more than %d layers", ErrTooDeep, id, maxChain)
 		}
 		r, err := s.record(at)
 		if err != nil {
@@ -148,13 +148,13 @@ func (s *Store) Chain(id string) ([]Record, error) {
 	return chain, nil
 }
 
-// standsOn looks whether a layer's parent still has the image that it was made on: both
-// records may be authentic, and one of them older than the other.
+// standsOn checks that a layer's parent still has the image that the layer was made on:
+// both records may be authentic, and one of them older than the other.
 func (r Record) standsOn(parent Record) error {
 	if r.ParentUUID == "" || r.ParentUUID == parent.UUID {
 		return nil
 	}
-	return fmt.Errorf("%w: layer %s: %w: it was made on the image %s of layer %s, which says now that its image is %q: restore that layer's folder, or remove both",
+	return fmt.Errorf("%w: layer %s: %w: parent image was %s of layer %s, parent record now names image %q; restore the parent's folder, or remove both layers",
 		ErrDamaged, r.ID, ErrForged, r.ParentUUID, parent.ID, parent.UUID)
 }
 
@@ -169,8 +169,8 @@ func (s *Store) IDs() ([]string, error) {
 	return names, nil
 }
 
-// List reads every record, sorted by id. What cannot be read is reported in
-// the error, joined, beside the rest.
+// List reads every record, sorted by id. Unreadable records are reported in the error,
+// joined, beside the rest.
 func (s *Store) List(ctx context.Context) ([]Record, error) {
 	ids, err := s.IDs()
 	if err != nil {

@@ -13,18 +13,17 @@ import (
 // Kind says what a layer's image holds.
 type Kind string
 
-// The kinds. A fresh layer has no image yet: it becomes writable when somebody
-// wants to write, or sealed when a tar is imported. A sealed layer never
-// changes again.
+// The kinds. A fresh layer has no image yet: it becomes writable at the first write
+// access, or sealed when a tar is imported. A sealed layer never changes again.
 const (
 	Fresh    Kind = "fresh"
 	Writable Kind = "writable"
 	Sealed   Kind = "sealed"
 )
 
-// recordVersion is the version of layer.json this code writes. A reader refuses
-// a higher one: it may mean something this code would destroy. Version 1 was not
-// authenticated; see Store.authenticate for when it is still believed.
+// recordVersion is the version of layer.json that this code writes. A reader rejects a
+// higher version: its fields may be lost by a rewrite. Version 1 was not authenticated;
+// see Store.authenticate for when it is still accepted.
 const (
 	recordVersion    = 2
 	oldRecordVersion = 1
@@ -43,18 +42,18 @@ type Record struct {
 	ID      string `json:"id"`
 	Parent  string `json:"parent,omitempty"`
 	Kind    Kind   `json:"kind"`
-	// ReadWrite: made as somebody's writable layer, not as a step of an image.
+	// ReadWrite: made as a container's writable layer, not as a step of an image.
 	ReadWrite bool `json:"read_write,omitempty"`
 	// SizeLimit is the size in bytes of a writable image's file system; 0 for the
 	// store's default at the time the image is made.
 	SizeLimit int64 `json:"size_limit,omitempty"`
 	// Size is a sealed layer's content in bytes, as crypt.ImportResult counts it.
 	Size int64 `json:"size,omitempty"`
-	// UUID is the LUKS2 UUID of the image: an older image of the layer is not taken for it.
-	// Version 1 has none of writable images.
+	// UUID is the LUKS2 UUID of the image, so that an older image of the layer is rejected.
+	// Version 1 has none for writable images.
 	UUID string `json:"uuid,omitempty"`
 	// ParentUUID is the UUID of the parent's image when this layer was made, if that image
-	// was one that is never replaced: an older record of the parent is not taken for it.
+	// is never replaced, so that an older record of the parent is rejected.
 	ParentUUID string `json:"parent_uuid,omitempty"`
 	// Owner is the process that made a fresh layer; see Store.Import.
 	Owner   string    `json:"owner,omitempty"`
@@ -63,14 +62,15 @@ type Record struct {
 	MAC string `json:"mac,omitempty"`
 }
 
-// seal gives a record, in the present version, its authentication.
+// seal sets the current version and the MAC of a record.
 func (r Record) seal(keys authentic.Keys) (Record, error) {
 	r.Version = recordVersion
 	err := authentic.Seal(keys, recordKind, &r, &r.MAC)
 	return r, err
 }
 
-// authentic is authentic.ErrForged for a record that was not written with the tier's key.
+// authentic returns authentic.ErrForged for a record that was not written with the tier's
+// key.
 func (r Record) authentic(keys authentic.Keys) error {
 	return authentic.Verify(keys, recordKind, &r, &r.MAC)
 }
@@ -83,9 +83,9 @@ func (r Record) encode() ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
-// decodeRecord parses layer.json of the layer id and checks that it makes sense.
-// Fields it does not know are an error: within one version there are none. Whether the
-// record is to be believed is Store.authenticate's question.
+// decodeRecord parses layer.json of the layer id and validates it. Unknown fields are
+// an error: within one version there are none. Authentication is done by
+// Store.authenticate.
 func decodeRecord(id string, data []byte) (Record, error) {
 	var r Record
 	if err := recordFormat.Decode("layer "+id, data, &r); err != nil {
@@ -102,7 +102,7 @@ func (r Record) check(id string) error {
 		return fmt.Errorf("unknown format version %d", r.Version)
 	}
 	if r.ID != id {
-		return fmt.Errorf("it belongs to layer %q", r.ID)
+		return fmt.Errorf("record belongs to layer %q", r.ID)
 	}
 	if err := ValidateID(r.ID); err != nil {
 		return err
@@ -112,7 +112,7 @@ func (r Record) check(id string) error {
 			return fmt.Errorf("parent: %w", err)
 		}
 		if r.Parent == r.ID {
-			return errors.New("it is its own parent")
+			return errors.New("layer is its own parent")
 		}
 	}
 	if r.SizeLimit < 0 || r.Size < 0 {
@@ -124,15 +124,15 @@ func (r Record) check(id string) error {
 	return r.checkKind()
 }
 
-// checkVersion looks at what only one version has.
+// checkVersion checks the fields that depend on the version.
 func (r Record) checkVersion() error {
 	switch {
 	case r.Version == oldRecordVersion && (r.MAC != "" || r.ParentUUID != "" || r.Kind == Writable && r.UUID != ""):
-		return errors.New("fields of format version 2 in one of version 1")
+		return errors.New("format version 1 record has fields of version 2")
 	case r.Version == recordVersion && !authentic.IsCode(r.MAC):
-		return errors.New("no authentication")
+		return errors.New("MAC is missing")
 	case r.ParentUUID != "" && r.Parent == "":
-		return errors.New("the UUID of a parent's image without a parent")
+		return errors.New("parent image UUID without a parent")
 	}
 	return nil
 }
@@ -141,15 +141,15 @@ func (r Record) checkKind() error {
 	switch r.Kind {
 	case Fresh:
 		if r.Size != 0 || r.UUID != "" {
-			return errors.New("a fresh layer with the size or UUID of an image")
+			return errors.New("fresh layer has an image size or UUID")
 		}
 	case Writable:
 		if r.Size != 0 || r.UUID == "" && r.Version != oldRecordVersion {
-			return errors.New("writable with the size of a sealed layer, or without a UUID")
+			return errors.New("writable layer has a sealed size, or no UUID")
 		}
 	case Sealed:
 		if r.UUID == "" {
-			return errors.New("sealed without a UUID")
+			return errors.New("sealed layer has no UUID")
 		}
 	default:
 		return fmt.Errorf("unknown kind %q", r.Kind)

@@ -30,15 +30,15 @@ const (
 type Config struct {
 	// Root holds one directory per layer; it is made if absent.
 	Root string
-	// Scratch is a directory for private mounts. The store mounts a tmpfs of its
-	// own over it, so that no layer mount shows outside this mount namespace. ""
-	// is for a store that only looks after records and headers: it can mount nothing.
+	// Scratch is a directory for private mounts. The store mounts a tmpfs of its own over
+	// it, so that no layer mount is visible outside this mount namespace. "" is for a
+	// store that only manages records and headers: it cannot mount.
 	Scratch string
 	// Keys authenticates the records. It must not be nil.
 	Keys    KeySource
 	Devices Devices
-	// SweepDevices clears devices of ours that a dead process left behind;
-	// crypt.Sweep in production, nil for none.
+	// SweepDevices removes layervault devices that a dead process left behind; crypt.Sweep
+	// in production, nil for none.
 	SweepDevices func(context.Context) error
 	// Checkpoint, if set, is called at each step at which a crash leaves another
 	// state on disk. Its error makes the step fail.
@@ -66,16 +66,16 @@ type Store struct {
 	closed  bool
 }
 
-// Open takes ownership of the store at cfg.Root (ErrBusy when another process
-// has it), sweeps what a crash left, and readies the scratch directory. It reads
-// no record: its time is one readdir, whatever the number of layers.
+// Open takes ownership of the store at cfg.Root (ErrBusy when another process has it),
+// removes leftovers of a crash, and prepares the scratch directory. It reads no record:
+// its time is one readdir, whatever the number of layers.
 func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	log := cfg.Log
 	if log == nil {
 		log = slog.Default()
 	}
 	if cfg.Keys == nil {
-		return nil, errors.New("open the layer store: no key to authenticate its records by")
+		return nil, errors.New("open the layer store: no key to authenticate layer records")
 	}
 	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("make the layer store: %w", err)
@@ -109,10 +109,9 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	return s, s.sweep(ctx)
 }
 
-// A process that was killed while it started another, mkfs say, lives on in that
-// for the moment until the exec, and so does its lock. lockPatience is long against
-// such a moment on a busy machine, and short against dockerd's patience with a
-// plugin, ten seconds.
+// The lock of a killed process survives in a child such as mkfs between fork and exec.
+// lockPatience is long against such a moment on a busy machine, and short against
+// dockerd's timeout for a plugin, ten seconds.
 const lockPatience = 3 * time.Second
 
 // lockStore takes the lock that goes away with the process, however it ends.
@@ -128,15 +127,15 @@ func lockStore(ctx context.Context, root *os.Root, name string) (*os.File, error
 	case err == nil:
 		return f, nil
 	case errors.Is(err, flock.ErrHeld) && ctx.Err() == nil:
-		err = fmt.Errorf("%w: stop the other layervault that serves %s", ErrBusy, name)
+		err = fmt.Errorf("%w: another layervault serves %s", ErrBusy, name)
 	default:
 		err = fmt.Errorf("lock the layer store: %w", err)
 	}
 	return nil, errors.Join(err, f.Close())
 }
 
-// Close lets go of warm images, the scratch mount and the lock. What is mounted
-// elsewhere stays mounted: it belongs to the kernel.
+// Close closes warm images, the scratch mount and the lock. Mounts elsewhere stay: they
+// belong to the kernel.
 func (s *Store) Close(ctx context.Context) error {
 	s.mu.Lock()
 	already := s.closed

@@ -11,8 +11,8 @@ import (
 	"layervault/crypt"
 )
 
-// sweep discards everything with a temporary name. One piece of garbage that
-// resists is reported, but does not keep the vault shut: nothing reads it.
+// sweep discards everything with a temporary name. A leftover that cannot be removed is
+// reported, but does not prevent opening the vault: it is never read.
 func (s *Store) sweep(ctx context.Context) error {
 	names, err := s.readRoot()
 	if err != nil {
@@ -26,10 +26,10 @@ func (s *Store) sweep(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		if err := s.discard(ctx, name); err != nil {
-			s.log.ErrorContext(ctx, "cannot sweep what an earlier run left; remove it by hand", "path", s.cfg.Root+"/"+name, "error", err)
+			s.log.ErrorContext(ctx, "cannot remove leftover of an earlier run; remove it by hand", "path", s.cfg.Root+"/"+name, "error", err)
 			continue
 		}
-		s.log.InfoContext(ctx, "swept what an earlier run left", "name", name)
+		s.log.InfoContext(ctx, "removed leftover of an earlier run", "name", name)
 	}
 	return nil
 }

@@ -6,13 +6,12 @@ import (
 	"io"
 )
 
-// TarStream watches a tar go by and says whether it was whole.
+// TarStream passes a tar through and reports whether the stream was complete.
 //
-// What the stream itself cannot show is no fault here: an archive without the blocks of
-// zeros at its end is one that other tools write and docker takes, and so is a stream of
-// no bytes. Whether such a one lacks its end, its digest says, which dockerd checks. A
-// connection that broke shows in the stream (a chunked body has an end of its own), and
-// an archive that ends within an entry in the parser.
+// Defects that the stream cannot show are no error: archives without the end blocks of
+// zeros are common and accepted by docker, and so is an empty stream. dockerd checks
+// their completeness by digest. A lost connection shows in the stream (a chunked body
+// has an end mark), and an archive that ends within an entry in the parser.
 type TarStream struct {
 	in   io.Reader
 	read int64 // bytes so far

@@ -11,12 +11,12 @@ import (
 	"layervault/internal/durable"
 )
 
-// Upgrade brings every layer to the present format, its image first, then its record, and
-// returns how many records it wrote. Each layer is locked meanwhile, and may be mounted. It
-// may be cut short at any point and repeated: a record is one rename, an image opens at all
-// times. What version 1 of a record does not say is taken from the disk as it is: nobody can
-// vouch for what was there before. Layers that resist are left alone and reported, joined,
-// when the others are done. progress, when set, is called after each layer.
+// Upgrade converts every layer to the current format, first its image, then its record, and
+// returns the number of records written. Each layer is locked meanwhile, and may be mounted.
+// An interrupted Upgrade can be repeated: a record is replaced by one rename, an image can
+// be opened at any time. Values missing in version 1 records are read from the disk without
+// authentication: nothing proves the earlier state. Layers with errors are left unchanged
+// and reported, joined, after the others. progress, when set, is called after each layer.
 func (s *Store) Upgrade(ctx context.Context, progress func(done, total int, id string)) (written int, err error) {
 	ids, err := s.IDs()
 	if err != nil {
@@ -41,7 +41,7 @@ func (s *Store) Upgrade(ctx context.Context, progress func(done, total int, id s
 	return written, errors.Join(errs...)
 }
 
-// Old counts the layers whose records Upgrade would write anew.
+// Old counts the layers whose records Upgrade would rewrite.
 func (s *Store) Old(ctx context.Context) (int, error) {
 	records, err := s.List(ctx)
 	n := 0
@@ -94,8 +94,8 @@ func (s *Store) upgrade(ctx context.Context, id string) (wrote bool, err error) 
 	return true, s.writeRecord(r, "upgrade")
 }
 
-// CheckRecord is ErrForged when a layer's record was not written with a key. Records that
-// have no authentication (version 1), or that cannot be read, depend on no key: nil.
+// CheckRecord returns ErrForged if a layer's record was not written with the key. Records
+// without authentication (version 1), and unreadable ones, depend on no key: nil.
 func CheckRecord(root, id string, key authentic.Keys) error {
 	r, err := readRecordAt(root, id)
 	if err != nil || r.Version == oldRecordVersion {
@@ -107,9 +107,9 @@ func CheckRecord(root, id string, key authentic.Keys) error {
 	return nil
 }
 
-// RekeyRecord makes the record of a layer one of next, which was one of old. It is one
-// rename, and may be repeated. The caller holds the store's lock, so that nobody has it
-// open; what a crash leaves the next start sweeps.
+// RekeyRecord authenticates the record of a layer with next instead of old. It is one
+// rename, and may be repeated. The caller holds the store's lock, so that no process
+// has the layer open; leftovers of a crash are swept at the next start.
 func RekeyRecord(root, id string, old, next authentic.Keys) (err error) {
 	r, err := readRecordAt(root, id)
 	if err != nil || r.Version == oldRecordVersion {
@@ -158,6 +158,6 @@ func readRecordAt(root, id string) (Record, error) {
 	return r, errors.Join(err, reader.Close())
 }
 
-// Authenticate looks whether a record that a Reader read is to be believed, as an open
-// store does: ErrForged, ErrOldFormat.
+// Authenticate checks a record read by a Reader as an open store does: ErrForged,
+// ErrOldFormat.
 func (r *Reader) Authenticate(rec Record, keys KeySource) error { return authenticate(rec, keys) }

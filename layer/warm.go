@@ -14,14 +14,13 @@ const (
 	// less than the longest chain, or going through that again and again finds nothing
 	// warm: docker allows 125 layers, so 256 holds two such images.
 	maxWarm = 256
-	// warmIdle is how long they are kept after the last was opened. Longer than the
-	// pause between two steps of a build, short enough that an idle host shows no
-	// open devices.
+	// warmIdle is the time that an unused image stays open: longer than the pause between
+	// two steps of a build, short enough that an idle host shows no open devices.
 	warmIdle = 2 * time.Minute
 )
 
-// warm keeps recently used images open, least recently used out first: sealed ones, and
-// writable ones that others stand on, or that were made a moment ago. See Release.
+// warm keeps recently used images open and closes the least recently used first: sealed
+// images, and writable ones that are parents or newly made. See Release.
 type warm struct {
 	mu    sync.Mutex
 	order list.List // of *warmImage, most recent first
@@ -35,8 +34,8 @@ type warmImage struct {
 	hold Held
 }
 
-// borrow hands out the hold of an image, which keep gives back; nil if there is none. As
-// long as it is out nobody else closes it, and so nothing else can get its device.
+// borrow hands out the hold of an image, to be returned with keep; nil if there is none.
+// No other goroutine closes a borrowed hold, so its device number cannot be reused.
 func (w *warm) borrow(id string) Held {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -47,7 +46,7 @@ func (w *warm) borrow(id string) Held {
 	return w.take(e)
 }
 
-// keep takes over hold. It returns the error of closing what it pushes out.
+// keep takes over hold. It returns the error of closing the image that hold displaces.
 func (w *warm) keep(id string, hold Held) error {
 	w.mu.Lock()
 	if _, have := w.byID[id]; have || w.off {
@@ -63,7 +62,7 @@ func (w *warm) keep(id string, hold Held) error {
 		out = append(out, w.take(w.order.Back()))
 	}
 	if w.timer == nil {
-		w.timer = time.AfterFunc(warmIdle, func() { _ = w.dropIdle() }) // closing a descriptor that wrote nothing: nobody to tell
+		w.timer = time.AfterFunc(warmIdle, func() { _ = w.dropIdle() }) // closing an unwritten descriptor: no error to report
 	} else {
 		w.timer.Reset(warmIdle)
 	}
@@ -78,7 +77,7 @@ func (w *warm) take(e *list.Element) Held {
 	return im.hold
 }
 
-// drop lets go of one image.
+// drop closes one image.
 func (w *warm) drop(id string) error {
 	w.mu.Lock()
 	var out []io.Closer
@@ -89,7 +88,7 @@ func (w *warm) drop(id string) error {
 	return closeAll(out)
 }
 
-// dropIdle lets go of all images.
+// dropIdle closes all images.
 func (w *warm) dropIdle() error {
 	w.mu.Lock()
 	var out []io.Closer
@@ -100,7 +99,7 @@ func (w *warm) dropIdle() error {
 	return closeAll(out)
 }
 
-// dropAll lets go of all images and keeps none from now on.
+// dropAll closes all images and keeps none from now on.
 func (w *warm) dropAll() error {
 	w.mu.Lock()
 	w.off = true
@@ -119,8 +118,8 @@ func closeAll(cs []io.Closer) error {
 	return errors.Join(errs...)
 }
 
-// Release closes a layer's writable image if it is only kept open in case it is used
-// again: who stops a container expects to find its image closed.
+// Release closes a layer's writable image if it is only kept warm: after a container
+// stops, its image is expected to be closed.
 func (s *Store) Release(id string) error {
 	if r, err := s.record(id); err != nil || r.Kind != Writable {
 		return nil // nothing of it is open, or nothing that can change
@@ -128,5 +127,5 @@ func (s *Store) Release(id string) error {
 	return s.warm.drop(id)
 }
 
-// Cool closes the images that are only kept open in case they are used again.
+// Cool closes all images that are only kept warm.
 func (s *Store) Cool() error { return s.warm.dropIdle() }

@@ -11,7 +11,7 @@ import (
 )
 
 // ErrNoContent says that neither a layer nor one below it has an image to mount.
-var ErrNoContent = errors.New("layer has no content to mount")
+var ErrNoContent = errors.New("layer has no image to mount")
 
 // Chain is the open images of a layer and of the layers below it. Layers without content have
 // none.

@@ -57,9 +57,9 @@ func (s *Stack) changes(ctx context.Context, r layer.Record, parent string) (_ [
 	return c.changes, err
 }
 
-// comparison reads an upper directory against the merged view of what is below
-// it. It looks only at what the upper holds, however large the image is, and
-// comes to what a comparison of two merged views would.
+// comparison compares an upper directory with the merged view of the layers below it.
+// It reads only files of the upper, however large the image is, with the same result as
+// a comparison of two merged views.
 type comparison struct {
 	upper, lower string
 	changes      []archive.Change
@@ -69,8 +69,8 @@ func (c *comparison) note(path string, kind archive.ChangeType) {
 	c.changes = append(c.changes, archive.Change{Path: path, Kind: kind})
 }
 
-// dir compares one directory of the upper. hidden says that nothing of the lower
-// shines through. It tells whether something in it changed.
+// dir compares one directory of the upper. hidden: no lower entry is visible through
+// it. dir reports whether an entry changed.
 func (c *comparison) dir(ctx context.Context, path string, hidden bool) (changed bool, err error) {
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
@@ -102,7 +102,7 @@ func (c *comparison) dir(ctx context.Context, path string, hidden bool) (changed
 	if err != nil || !opaque {
 		return changed, err
 	}
-	// An opaque directory deletes whatever it does not hold itself.
+	// An opaque directory deletes all lower entries that it does not contain.
 	below, err := os.ReadDir(filepath.Join(c.lower, path))
 	if err != nil {
 		return changed, ignoreVanished(err)
@@ -153,9 +153,9 @@ func (c *comparison) entry(ctx context.Context, path string, fi fs.FileInfo, hid
 	return changed, nil
 }
 
-// differs says whether a file is another than the one below. Neither inode nor
-// change time can be compared, since copying up alters both; a directory's size
-// and time change with its entries, which are listed themselves.
+// differs reports whether a file differs from the one below. Neither inode nor change
+// time can be compared, since copying up alters both; a directory's size and time
+// change with its entries, which are listed themselves.
 func (c *comparison) differs(path string, a, b fs.FileInfo) (bool, error) {
 	sa, okA := a.Sys().(*syscall.Stat_t)
 	sb, okB := b.Sys().(*syscall.Stat_t)

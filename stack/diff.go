@@ -12,10 +12,9 @@ import (
 	"layervault/layer"
 )
 
-// Diff streams the tar of what a layer changes over parent, "" for the empty layer, with
-// whiteouts as OCI layers have them. The caller closes the stream, which also unmounts; the end
-// of ctx breaks it off. What could not be read is an error of Read, never a file
-// less.
+// Diff streams the tar of a layer's changes over parent, "" for the empty layer, with whiteouts
+// as in OCI layers. The caller closes the stream, which also unmounts; the end of ctx aborts
+// it. An unreadable file is an error of Read, never a missing entry.
 func (s *Stack) Diff(ctx context.Context, r layer.Record, parent string) (io.ReadCloser, error) {
 	if r.Parent == parent {
 		t, err := s.openContent(ctx, r)

@@ -27,8 +27,8 @@ type feature struct{ parameter, option string }
 // overlayFeatures are the options of the mounts made here. xino gives a container one st_dev;
 // "auto" would leave this out without a word where the kernel sees no file handles, as for a
 // process without CAP_DAC_READ_SEARCH. That capability is needed too: by file handles a file
-// keeps its number when it is copied up. The rest pins what a distribution may have made the default and what would put
-// kernel-private marks into upper directories, which a tar could not carry elsewhere.
+// keeps its number when it is copied up. The others override distribution defaults that would
+// write kernel-private marks into upper directories, which a tar could not transport.
 var overlayFeatures = []feature{
 	{"xino_auto", "xino=on"},
 	{"index", "index=off"},
@@ -71,7 +71,7 @@ func (o overlay) data() (string, error) {
 }
 
 func tooDeep(lowers int) error {
-	return fmt.Errorf("%w: %d lower layers do not fit the kernel's %d bytes of mount options", layer.ErrTooDeep, lowers, maxMountData)
+	return fmt.Errorf("%w: %d lower layers exceed the kernel limit of %d bytes of mount options", layer.ErrTooDeep, lowers, maxMountData)
 }
 
 // mount mounts the overlay at an absolute path.

@@ -43,13 +43,14 @@ func (s *Stack) Size(ctx context.Context, r layer.Record, parent string) (size i
 	return archive.ChangesSize(upper.path, changes), nil
 }
 
-// Usage is what a layer's own content takes up.
+// Usage is the disk usage of a layer's own content.
 type Usage struct {
 	Inodes int64
 	Bytes  int64 // of the blocks that are allocated to them
 }
 
-// Usage reads what a layer's own content takes up in its file system, directories included.
+// Usage measures the disk usage of a layer's own content in its file system, directories
+// included.
 func (s *Stack) Usage(ctx context.Context, r layer.Record) (u Usage, err error) {
 	if r.Kind == layer.Fresh {
 		return Usage{}, nil
@@ -71,7 +72,7 @@ func (s *Stack) Usage(ctx context.Context, r layer.Record) (u Usage, err error) 
 // blockUnit is the unit of st_blocks (stat(3type)), whatever the file system's blocks are.
 const blockUnit = 512
 
-// treeSize sums the sizes of what is below a directory, each inode once.
+// treeSize sums the sizes of all files below a directory, each inode once.
 func treeSize(ctx context.Context, dir string) (int64, error) {
 	var size int64
 	err := eachInode(ctx, dir, func(fi fs.FileInfo) {

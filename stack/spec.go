@@ -12,10 +12,10 @@ import (
 	"layervault/layer"
 )
 
-// ErrPath says that a path cannot be named in mount options.
-var ErrPath = errors.New("path cannot be named in mount options")
+// ErrPath says that a path not allowed in mount options.
+var ErrPath = errors.New("path not allowed in mount options")
 
-// Mount describes one mount for another process to make, in the words of containerd's
+// Mount describes one mount to be made by another process, in the terms of containerd's
 // mount.Mount: the kernel's type, a source and options.
 type Mount struct {
 	Type    string
@@ -23,17 +23,17 @@ type Mount struct {
 	Options []string
 }
 
-// specFeatures are the overlay options in a mount that others make. BuildKit compares layers by
-// their upper directories only where it knows every option, and it knows none but these, the
+// specFeatures are the overlay options in a mount made by others. BuildKit compares layers by
+// their upper directories only if it knows every option, and it knows only these, the
 // directories and userxattr (util/overlay/overlay_linux.go, GetOverlayLayers).
 var specFeatures = []feature{
 	{"index", "index=off"},
 	{"redirect_dir", "redirect_dir=off"},
 }
 
-// Attach shows the image of a layer at a directory, for a [Mount] that names it. The image stays
-// open until both are unmounted. BuildKit and others compare the paths in two mounts: a layer is
-// to be attached once, at one path, for all that stand on it.
+// Attach mounts the image of a layer at a directory, for a [Mount] that names it. The image
+// stays open until both are unmounted. BuildKit and others compare the paths in two mounts:
+// attach a layer once, at one path, for all layers above it.
 func (s *Stack) Attach(ctx context.Context, r layer.Record, at string) error {
 	chain, err := s.open(ctx, []layer.Record{r})
 	if err != nil {
@@ -43,9 +43,9 @@ func (s *Stack) Attach(ctx context.Context, r layer.Record, at string) error {
 	return errors.Join(mounts.Bind(image, at), chain.Close(ctx))
 }
 
-// Spec describes the mount of attached layers, for other processes to make as long as the layers
-// are attached. Their directories are named from the layer itself to the lowest; writable is that
-// of the layer itself.
+// Spec describes the mount of attached layers, for other processes to make while the layers are
+// attached. The directories are given from the layer itself to the lowest; writable applies to
+// the layer itself.
 func Spec(attached []string, writable bool) (Mount, error) {
 	if len(attached) == 0 {
 		return Mount{}, ErrNoContent
@@ -53,7 +53,7 @@ func Spec(attached []string, writable bool) (Mount, error) {
 	contents := make([]string, 0, len(attached))
 	for _, dir := range attached {
 		if strings.ContainsAny(dir, `,:\`) {
-			return Mount{}, fmt.Errorf(`%w: %s has one of , : \ in it`, ErrPath, dir)
+			return Mount{}, fmt.Errorf(`%w: %s contains one of , : \`, ErrPath, dir)
 		}
 		contents = append(contents, filepath.Join(dir, crypt.DirDiff))
 	}
@@ -70,8 +70,8 @@ func Spec(attached []string, writable bool) (Mount, error) {
 		lowers = contents[1:]
 		upper = []string{"upperdir=" + contents[0], "workdir=" + filepath.Join(attached[0], crypt.DirWork)}
 	}
-	// Without an upper directory the mount is read-only. No option says so: the kernel knows,
-	// BuildKit does not know the option.
+	// Without an upper directory the mount is read-only. The option "ro" is omitted because
+	// BuildKit does not know it.
 	rest := append(upper, known(specFeatures)...)
 	if len("lowerdir=,")+shortened(lowers)+len(strings.Join(rest, ",")) > maxMountData {
 		return Mount{}, tooDeep(len(lowers))

@@ -69,12 +69,12 @@ func (t *tarWriter) addTree(ctx context.Context) error {
 	})
 }
 
-// leaveOut drops the error of a file that vanished, and that of one so deep that no
-// system call can name it. A container can make one step by step, but no tool can read
-// it, docker's own driver leaves it out, and no layer could hold it.
+// leaveOut drops the error of a file that vanished, and of a path too long for any
+// system call. A container can create such a path step by step, but no tool can read
+// it, docker's own driver omits it, and no layer could hold it.
 func (t *tarWriter) leaveOut(name string, err error) error {
 	if errors.Is(err, unix.ENAMETOOLONG) {
-		t.log.Warn("path is longer than 4095 bytes and left out of the layer", "path", shorten(strings.TrimPrefix(name, t.root)))
+		t.log.Warn("path is longer than 4095 bytes; omitted from the layer", "path", shorten(strings.TrimPrefix(name, t.root)))
 		return nil
 	}
 	return ignoreVanished(err)
@@ -192,9 +192,9 @@ func (t *tarWriter) addOpaque(name string, dir *tar.Header) error {
 	})
 }
 
-// addContent writes a regular file. The header promises a length, and a container
-// may be writing: what grew is cut, what shrank is filled with zeros, as every tar
-// of a live tree does.
+// addContent writes a regular file. The header fixes the length while a container may
+// be writing: a file that grew is cut, a file that shrank is padded with zeros, as in
+// any tar of a live tree.
 func (t *tarWriter) addContent(name string, hdr *tar.Header) (err error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -209,7 +209,7 @@ func (t *tarWriter) addContent(name string, hdr *tar.Header) (err error) {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if n < hdr.Size {
-		t.log.Warn("a file shrank while it was read; its end is zeros in the tar", "file", hdr.Name, "missing", hdr.Size-n)
+		t.log.Warn("file shrank while it was read; padded with zeros in the tar", "file", hdr.Name, "missing", hdr.Size-n)
 		_, err = io.CopyBuffer(onlyWriter{t.Writer}, io.LimitReader(zeros{}, hdr.Size-n), t.buf)
 	}
 	return err

@@ -42,7 +42,7 @@ func (v Version) String() string { return fmt.Sprintf("%d.%d.%d", v.Major, v.Min
 func Open() (*Control, error) {
 	f, err := os.OpenFile(ControlPath, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
-		return nil, fmt.Errorf("%w: %w: load it with: modprobe dm_mod dm_crypt", ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: %w; run modprobe -a dm_mod dm_crypt", ErrUnavailable, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open device-mapper: %w", err)
@@ -98,7 +98,7 @@ func (c *Control) query(cmd uint, name, uuid string, flags uint32) (header, data
 		}
 		start, end := native.Uint32(req[offDataStart:]), native.Uint32(req[offDataSize:])
 		if start > end || int64(end) > int64(len(req)) {
-			return nil, nil, fmt.Errorf("device-mapper answer from %d to %d of %d bytes", start, end, len(req))
+			return nil, nil, fmt.Errorf("device-mapper answer spans bytes %d to %d, buffer has %d", start, end, len(req))
 		}
 		return req[:headerSize], req[start:end], nil
 	}

@@ -22,8 +22,8 @@ type CryptTable struct {
 	SectorSize   int    // bytes of one encryption unit: 512 to 4096
 	ReadOnly     bool
 	NoWorkqueues bool // encrypt where the request is made, see cryptWithoutWorkqueues
-	// NoDiscards keeps discards from the device beneath: what is deleted still occupies it,
-	// and nobody sees which blocks are in use.
+	// NoDiscards blocks discards to the lower device: deleted data still occupies space,
+	// and the used blocks are not visible.
 	NoDiscards bool
 }
 
@@ -51,8 +51,8 @@ func (k KeyRef) check() error {
 	return checkDescription(k.Description)
 }
 
-// target is the line of the table. The key is named, never written: the kernel
-// prints tables to whoever asks. ErrBadName for a word that would become several.
+// target is the line of the table. The key is named, never written: the kernel prints
+// tables on request. ErrBadName for a word that would become several.
 func (t CryptTable) target(key KeyRef) (Target, error) {
 	if err := errors.Join(checkWord("cipher", t.Cipher), key.check()); err != nil {
 		return Target{}, err
@@ -91,7 +91,7 @@ func (c *Control) HasCryptWithoutWorkqueues() bool {
 // Where the kernel refuses NoWorkqueues, the table is loaded without.
 func (c *Control) LoadCrypt(name string, t CryptTable, keyDescription string, key []byte) error {
 	if len(key) != t.KeySize {
-		return fmt.Errorf("load crypt table of %s: key of %d bytes, cipher %s is to have %d", name, len(key), t.Cipher, t.KeySize)
+		return fmt.Errorf("load crypt table of %s: key has %d bytes, cipher %s needs %d", name, len(key), t.Cipher, t.KeySize)
 	}
 	if !strings.Contains(keyDescription, ":") {
 		return fmt.Errorf("%w: key description %q", ErrBadName, keyDescription) // logon keys must have a prefix
@@ -108,11 +108,11 @@ func (c *Control) LoadCryptKernelKey(name string, t CryptTable, key KeyRef, payl
 	return WithKey(key.Type, key.Description, payload, func(int) error { return c.LoadCryptNamed(name, t, key) })
 }
 
-// LoadCryptNamed loads a crypt table whose key is one that lies in a keyring of the
-// calling thread: the caller locks the thread (runtime.LockOSThread) from the moment
-// that it puts the key there. dm-crypt keeps a copy of its own, in the kernel: of a
-// trusted or encrypted key no program ever has the bytes. ErrNoKey where the key is not
-// found, ErrTarget where this kernel's dm-crypt does not take keys of that type.
+// LoadCryptNamed loads a crypt table whose key is in a keyring of the calling thread:
+// the caller locks the thread (runtime.LockOSThread) before adding the key. dm-crypt
+// keeps a copy of its own, in the kernel: no program ever has the bytes of a trusted or
+// encrypted key. ErrNoKey if the key is not found, ErrTarget if this kernel's dm-crypt
+// does not accept keys of that type.
 //
 // Where the kernel refuses NoWorkqueues, the table is loaded without.
 func (c *Control) LoadCryptNamed(name string, t CryptTable, key KeyRef) error {

@@ -82,16 +82,15 @@ func (c *Control) info(name, uuid string) (Info, error) {
 	return decodeInfo(req), nil
 }
 
-// Resume puts the loaded table to use, or lets a suspended device go on.
+// Resume activates the loaded table, or resumes a suspended device.
 func (c *Control) Resume(name string) error {
 	return c.simple(unix.DM_DEV_SUSPEND, name, 0, "resume")
 }
 
-// udevHandsOff are the flags by which udev's rules for device-mapper know that a device
-// is nobody's business: no look for file systems or partitions on it, no links. They
-// travel in the upper half of event_nr (libdevmapper.h, DM_UDEV_DISABLE_*_FLAG:
-// subsystem, disk and other rules); the lower half names a semaphore to tell of the
-// rules' end, 0 for none.
+// udevHandsOff are the flags that tell udev's device-mapper rules to ignore a device:
+// no scan for file systems or partitions, no links. They are in the upper half of
+// event_nr (libdevmapper.h, DM_UDEV_DISABLE_*_FLAG: subsystem, disk and other rules);
+// the lower half names a semaphore that signals the end of the rules, 0 for none.
 const udevHandsOff = (0x0002 | 0x0004 | 0x0008) << 16
 
 // ResumeUnseen is Resume for a device that udev is not to read: what it reads stays in

@@ -68,7 +68,7 @@ func encodeTargets(targets []Target) ([]byte, error) {
 			return nil, fmt.Errorf("%w: target type %q", ErrTarget, t.Type)
 		}
 		if strings.IndexByte(t.Params, 0) >= 0 {
-			return nil, fmt.Errorf("%w: NUL in the parameters of %s", ErrTarget, t.Type)
+			return nil, fmt.Errorf("%w: parameters of %s contain NUL", ErrTarget, t.Type)
 		}
 		next := align8(specSize + len(t.Params) + 1)
 		spec := make([]byte, next)
@@ -90,7 +90,7 @@ func decodeTargets(data []byte, count uint32) ([]Target, error) {
 	at := 0
 	for range count {
 		if at < 0 || at+specSize > len(data) {
-			return nil, fmt.Errorf("device-mapper table: entry at %d of %d bytes", at, len(data))
+			return nil, fmt.Errorf("device-mapper table: entry offset %d exceeds %d bytes", at, len(data))
 		}
 		spec := data[at:]
 		targets = append(targets, Target{
@@ -119,7 +119,7 @@ func decodeNames(data []byte) ([]NameEntry, error) {
 	var names []NameEntry
 	for at := 0; ; {
 		if at+12 > len(data) {
-			return nil, fmt.Errorf("device-mapper list: entry at %d of %d bytes", at, len(data))
+			return nil, fmt.Errorf("device-mapper list: entry offset %d exceeds %d bytes", at, len(data))
 		}
 		dev := native.Uint64(data[at:])
 		if dev == 0 && len(names) == 0 {
@@ -137,11 +137,11 @@ func decodeNames(data []byte) ([]NameEntry, error) {
 // decodeDeps reads struct dm_target_deps: count u32, padding, dev u64 each.
 func decodeDeps(data []byte) ([]uint64, error) {
 	if len(data) < 8 {
-		return nil, fmt.Errorf("device-mapper dependencies: %d bytes", len(data))
+		return nil, fmt.Errorf("device-mapper dependencies: answer too short, %d bytes", len(data))
 	}
 	count := int(native.Uint32(data))
 	if count < 0 || count > (len(data)-8)/8 {
-		return nil, fmt.Errorf("device-mapper dependencies: %d in %d bytes", count, len(data))
+		return nil, fmt.Errorf("device-mapper dependencies: %d entries do not fit %d bytes", count, len(data))
 	}
 	deps := make([]uint64, count)
 	for i := range deps {
@@ -162,7 +162,7 @@ func align8(n int) int { return (n + 7) &^ 7 }
 // checkName refuses what the kernel would cut short or mangle.
 func checkName(s string, limit int) error {
 	if len(s) >= limit {
-		return fmt.Errorf("%w: %d bytes, at most %d", ErrBadName, len(s), limit-1)
+		return fmt.Errorf("%w: %d bytes, limit is %d", ErrBadName, len(s), limit-1)
 	}
 	if strings.ContainsAny(s, "/\x00") {
 		return fmt.Errorf("%w: %q", ErrBadName, s)

@@ -12,7 +12,7 @@ var (
 	// ErrBusy: the device is open and was not to be removed later.
 	ErrBusy = errors.New("device-mapper device is in use")
 	// ErrBadName: the name or UUID cannot be a device's.
-	ErrBadName = errors.New("bad device-mapper name")
+	ErrBadName = errors.New("invalid device-mapper name")
 	// ErrTarget: the kernel refused the table: unknown target, cipher not built in, or
 	// parameters it does not know. The reason is in the kernel's log.
 	ErrTarget = errors.New("kernel refused the device-mapper table")

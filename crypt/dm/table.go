@@ -65,7 +65,7 @@ func (c *Control) targets(name string, flags uint32) ([]Target, error) {
 // kernel has no such target, or is older.
 func (c *Control) TargetVersion(targetType string) (Version, error) {
 	if !c.version.AtLeast(4, 41) {
-		return Version{}, fmt.Errorf("%w: interface %s cannot tell target versions", ErrTarget, c.version)
+		return Version{}, fmt.Errorf("%w: interface %s does not report target versions", ErrTarget, c.version)
 	}
 	h, data, err := c.query(unix.DM_GET_TARGET_VERSION, targetType, "", 0)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 func checkWord(what, word string) error {
 	for _, c := range []byte(word) {
 		if !isWordByte(c) {
-			return fmt.Errorf("%w: %s %q has a byte that no table may have", ErrBadName, what, word)
+			return fmt.Errorf("%w: %s %q contains a forbidden byte", ErrBadName, what, word)
 		}
 	}
 	if word == "" {
@@ -32,11 +32,11 @@ func isWordByte(c byte) bool {
 func checkDescription(word string) error {
 	for _, c := range []byte(word) {
 		if !isWordByte(c) && (c <= ' ' || c >= 0x7f || strings.IndexByte("\\\"'`", c) >= 0) {
-			return fmt.Errorf("%w: key description %q has a byte that no table may have", ErrBadName, word)
+			return fmt.Errorf("%w: key description %q contains a forbidden byte", ErrBadName, word)
 		}
 	}
 	if word == "" {
-		return fmt.Errorf("%w: empty key description", ErrBadName)
+		return fmt.Errorf("%w: key description is empty", ErrBadName)
 	}
 	return nil
 }

@@ -9,16 +9,16 @@ import (
 
 // The exit codes of e2fsck are bits; see e2fsck(8).
 const (
-	fsckCorrected   = 1 // mended
-	fsckReboot      = 2 // mended, and it was mounted: not the case here
+	fsckCorrected   = 1 // repaired
+	fsckReboot      = 2 // repaired while mounted: does not occur here
 	fsckUncorrected = 4 // damage is left
 )
 
-// Check brings a writable file system that was not unmounted in order back into a
-// consistent state: e2fsck -p replays the journal and mends what is safe to mend.
-// A clean file system is not touched. It reports whether it ran.
+// Check repairs a writable file system after an unclean unmount: e2fsck -p replays the
+// journal and makes all safe repairs. A clean file system is not touched. It reports
+// whether it ran.
 //
-// ErrNeedsRepair where a person has to decide.
+// ErrNeedsRepair if the repair needs a person's decision.
 func Check(ctx context.Context, device string) (ran bool, err error) {
 	f, err := os.Open(device)
 	if err != nil {
@@ -40,7 +40,7 @@ func Check(ctx context.Context, device string) (ran bool, err error) {
 	case failed.code >= 0 && failed.code&^(fsckCorrected|fsckReboot) == 0:
 		return true, nil
 	case failed.code >= 0 && failed.code&fsckUncorrected != 0:
-		return true, fmt.Errorf("%s: %w: %w: open the image by hand and run: e2fsck -f %s", device, ErrNeedsRepair, err, device)
+		return true, fmt.Errorf("%s: %w: %w; open the image and run e2fsck -f %s", device, ErrNeedsRepair, err, device)
 	default:
 		return true, fmt.Errorf("%s: %w: %w", device, ErrCheck, err)
 	}

@@ -25,12 +25,12 @@ var (
 	ErrInodes = errors.New("number of inodes")
 	// ErrMkfs: mke2fs failed; its words follow.
 	ErrMkfs = errors.New("mke2fs failed")
-	// ErrNeedsRepair: e2fsck -p found damage it does not mend on its own.
+	// ErrNeedsRepair: e2fsck -p found damage that it does not repair automatically.
 	ErrNeedsRepair = errors.New("file system is damaged")
 	// ErrCheck: e2fsck could not do its work.
 	ErrCheck = errors.New("e2fsck failed")
 	// ErrNoTrim: the device, or what lies beneath it, takes no discards.
-	ErrNoTrim = errors.New("device takes no discards")
+	ErrNoTrim = errors.New("device does not support discards")
 	// ErrNoSpace: the device is full.
 	ErrNoSpace = errors.New("no space left")
 )
@@ -40,7 +40,7 @@ var (
 	// ErrBadTar: a header makes no sense.
 	ErrBadTar = errors.New("damaged tar")
 	// ErrBreakout: a name leads out of the archive's root.
-	ErrBreakout = errors.New("name leads outside the archive")
+	ErrBreakout = errors.New("path leads outside the archive")
 	// ErrName: no file can be called that.
 	ErrName = image.ErrName
 	// ErrTooBig: the content does not fit into MaxTarSize.
@@ -56,7 +56,7 @@ var (
 	ErrParent = errors.New("parent is not a directory")
 	// ErrSparse: an entry with holes, in one of GNU tar's four forms. Docker can load
 	// some, but what it notes of them (tar-split) gives other bytes when the image is saved.
-	ErrSparse = errors.New("sparse entry: docker could not save this layer again; build the image with a tar without --sparse")
+	ErrSparse = errors.New("sparse entry: docker cannot save such a layer again; build the image without tar --sparse")
 	// ErrLinkTarget: a hard link to what is not in the archive before it, or to a
 	// directory.
 	ErrLinkTarget = errors.New("hard link without a target")

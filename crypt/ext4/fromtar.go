@@ -39,11 +39,11 @@ type TarResult struct {
 // and does not sync dst. dst is written in whole pages from page aligned memory, from
 // several goroutines, none of which is left when FromTar returns.
 //
-// Whiteouts become overlayfs's; see layer for what else is done to the entries. A
-// stream that ends within an entry is io.ErrUnexpectedEOF. One that ends between two
-// entries is whole, with or without the two blocks of zeros, and so is one of no bytes,
-// as for docker: archives without the end mark are around, their digest says that they
-// are whole, and only who has the digest can tell.
+// Whiteouts are converted to overlayfs's; see layer for the other conversions. A stream
+// that ends within an entry is io.ErrUnexpectedEOF. A stream that ends between two
+// entries is complete, with or without the two blocks of zeros, and so is an empty
+// stream, as for docker: archives without the end mark exist, and only the holder of
+// their digest can check that they are complete.
 //
 // The tar is not trusted. It takes less than 96 MiB of memory whatever it holds, and a
 // *LimitError names the bound that it exceeds. Where there are more than 50,000 files dst
@@ -84,7 +84,7 @@ func (l *layer) read(r *aheadReader) error {
 			// entry.
 			return fmt.Errorf("tar entry after %.300q: %w", last, io.ErrUnexpectedEOF)
 		case err == io.EOF:
-			// Padding: whoever sends it waits until it is read.
+			// Padding: the sender blocks until it is read.
 			_, err := io.Copy(io.Discard, r)
 			return err
 		case errors.Is(err, tar.ErrHeader):

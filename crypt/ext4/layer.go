@@ -230,7 +230,7 @@ func (l *layer) directory(parent image.Inode, name string, meta image.Meta) erro
 // file hides it anyway and a directory must not let it show through.
 func (l *layer) whiteout(parent image.Inode, name string, meta image.Meta) error {
 	if name == "" || name == "." || name == ".." {
-		return fmt.Errorf("%w: whiteout of nothing", ErrName)
+		return fmt.Errorf("%w: whiteout without a name", ErrName)
 	}
 	switch old := l.w.Child(parent, name); {
 	case old == 0:
@@ -286,7 +286,7 @@ func (l *layer) link(parent image.Inode, name, target string, meta image.Meta) e
 		return fmt.Errorf("%w: %.300q", ErrLinkTarget, target)
 	}
 	if l.w.IsDir(file) {
-		return fmt.Errorf("%w: %.300q is no file", ErrLinkTarget, target)
+		return fmt.Errorf("%w: %.300q is not a file", ErrLinkTarget, target)
 	}
 	if l.w.Child(parent, name) != file {
 		if err := l.w.Unlink(parent, name); err != nil {

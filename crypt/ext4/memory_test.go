@@ -132,7 +132,7 @@ func TestFromTarMemory(t *testing.T) {
 			}
 			return nil
 		}},
-		{name: "deep through symbolic links", limit: "directories below each other", write: func(w *tar.Writer, _ io.Writer) error {
+		{name: "deep through symbolic links", limit: "levels of directories", write: func(w *tar.Writer, _ io.Writer) error {
 			return errors.Join(
 				w.WriteHeader(&tar.Header{Name: deep + "f", Mode: 0o644}),
 				w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: "s", Linkname: deep}),

@@ -44,7 +44,7 @@ func (l *layer) owner(uid, gid int) (uint32, uint32, error) {
 	for _, id := range []int{hostUID, hostGID} {
 		// The highest value means "unchanged" to the kernel and can own nothing.
 		if int64(id) < 0 || int64(id) >= math.MaxUint32 {
-			return 0, 0, fmt.Errorf("%w: %d is no ID", ErrUnmappedID, id)
+			return 0, 0, fmt.Errorf("%w: %d is not a valid ID", ErrUnmappedID, id)
 		}
 	}
 	return uint32(hostUID), uint32(hostGID), nil

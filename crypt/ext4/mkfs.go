@@ -110,7 +110,7 @@ func sizeOf(device string) (int64, error) {
 	defer func() { _ = f.Close() }()
 	size, err := f.Seek(0, io.SeekEnd)
 	if err == nil && size < MinSize {
-		err = fmt.Errorf("%w: %d bytes, at least %d", ErrTooSmall, size, MinSize)
+		err = fmt.Errorf("%w: %d bytes, minimum is %d", ErrTooSmall, size, MinSize)
 	}
 	return size, err
 }
@@ -120,7 +120,7 @@ func makeDirs(root string, dirs []Dir) error {
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return err
 	}
-	if err := os.Chmod(root, 0o755); err != nil { // whatever the umask
+	if err := os.Chmod(root, 0o755); err != nil { // independent of the umask
 		return err
 	}
 	for _, d := range dirs {

@@ -61,7 +61,7 @@ func (t *Templates) Mkfs(ctx context.Context, device string, o MkfsOptions) erro
 	if err != nil {
 		return fmt.Errorf("%s: %w", device, err)
 	}
-	if o.UUID != "" { // someone who wants a certain one is not in a hurry
+	if o.UUID != "" { // a caller with a fixed UUID is not in a hurry
 		return Mkfs(ctx, device, o)
 	}
 	m := t.of(size, o)

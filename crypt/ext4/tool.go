@@ -57,7 +57,7 @@ func lookup(tool string) (string, error) {
 			return dir + tool, nil
 		}
 	}
-	return "", fmt.Errorf("%s: %w: install package e2fsprogs", tool, ErrToolMissing)
+	return "", fmt.Errorf("%s: %w (package e2fsprogs)", tool, ErrToolMissing)
 }
 
 func oneLine(s string) string {

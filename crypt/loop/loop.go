@@ -1,6 +1,6 @@
-// Package loop attaches files to loop devices with LOOP_CONFIGURE, which takes the
-// file and every setting in one step: a device is either free or completely ours.
-// Every device is autoclear: when the last user closes it, the kernel frees it.
+// Package loop attaches files to loop devices with LOOP_CONFIGURE, which sets the file
+// and all options in one step: a device is either free or completely configured. Every
+// device is autoclear: when the last user closes it, the kernel frees it.
 package loop
 
 import (
@@ -17,16 +17,16 @@ import (
 // ControlPath is the device that hands out free loop devices.
 const ControlPath = "/dev/loop-control"
 
-// attempts bounds how often Attach takes another device because someone else was
-// faster with the one it was offered. Every lost race is another's progress, so that
-// a few dozen processes attaching at once stay far below it.
+// attempts limits the retries of Attach after losing the race for an offered device.
+// Each lost race is progress of another process, so a few dozen concurrent processes
+// stay far below the limit.
 const attempts = 512
 
 var (
 	// ErrUnavailable: this kernel offers no loop devices.
 	ErrUnavailable = errors.New("loop devices are not available")
-	// ErrContended: every device offered was taken by others first.
-	ErrContended = errors.New("no free loop device could be taken")
+	// ErrContended: other processes took every offered device first.
+	ErrContended = errors.New("no free loop device")
 )
 
 // Options of a device.
@@ -41,8 +41,8 @@ type Options struct {
 	BlockSize int
 }
 
-// Device is an attached loop device. It lives as long as this handle, or whatever
-// else has opened it since, lives.
+// Device is an attached loop device. It lives as long as this handle, or any later one,
+// is open.
 type Device struct {
 	*os.File        // the open /dev/loopN
 	Number   int    // N
@@ -55,7 +55,7 @@ type Device struct {
 func Attach(ctx context.Context, file *os.File, o Options) (*Device, error) {
 	control, err := os.OpenFile(ControlPath, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
-		return nil, fmt.Errorf("%w: %w: load the module with: modprobe loop", ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: %w; run modprobe loop", ErrUnavailable, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open loop control: %w", err)

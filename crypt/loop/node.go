@@ -37,7 +37,7 @@ func openNode(n int, readOnly bool) (*os.File, error) {
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK || st.Rdev != unix.Mkdev(Major, uint32(n)) {
 		_ = f.Close()
-		return nil, fmt.Errorf("%s is not loop device %d: remove it", path, n)
+		return nil, fmt.Errorf("%s exists and is not loop device %d; remove the file", path, n)
 	}
 	return f, nil
 }

@@ -14,7 +14,7 @@ import (
 // ErrNotAttached: the loop device has no file.
 var ErrNotAttached = errors.New("loop device is free")
 
-// Attached is an attached loop device, as the kernel tells it (LOOP_GET_STATUS64).
+// Attached is an attached loop device, as reported by LOOP_GET_STATUS64.
 type Attached struct {
 	Number int    // N of /dev/loopN
 	Dev    uint64 // of the file system that its file lies on, as stat(2) gives it
@@ -23,7 +23,8 @@ type Attached struct {
 	Autoclear bool
 }
 
-// Status tells what a loop device is attached to. ErrNotAttached where it is free, or gone.
+// Status returns the file that a loop device is attached to. ErrNotAttached if the device
+// is free, or does not exist.
 func Status(number int) (Attached, error) {
 	node, err := openNode(number, true)
 	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
@@ -57,11 +58,11 @@ func decodeDev(d uint64) uint64 {
 // blockDir is where the kernel lists block devices.
 const blockDir = "/sys/block"
 
-// Over calls found for each loop device that is attached to a file, whoever attached it,
-// until found returns an error, which it returns: dev and ino are the file's, as stat(2)
-// gives them. While found runs the device stays attached to that file: it is held open, and
-// what the kernel clears it clears when the last user closes it. A device that comes or goes
-// meanwhile may be among them or not.
+// Over calls found for each loop device attached to a file, by any program, until found
+// returns an error, which Over returns: dev and ino identify the file, as in stat(2). While
+// found runs the device is held open and stays attached to that file; an autoclear device is
+// freed afterwards by its last close. Devices that appear or disappear meanwhile may be
+// missed.
 func Over(dev, ino uint64, found func(Attached) error) error {
 	dir, err := os.Open(blockDir)
 	if err != nil {

@@ -29,7 +29,7 @@ const (
 
 func newAdiantum(key []byte, rounds int) (sectorCipher, error) {
 	if len(key) != 32 {
-		return nil, &UnsupportedError{What: fmt.Sprintf("adiantum with a key of %d bytes", len(key))}
+		return nil, &UnsupportedError{What: fmt.Sprintf("adiantum key size %d bytes", len(key))}
 	}
 	a := &adiantumSectors{rounds: rounds}
 	for i := range a.key {

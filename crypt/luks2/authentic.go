@@ -14,18 +14,18 @@ import (
 	"layervault/internal/wipehash"
 )
 
-// ImageToken is the type of the token that makes an image one of format 2. It holds a MAC
-// over everything in the header that decides how its bytes are read, under a key that
-// follows from the image's passphrase: HMAC-SHA256, the key HKDF-SHA256(passphrase, info
-// "layervault/2/header"). A header's salts, sequence number and label are not covered:
-// they differ between the copies, count, and name.
+// ImageToken is the type of the token that marks a format 2 image. The token holds a MAC
+// over all header fields that decide how the image is read: HMAC-SHA256 under
+// HKDF-SHA256(passphrase, info "layervault/2/header"). Salts, sequence number and label
+// are not covered: salts differ between the copies, the sequence number is a counter, the
+// label is only a name.
 //
 //	{"type":"layervault-image","keyslots":[],"version":2,"kind":"layer","id":"...",
 //	 "mac":"<64 hex>","next":"<64 hex>","fields":{"segments.0.encryption":"<11 base64>",...}}
 //
-// next is there only while the passphrase is exchanged: the MAC under the one to come.
-// fields has a MAC of eight bytes of each field, so that an error can name what was
-// changed; it decides nothing.
+// next exists only during a passphrase exchange: the MAC under the new passphrase.
+// fields has a MAC of eight bytes for each field, so that an error can name the changed
+// fields; the decision rests on mac alone.
 const ImageToken = "layervault-image"
 
 // Format2 is the version in that token. Format 1 is an image without one.
@@ -55,8 +55,7 @@ type imageToken struct {
 	fields    object // strings
 }
 
-// tokenOf takes the token out of its JSON. wrong is the member that is none of a token of
-// version 2, or not of its form.
+// tokenOf decodes the token. wrong names the member that is missing or malformed.
 func tokenOf(obj object) (t imageToken, wrong string) {
 	number, _ := obj["version"].(json.Number)
 	version, err := strconv.Atoi(number.String())
@@ -88,8 +87,8 @@ func tokenOf(obj object) (t imageToken, wrong string) {
 	return t, wrong
 }
 
-// Format is the format that the header claims: 2 with a token of ours, else 1. Nothing
-// vouches for it; the two have different passphrases.
+// Format is the format that the header claims: 2 with an ImageToken, else 1. The claim
+// is not authenticated; the two formats have different passphrases.
 func (h *Header) Format() int {
 	if len(h.imageTokens()) > 0 {
 		return Format2
@@ -119,7 +118,7 @@ func (h *Header) imageToken() (imageToken, error) {
 	ids := h.imageTokens()
 	switch len(ids) {
 	case 0:
-		return fail("tokens", "missing: none of type "+ImageToken, "")
+		return fail("tokens", "missing: no token of type "+ImageToken, "")
 	case 1:
 	default:
 		return fail(fmt.Sprintf("tokens.%d", ids[1]), "added", strconv.Quote(ImageToken))
@@ -127,10 +126,10 @@ func (h *Header) imageToken() (imageToken, error) {
 	at := "tokens." + strconv.Itoa(ids[0])
 	t, wrong := tokenOf(h.meta.doc["tokens"].(object)[strconv.Itoa(ids[0])].(object))
 	if wrong != "" && t.Version <= Format2 {
-		return fail(at, "changed: its "+wrong, "")
+		return fail(at, "changed: "+wrong, "")
 	}
 	if t.Version > Format2 {
-		return imageToken{}, &UnsupportedError{What: fmt.Sprintf("image format %d (a newer layervault made it)", t.Version)}
+		return imageToken{}, &UnsupportedError{What: fmt.Sprintf("image format %d (made by a newer layervault)", t.Version)}
 	}
 	if t.Version != Format2 {
 		return fail(at+".version", "changed", strconv.Itoa(t.Version))
@@ -142,7 +141,7 @@ func (h *Header) notAuthentic(fields []Change) error {
 	return &HeaderError{UUID: h.UUID(), Fields: fields, Reason: ErrNotAuthentic}
 }
 
-// Owner is what a format 2 header says that the image is. Nothing vouches for it.
+// Owner is the owner that a format 2 header claims. The claim is not authenticated.
 func (h *Header) Owner() (Owner, error) {
 	t, err := h.imageToken()
 	if err != nil {
@@ -151,9 +150,9 @@ func (h *Header) Owner() (Owner, error) {
 	return Owner{t.Kind, t.ID}, nil
 }
 
-// Authentic holds a format 2 header against its MAC: as long as it returns nil, whoever
-// wrote the header had the passphrase, and wrote it for this owner. It opens no key slot:
-// that the passphrase opens the image is another question, see UnlockOwn.
+// Authentic verifies the MAC of a format 2 header: nil means that the writer of the
+// header had the passphrase and wrote it for this owner. Authentic opens no key slot;
+// whether the passphrase opens the image is checked by UnlockOwn.
 //
 // Errors: a *HeaderError that names the fields, ErrUnsupported for a newer format.
 func (h *Header) Authentic(o Owner, passphrase []byte) error {
@@ -208,8 +207,8 @@ func macOfField(key []byte, l leaf) string {
 	return base64.RawStdEncoding.EncodeToString(sum[:fieldMAC])
 }
 
-// changes says what differs from the fields that the token remembers. Where nothing of
-// them is left, or nothing differs, the MAC itself is what was changed.
+// changes lists the differences from the fields that the token recorded. If no field
+// matches, or all match, the MAC itself was changed.
 func changes(known object, key []byte, fixed, tree []leaf) []Change {
 	left := maps.Clone(known)
 	var out []Change
@@ -230,13 +229,13 @@ func changes(known object, key []byte, fixed, tree []leaf) []Change {
 		out = append(out, Change{path, "missing", ""})
 	}
 	if same == 0 || len(out) == 0 {
-		return []Change{{FieldMAC, "is not of this header and key", ""}}
+		return []Change{{FieldMAC, "does not match this header and key", ""}}
 	}
 	return out
 }
 
-// sealing renews the token at each change of a header: with one MAC key, or with two while
-// a passphrase is exchanged.
+// sealing renews the token at each change of a header: with one MAC key, or with two
+// during a passphrase exchange.
 type sealing struct {
 	owner     Owner
 	mac, next []byte // keys; next may be nil
@@ -255,10 +254,10 @@ func (s *sealing) wipe() {
 	clear(s.next)
 }
 
-// seal puts the token of the tree as it is into it.
+// seal computes the token for the current tree and stores it in the tree.
 func (s *sealing) seal(bin binHeader, doc object) error {
 	if s.owner.Kind == "" || s.owner.ID == "" {
-		return errors.New("an image of format 2 has a kind and an id")
+		return errors.New("a format 2 image needs a kind and an id")
 	}
 	tokens := doc["tokens"].(object)
 	id := ""

@@ -24,7 +24,7 @@ func (d digest) verify(volumeKey []byte) (bool, error) {
 	}
 	// 20 bytes is what LUKS1 stored, and what a converted header still holds.
 	if n := len(d.digest); len(d.salt) != saltSize || (n != 20 && n != newHash(d.hash)().Size()) {
-		return false, fmt.Errorf("digest %d: salt of %d bytes, digest of %d: %w", d.id, len(d.salt), n, ErrDamaged)
+		return false, fmt.Errorf("digest %d: salt has %d bytes, digest has %d bytes: %w", d.id, len(d.salt), n, ErrDamaged)
 	}
 	got, err := k.derive(volumeKey, d.salt, len(d.digest))
 	if err != nil {

@@ -3,8 +3,8 @@
 // without cgo and without device-mapper. What it writes, cryptsetup 2.x reads, repairs
 // and re-encrypts; what cryptsetup writes, it reads.
 //
-// Read and Unlock believe a header: they are for tools and tests. Whoever maps an image calls
-// CheckOwn, Authentic and UnlockOwn; see ImageToken.
+// Read and Unlock do not authenticate a header: they are for tools and tests. Code that maps
+// an image calls CheckOwn, Authentic and UnlockOwn; see ImageToken.
 //
 // # Layout
 //
@@ -46,9 +46,10 @@
 //     authentic, with the old or the new passphrase.
 //   - Format: key slot and header, one Sync. The file is undefined until it returns.
 //
-// A change works on the header that is on the disk at that moment and fails with ErrStale
-// if it is not the one that was read. Fields and tokens of others survive every change.
-// Mandatory requirements (such as a reencryption under way) are never ignored.
+// A change applies to the header that is on the disk at that moment and fails with
+// ErrStale if that is not the header read before. Fields and tokens of other programs
+// survive every change. Mandatory requirements (such as a reencryption in progress) are
+// never ignored.
 //
 // # Not done
 //

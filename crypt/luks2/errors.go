@@ -6,23 +6,23 @@ import (
 	"strings"
 )
 
-// The errors of this package. Each is wrapped with what was being done; test
-// with errors.Is.
+// The errors of this package, each wrapped with the name of the operation; test with
+// errors.Is.
 var (
-	// ErrNotLUKS2: neither header copy is there, not even a broken one. The
-	// file is something else, or empty.
+	// ErrNotLUKS2: no header copy exists, not even a damaged one. The file is empty or has
+	// another format.
 	ErrNotLUKS2 = errors.New("not a LUKS2 image")
 
-	// ErrDamaged: it is (or was) a LUKS2 image, but no header copy is valid, or
-	// a key slot lies beyond the end of the file. Nothing was written; restore
-	// the header from a backup.
+	// ErrDamaged: the file is or was a LUKS2 image, but no header copy is valid, or a key
+	// slot lies beyond the end of the file. Nothing was written; restore the header from a
+	// backup.
 	ErrDamaged = errors.New("LUKS2 header is damaged")
 
 	// ErrNoKey: the passphrase opens none of the key slots.
-	ErrNoKey = errors.New("no key slot opens with this key")
+	ErrNoKey = errors.New("no key slot matches this key")
 
-	// ErrEmptyKey: a new key slot must not open with an empty passphrase, which is
-	// what a key source that silently failed would give.
+	// ErrEmptyKey: a new key slot must not have an empty passphrase, which is the result
+	// of a key source that failed silently.
 	ErrEmptyKey = errors.New("passphrase is empty")
 
 	// ErrWrongVolumeKey: the volume key handed to AddSlot is not this image's.
@@ -30,7 +30,7 @@ var (
 
 	// ErrNoRoom: no free slot number, no gap in the key slots area, or no room
 	// in the JSON area. Remove a slot or a token first.
-	ErrNoRoom = errors.New("no room left in the LUKS2 header")
+	ErrNoRoom = errors.New("no space left in the LUKS2 header")
 
 	// ErrNoSlot: there is no key slot (or token) of that number.
 	ErrNoSlot = errors.New("no such key slot or token")
@@ -39,29 +39,29 @@ var (
 	// that on purpose.
 	ErrLastSlot = errors.New("refusing to remove the last key slot")
 
-	// ErrStale: the header on disk is not the one that was read: someone else
-	// changed it. Read it again, then repeat the change.
-	ErrStale = errors.New("LUKS2 header was changed since it was read")
+	// ErrStale: the header on disk changed after it was read. Read the header again, then
+	// repeat the change.
+	ErrStale = errors.New("LUKS2 header changed after it was read")
 
-	// ErrTooCostly: a key slot asks for more memory or time than the limits in
-	// kdf.go; such a header is hostile or was made for a far larger machine.
-	ErrTooCostly = errors.New("key derivation is too costly")
+	// ErrTooCostly: a key slot needs more memory or time than the limits in kdf.go; such a
+	// header is hostile or was made for a far larger machine.
+	ErrTooCostly = errors.New("key derivation cost exceeds the limit")
 
-	// ErrForbidden: the header asks for a cipher, a size or a place that no image of ours
-	// has. Every such error is a *HeaderError.
-	ErrForbidden = errors.New("LUKS2 header has a value that no image may have")
+	// ErrForbidden: the header has a cipher, size or offset that no layervault image has.
+	// Every such error is a *HeaderError.
+	ErrForbidden = errors.New("LUKS2 header has a forbidden value")
 
-	// ErrNotAuthentic: the header is not the one that was written with the image's key:
-	// somebody changed it, or it is another image's. Every such error is a *HeaderError.
-	// layervault image adopt takes a change by hand in.
+	// ErrNotAuthentic: the header was not written with the image's key: it was changed, or
+	// belongs to another image. Every such error is a *HeaderError. "layervault image
+	// adopt" accepts a change made by hand.
 	ErrNotAuthentic = errors.New("LUKS2 header was changed without the image's key")
 
 	// ErrUnsupported matches every *UnsupportedError.
 	ErrUnsupported = errors.New("not supported")
 )
 
-// UnsupportedError says which part of a valid header this package does not
-// handle. The stock cryptsetup command may.
+// UnsupportedError names the part of a valid header that this package does not support.
+// The cryptsetup command may.
 type UnsupportedError struct {
 	What string // for instance `mandatory requirement "online-reencrypt-v2"`
 }
@@ -71,7 +71,7 @@ func (e *UnsupportedError) Error() string { return e.What + " is not supported" 
 // Is makes errors.Is(err, ErrUnsupported) true.
 func (e *UnsupportedError) Is(target error) bool { return target == ErrUnsupported }
 
-// HeaderError says which fields of an image's header keep it from being used.
+// HeaderError names the header fields that make an image unusable.
 type HeaderError struct {
 	UUID   string
 	Fields []Change // at least one
@@ -99,8 +99,8 @@ func (c Change) String() string {
 	return fmt.Sprintf("%s %s (now %s)", c.Field, c.What, now)
 }
 
-// maxShown bounds what an error shows of one value, in bytes; mostFields, how many fields
-// it names: a line is for reading.
+// maxShown bounds the length of a value in an error, in bytes; mostFields, the number of
+// fields named.
 const (
 	maxShown   = 80
 	mostFields = 4

@@ -7,14 +7,14 @@ import (
 	"slices"
 )
 
-// Exchange makes the image open with next instead of old: a key slot for next is
-// added and proven, then every slot that old opens is destroyed. Slots of other
-// passphrases stay. It needs room for one more slot until it ends. An image keeps its
-// format: one of format 2 is authenticated, as owner's, by next afterwards, and is refused
-// where neither old nor next authenticates it. owner is not asked for in format 1.
+// Exchange replaces the passphrase old with next: it adds and tests a key slot for next,
+// then destroys every slot that old opens. Slots of other passphrases stay. One free slot
+// is needed meanwhile. The image keeps its format: format 2 is authenticated by next for
+// owner afterwards, and is rejected if neither old nor next authenticates it. Format 1
+// ignores owner.
 //
-// A crash at any point leaves an image that old or next opens, and that it authenticates,
-// and calling it again finishes the work; an image that is done already is not written to.
+// A crash at any point leaves an image that old or next opens and authenticates. Calling
+// Exchange again finishes the work; a finished image is not written to.
 //
 // Errors: ErrNoKey if neither opens the image, ErrNotAuthentic, and those of Read, AddSlot,
 // SetToken and RemoveSlot.
@@ -39,10 +39,10 @@ func Exchange(ctx context.Context, f File, owner Owner, old, next []byte, kdf KD
 	return nil
 }
 
-// Upgrade makes an image of format 1, which old opens, one of format 2, which next opens and
-// authenticates as owner's. What it wants and leaves behind is as with Exchange: the header
-// that lists the new slot first is one of format 2 already. The header of format 1 is held
-// against the list of CheckOwn, and believed.
+// Upgrade converts a format 1 image, opened by old, to a format 2 image, opened by next and
+// authenticated by next for owner. Preconditions and crash states are those of Exchange: the
+// first header that lists the new slot is of format 2 already. The format 1 header is
+// checked by CheckOwn and otherwise trusted.
 //
 // Errors: as Exchange, and those of CheckOwn.
 func Upgrade(ctx context.Context, f File, owner Owner, old, next []byte, kdf KDF) error {
@@ -71,13 +71,13 @@ func (h *Header) upgrade(ctx context.Context, f File, owner Owner, old, next []b
 	return e.run(h)
 }
 
-// Adopt authenticates the header as it is now, for owner: what somebody changed by hand,
-// with cryptsetup say, counts from then on. So ask a person first, and show what differs
-// (Authentic). The header must be on the list of CheckOwn, and the passphrase must open a
-// slot; where that is one that UnlockOwn passes over, as cryptsetup reencrypt makes it, it
-// is exchanged for one of ours. old is the passphrase that opens the image now, and is
-// exchanged for passphrase; the same one, where the image was of format 2 already. Crashes
-// are as with Exchange.
+// Adopt authenticates the header as it is now, for owner: a change made by hand, with
+// cryptsetup for example, becomes valid. So ask a person first, and show the differences
+// (Authentic). The header must pass CheckOwn, and the passphrase must open a slot; a slot
+// that UnlockOwn skips, such as one made by cryptsetup reencrypt, is replaced by one of
+// layervault's. old is the passphrase that opens the image now, and is replaced by
+// passphrase; both are equal if the image was of format 2 already. Crash states are those
+// of Exchange.
 //
 // Errors: as Exchange, and those of CheckOwn.
 func Adopt(ctx context.Context, f File, owner Owner, old, passphrase []byte, kdf KDF) error {
@@ -109,7 +109,8 @@ type exchange struct {
 	thorough bool
 }
 
-// run does it, in this order. After each step the image opens, and is authentic, with:
+// run exchanges the passphrase in this order. After each step the image opens, and is
+// authentic, with:
 //
 //  0. a costly slot of old's marked    old; only Adopt, where no other opens
 //  1. slot for next in the header      old or next; the token has both MACs
@@ -132,8 +133,8 @@ func (e *exchange) run(h *Header) error {
 		return err
 	}
 	defer clear(key)
-	// Now that the header is known to be the image's: a copy that a crash tore is mended
-	// before anything else, as with one sound copy the next crash could take the last.
+	// The header is authentic from here on. Repair a torn copy before anything else: with
+	// only one valid copy the next crash could destroy the last.
 	if h.NeedsRepair() {
 		if err := Repair(e.file); err != nil {
 			return err
@@ -146,7 +147,7 @@ func (e *exchange) run(h *Header) error {
 	}
 	if kept < 0 {
 		if k, _ := h.meta.slot(from); h.meta.own(k) != nil {
-			// Nobody tries this one again without need, so it is marked first.
+			// This slot is costly and not tried again without need, so it is marked first.
 			h.seal = e.both
 			if err := h.mark(e.file, e.next, []int{from}); err != nil {
 				return err
@@ -182,7 +183,7 @@ func (e *exchange) addProven(h *Header, key []byte) (int, error) {
 		err = again.authentic(e.one.owner, e.next)
 	}
 	if err != nil {
-		return -1, fmt.Errorf("the new key slot does not open, the old one stays: %w", err)
+		return -1, fmt.Errorf("new key slot does not open, old key slot kept: %w", err)
 	}
 	clear(proof)
 	return slot, nil
@@ -216,10 +217,10 @@ func (e *exchange) retire(h *Header, kept int) error {
 	return h.mark(e.file, e.next, slots)
 }
 
-// cheap tells the slots that are tried without need: those of others may be made so that
-// one try takes minutes, or more memory than this process may have. Ours are PBKDF2 of 1000
-// iterations; for a slot that a person made with our passphrase there is what cryptsetup
-// takes where it is told to be quick, and TypedKDF.
+// cheap reports whether a slot may be tried without need: one try of a foreign slot may
+// take minutes, or more memory than this process may have. Layervault's own slots are
+// PBKDF2 with 1000 iterations; for a slot that a person made with layervault's passphrase,
+// the limits are cryptsetup's fastest settings and TypedKDF.
 func (k KDF) cheap() bool {
 	if k.Type == KDFPBKDF2 {
 		return k.Iterations <= cheapIterations
@@ -233,8 +234,9 @@ const (
 	cheapEffort     = 16 * 10 * 64 << 10 // 16 passes over that
 )
 
-// removeRetired removes the marked slots, then the marks. A mark that neither passphrase
-// made is removed alone: it is of an older layervault, or of somebody who wants slots gone.
+// removeRetired removes the marked slots, then the marks. If neither passphrase made a
+// mark, only the mark is removed: it is from an older layervault, or an attack that wants
+// slots removed.
 func (e *exchange) removeRetired(h *Header, kept int) error {
 	tokens, err := h.Tokens()
 	if err != nil {
@@ -263,8 +265,8 @@ func (e *exchange) removeRetired(h *Header, kept int) error {
 	return nil
 }
 
-// sealOnce leaves a token that next alone authenticates, where there was nothing to remove
-// that would have.
+// sealOnce writes a token that next alone authenticates, for images where no slot removal
+// has done so.
 func (e *exchange) sealOnce(h *Header) error {
 	if e.one == nil {
 		return nil

@@ -97,9 +97,9 @@ func (p Params) withDefaults() (Params, error) {
 	}
 	switch {
 	case !slices.Contains(sizes, p.KeySize):
-		return p, &UnsupportedError{What: fmt.Sprintf("a key of %d bytes for %s", p.KeySize, p.Cipher)}
+		return p, &UnsupportedError{What: fmt.Sprintf("key size %d bytes for %s", p.KeySize, p.Cipher)}
 	case !slices.Contains(sectorSizes, p.SectorSize):
-		return p, &UnsupportedError{What: fmt.Sprintf("a sector size of %d", p.SectorSize)}
+		return p, &UnsupportedError{What: fmt.Sprintf("sector size %d", p.SectorSize)}
 	case !validHeaderSize(p.MetadataSize):
 		return p, fmt.Errorf("metadata size %d is not one of %d", p.MetadataSize, headerSizes)
 	case p.DataOffset%areaAlign != 0:
@@ -109,7 +109,7 @@ func (p Params) withDefaults() (Params, error) {
 	}
 	for _, s := range []string{p.Label, p.Subsystem} {
 		if len(s) >= labelLen || strings.ContainsRune(s, 0) {
-			return p, fmt.Errorf("label %q is longer than %d bytes or has a NUL in it", s, labelLen-1)
+			return p, fmt.Errorf("label %q is longer than %d bytes or contains NUL", s, labelLen-1)
 		}
 	}
 	return p, nil
@@ -212,8 +212,8 @@ func format(f File, p Params, kdf KDF, passphrase, volumeKey []byte) (*Header, e
 	return h, f.Sync()
 }
 
-// forgetOldHeaders zeroes secondary copies that an earlier, larger header left: were
-// the new primary damaged later, one of them might be taken for its twin.
+// forgetOldHeaders zeroes secondary copies left by an earlier, larger header: if the
+// new primary were damaged later, Read could take one of them for the secondary copy.
 func forgetOldHeaders(f File, p Params) error {
 	var head [binLen]byte
 	for _, offset := range headerSizes {

@@ -7,8 +7,8 @@ import (
 	"strconv"
 )
 
-// File is what an update needs: an *os.File opened for reading and writing.
-// Sync must not return before everything written is on stable storage.
+// File is what an update needs: an *os.File opened for reading and writing. Sync must
+// not return before all written data is on stable storage.
 type File interface {
 	io.ReaderAt
 	io.WriterAt

@@ -17,8 +17,8 @@ const (
 	KDFArgon2id = "argon2id"
 )
 
-// Limits on what a header may ask for. The header is not authenticated before a
-// key slot was opened, so without them a forged one could stop a machine.
+// Limits on the cost that a header may request. The header is not authenticated before
+// a key slot is open, so without these limits a forged header could stall a machine.
 const (
 	// maxPBKDF2Iterations: a fast core of today does about 10 million SHA-256
 	// iterations in a second, and cryptsetup calibrates to 2 seconds. Ten times
@@ -63,7 +63,7 @@ func TypedKDF() KDF {
 	return KDF{Type: KDFArgon2id, Iterations: minArgonPasses, MemoryKiB: 64 << 10, Parallelism: 4}
 }
 
-// check refuses what cannot or must not be computed.
+// check rejects parameters that are unsupported or exceed the limits.
 func (k KDF) check() error {
 	switch k.Type {
 	case KDFPBKDF2:
@@ -71,7 +71,7 @@ func (k KDF) check() error {
 			return &UnsupportedError{What: fmt.Sprintf("hash %q in pbkdf2", k.Hash)}
 		}
 		if k.Iterations > maxPBKDF2Iterations {
-			return fmt.Errorf("%w: %d iterations, the limit is %d", ErrTooCostly, k.Iterations, maxPBKDF2Iterations)
+			return fmt.Errorf("%w: %d iterations, limit is %d", ErrTooCostly, k.Iterations, maxPBKDF2Iterations)
 		}
 	case KDFArgon2i, KDFArgon2id:
 		if k.MemoryKiB > maxArgonMemoryKiB || k.Parallelism > maxArgonLanes ||
@@ -79,10 +79,10 @@ func (k KDF) check() error {
 			return fmt.Errorf("%w: %d passes over %d KiB in %d lanes", ErrTooCostly, k.Iterations, k.MemoryKiB, k.Parallelism)
 		}
 		if k.MemoryKiB < 8*k.Parallelism {
-			return fmt.Errorf("%s: %d KiB are too few for %d lanes", k.Type, k.MemoryKiB, k.Parallelism)
+			return fmt.Errorf("%s: memory of %d KiB is too small for %d lanes", k.Type, k.MemoryKiB, k.Parallelism)
 		}
 	default:
-		return &UnsupportedError{What: fmt.Sprintf("key derivation %q", k.Type)}
+		return &UnsupportedError{What: fmt.Sprintf("key derivation function %q", k.Type)}
 	}
 	if k.Iterations < 1 || (k.Type != KDFPBKDF2 && k.Parallelism < 1) {
 		return fmt.Errorf("%s: costs must be at least 1", k.Type)
@@ -90,7 +90,7 @@ func (k KDF) check() error {
 	return nil
 }
 
-// checkNew is stricter: what a new key slot may use.
+// checkNew is check with the stricter limits for new key slots.
 func (k KDF) checkNew(passphrase []byte) error {
 	if err := k.check(); err != nil {
 		return err
@@ -103,9 +103,9 @@ func (k KDF) checkNew(passphrase []byte) error {
 	case k.Type == KDFPBKDF2 && k.Hash != "sha256" && k.Hash != "sha512":
 		return &UnsupportedError{What: fmt.Sprintf("writing pbkdf2 with hash %q", k.Hash)}
 	case k.Type == KDFPBKDF2 && k.Iterations < minPBKDF2Iterations:
-		return fmt.Errorf("pbkdf2: %d iterations, at least %d are needed", k.Iterations, minPBKDF2Iterations)
+		return fmt.Errorf("pbkdf2: %d iterations, minimum is %d", k.Iterations, minPBKDF2Iterations)
 	case k.Type == KDFArgon2id && k.Iterations < minArgonPasses:
-		return fmt.Errorf("argon2id: %d passes, at least %d are needed", k.Iterations, minArgonPasses)
+		return fmt.Errorf("argon2id: %d passes, minimum is %d", k.Iterations, minArgonPasses)
 	}
 	return nil
 }
@@ -132,10 +132,10 @@ func (k KDF) derive(passphrase, salt []byte, n int) ([]byte, error) {
 	}
 }
 
-// wipedIterations bounds what is derived in memory that is wiped, which takes some four
-// times as long: it holds for the random keys of this project (RandomKeyKDF) and for
-// digests, that is for everything that is opened without a person; a person's words with a
-// million iterations must not take four times their second.
+// wipedIterations bounds the derivations done in memory that is wiped, which take about
+// four times as long. The bound covers the random keys of this project (RandomKeyKDF) and
+// digests, thus everything that opens without a person; a typed passphrase with a million
+// iterations must not take four times as long.
 const wipedIterations = 10_000
 
 // pbkdf2Key is PBKDF2 with HMAC of the named hash.

@@ -83,7 +83,7 @@ func newHash(name string) func() hash.Hash {
 func checksum(alg string, raw []byte) ([]byte, error) {
 	mk := newHash(alg)
 	if mk == nil {
-		return nil, &UnsupportedError{What: fmt.Sprintf("header checksum %q", alg)}
+		return nil, &UnsupportedError{What: fmt.Sprintf("header checksum algorithm %q", alg)}
 	}
 	var zero [csumLen]byte
 	h := mk()
@@ -117,10 +117,10 @@ func decodeBin(raw []byte, offset int64) (binHeader, error) {
 		return binHeader{}, fmt.Errorf("header size %d is not one of %d", size, headerSizes)
 	}
 	if at := binary.BigEndian.Uint64(raw[offHdrOffset:]); at != uint64(offset) {
-		return binHeader{}, fmt.Errorf("header at offset %d says it lies at %d", offset, at)
+		return binHeader{}, fmt.Errorf("header at offset %d records offset %d", offset, at)
 	}
 	if offset != 0 && uint64(offset) != size {
-		return binHeader{}, fmt.Errorf("second header copy at %d, but a copy has %d bytes", offset, size)
+		return binHeader{}, fmt.Errorf("secondary header at offset %d, expected at %d", offset, size)
 	}
 	return binHeader{
 		size:      int64(size),
@@ -139,7 +139,7 @@ func verifyChecksum(alg string, raw []byte) error {
 		return err
 	}
 	if subtle.ConstantTimeCompare(sum, raw[offCsum:][:len(sum)]) != 1 {
-		return fmt.Errorf("header checksum is wrong")
+		return fmt.Errorf("header checksum mismatch")
 	}
 	return nil
 }

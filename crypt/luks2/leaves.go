@@ -8,15 +8,15 @@ import (
 	"strings"
 )
 
-// leaf is one value of the header: what is no object with members.
+// leaf is one value of the header: a scalar, an array or an empty object.
 type leaf struct {
 	path  string // members' names with dots between, see joinPath
 	value []byte // JSON, compact, objects in arrays with sorted members
 }
 
-// leavesOf lists the values of a tree, sorted by path, without the token of ours that
-// vouches for them. Nothing else is left out: who reads the header one day may understand
-// members that this program does not.
+// leavesOf lists the values of a tree, sorted by path, without layervault's own
+// authentication token. Nothing else is left out: a later reader of the header may
+// understand members that this program does not.
 func leavesOf(doc object) ([]leaf, error) {
 	var out []leaf
 	var walk func(path string, v any) error
@@ -67,7 +67,7 @@ func encodeValue(v any, emptyObject bool) ([]byte, error) {
 	return encodeJSON(v)
 }
 
-// plain tells a string that is its own JSON, but for the quotes.
+// plain reports whether a string equals its JSON encoding without the quotes.
 func plain(s string) bool {
 	for _, c := range []byte(s) {
 		if c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
@@ -104,9 +104,9 @@ func fixedFields(bin binHeader, o Owner) []leaf {
 // macContext begins everything that a header's key authenticates.
 const macContext = "layervault/2/header"
 
-// canonical is the one text of a header: the context, how many values there are of the
-// fixed ones and of the tree, then path and value of each. Everything is preceded by its
-// length in eight bytes, so that no two headers have one text.
+// canonical is the canonical text of a header: the context, the number of fixed values
+// and of values in the tree, then path and value of each. A length of eight bytes
+// precedes each item, so that no two headers have the same text.
 func canonical(fixed, tree []leaf, next string) []byte {
 	size := len(macContext) + len(next) + 5*8
 	for _, l := range slices.Concat(fixed, tree) {

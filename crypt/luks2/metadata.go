@@ -103,7 +103,7 @@ func parseMetadata(doc object, hdrSize int64) (*metadata, error) {
 		w.refer(n.at("keyslots"), w.strs(n, "keyslots"), keyslots)
 	}
 	if len(m.segments) == 0 {
-		w.fail("segments", "there is none")
+		w.fail("segments", "is empty")
 	}
 	if w.err != nil {
 		return nil, w.err
@@ -113,11 +113,11 @@ func parseMetadata(doc object, hdrSize int64) (*metadata, error) {
 
 func (w *walker) config(m *metadata, n node, hdrSize int64) {
 	if js := w.offset(n, "json_size"); js != hdrSize-binLen {
-		w.fail(n.at("json_size"), "is %d, but the header has room for %d", js, hdrSize-binLen)
+		w.fail(n.at("json_size"), "is %d, must be %d", js, hdrSize-binLen)
 	}
 	m.keyslotsSize = w.offset(n, "keyslots_size")
 	if m.keyslotsSize%areaAlign != 0 || m.keyslotsSize > maxKeyslotsSize {
-		w.fail(n.at("keyslots_size"), "%d is not a multiple of 4096 up to %d", m.keyslotsSize, maxKeyslotsSize)
+		w.fail(n.at("keyslots_size"), "%d must be a multiple of 4096 and at most %d", m.keyslotsSize, maxKeyslotsSize)
 	}
 	if n.has("flags") {
 		m.flags = w.strs(n, "flags")
@@ -197,7 +197,7 @@ func (w *walker) segment(n node, id int) segment {
 		}
 	}
 	if s.offset%512 != 0 || s.size%512 != 0 {
-		w.fail(n.path, "does not begin and end at a multiple of 512")
+		w.fail(n.path, "offset and size must be multiples of 512")
 	}
 	if n.has("flags") {
 		s.flags = w.strs(n, "flags")
@@ -207,7 +207,7 @@ func (w *walker) segment(n node, id int) segment {
 		s.ivTweak = w.decimal(n, "iv_tweak")
 		s.sectorSize = int(w.num(n, "sector_size", 512, 1<<20))
 		if s.sectorSize%512 != 0 || s.size%int64(max(s.sectorSize, 1)) != 0 {
-			w.fail(n.at("sector_size"), "%d does not fit", s.sectorSize)
+			w.fail(n.at("sector_size"), "%d must be a multiple of 512 and divide the segment size", s.sectorSize)
 		}
 		s.integrity = n.has("integrity")
 	}
@@ -218,7 +218,7 @@ func (w *walker) segment(n node, id int) segment {
 func (w *walker) refer(path string, names []string, section node) {
 	for _, name := range names {
 		if !section.has(name) {
-			w.fail(path, "names %q, which is not in %s", name, section.path)
+			w.fail(path, "refers to %q, which is missing in %s", name, section.path)
 		}
 	}
 }
@@ -231,19 +231,19 @@ func (m *metadata) checkAreas(hdrSize int64) error {
 	for _, s := range m.segments {
 		// Offset 0 is a detached header: the data is in another file.
 		if s.offset != 0 && s.offset < end {
-			return fmt.Errorf("segments.%d begins at %d, inside the key slots area that ends at %d", s.id, s.offset, end)
+			return fmt.Errorf("segments.%d: offset %d is inside the key slots area, which ends at %d", s.id, s.offset, end)
 		}
 	}
 	sorted := m.byOffset()
 	for i, k := range sorted {
 		if k.areaOffset < begin || k.areaSize <= 0 || k.areaOffset > end || k.areaSize > end-k.areaOffset {
-			return fmt.Errorf("keyslots.%d.area: %d bytes at %d are not inside the key slots area, %d to %d", k.id, k.areaSize, k.areaOffset, begin, end)
+			return fmt.Errorf("keyslots.%d.area: %d bytes at offset %d lie outside the key slots area (%d to %d)", k.id, k.areaSize, k.areaOffset, begin, end)
 		}
 		if i > 0 && sorted[i-1].areaOffset+sorted[i-1].areaSize > k.areaOffset {
 			return fmt.Errorf("keyslots.%d.area: overlaps the area of slot %d", k.id, sorted[i-1].id)
 		}
 		if k.typ == "luks2" && int64(k.keySize)*afStripes > k.areaSize {
-			return fmt.Errorf("keyslots.%d.area: %d bytes are too few for a key of %d bytes", k.id, k.areaSize, k.keySize)
+			return fmt.Errorf("keyslots.%d.area: size of %d bytes is too small for a key of %d bytes", k.id, k.areaSize, k.keySize)
 		}
 	}
 	return nil

@@ -16,8 +16,8 @@ type headerCopy struct {
 	meta *metadata
 }
 
-// Read reads both header copies and gives the newest valid one; it writes
-// nothing. An image of which one copy is bad is read all the same, see NeedsRepair.
+// Read reads both header copies and returns the newest valid one; it writes nothing.
+// One bad copy is no error, see NeedsRepair.
 //
 // Errors: ErrNotLUKS2, ErrDamaged, or what r returned.
 func Read(r io.ReaderAt) (*Header, error) {
@@ -27,7 +27,7 @@ func Read(r io.ReaderAt) (*Header, error) {
 		buf = nil // perhaps one of the copies can be read
 	}
 	if buf != nil && isLUKS1(buf) {
-		return nil, fmt.Errorf("%w: it is LUKS1", ErrNotLUKS2)
+		return nil, fmt.Errorf("%w: found LUKS1", ErrNotLUKS2)
 	}
 	primary, errPrimary := readCopy(r, buf, 0, nil)
 
@@ -48,9 +48,9 @@ func Read(r io.ReaderAt) (*Header, error) {
 	case secondary == nil:
 		h.take(primary, errSecondary, nil)
 	case primary.bin.seqID < secondary.bin.seqID:
-		h.take(secondary, nil, fmt.Errorf("is older (%d) than the secondary (%d)", primary.bin.seqID, secondary.bin.seqID))
+		h.take(secondary, nil, fmt.Errorf("sequence number %d is older than the secondary's %d", primary.bin.seqID, secondary.bin.seqID))
 	case primary.bin.seqID > secondary.bin.seqID:
-		h.take(primary, fmt.Errorf("is older (%d) than the primary (%d)", secondary.bin.seqID, primary.bin.seqID), nil)
+		h.take(primary, fmt.Errorf("sequence number %d is older than the primary's %d", secondary.bin.seqID, primary.bin.seqID), nil)
 	case primary.bin != secondary.bin || !bytes.Equal(primary.text, secondary.text):
 		h.take(primary, errors.New("differs from the primary"), nil)
 	default:
@@ -88,16 +88,16 @@ func findSecondary(r io.ReaderAt, buf []byte) (*headerCopy, error) {
 
 var errNoCopy = errors.New("no header copy here")
 
-// notFound tells a damaged image from something else.
+// notFound distinguishes a damaged image from a file of another format.
 func notFound(primary, secondary error) error {
 	var failed *readError
 	switch {
 	case errors.As(primary, &failed), errors.Is(primary, errNoCopy) && errors.As(secondary, &failed):
 		return fmt.Errorf("reading LUKS2 header: %w", failed.err)
 	case !errors.Is(primary, errNoCopy):
-		return fmt.Errorf("%w, in both copies; restore it from a backup: %w", ErrDamaged, primary)
+		return fmt.Errorf("%w in both copies: %w", ErrDamaged, primary)
 	case secondary != nil:
-		return fmt.Errorf("%w, in both copies; restore it from a backup: %w", ErrDamaged, secondary)
+		return fmt.Errorf("%w in both copies: %w", ErrDamaged, secondary)
 	}
 	return ErrNotLUKS2
 }
@@ -145,13 +145,13 @@ func readCopy(r io.ReaderAt, buf []byte, offset int64, twin *headerCopy) (*heade
 	return c, nil
 }
 
-// isLUKS1: LUKS1 has the same magic as a primary copy. What looks like a secondary copy
-// in such an image is left over from before.
+// isLUKS1: LUKS1 has the same magic as a LUKS2 primary copy. A secondary copy in such
+// an image is a leftover of an earlier format.
 func isLUKS1(head []byte) bool {
 	return hasMagic(head, false) && binary.BigEndian.Uint16(head[offVersion:]) == 1
 }
 
-// readVia gives n bytes of the file, out of buf where buf reaches that far.
+// readVia returns n bytes of the file, from buf where buf covers them.
 func readVia(r io.ReaderAt, buf []byte, offset, n int64) ([]byte, error) {
 	if end := offset + n; end <= int64(len(buf)) {
 		return buf[offset:end], nil

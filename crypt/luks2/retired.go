@@ -8,17 +8,17 @@ import (
 	"layervault/internal/wipehash"
 )
 
-// retiredType is the type of the token that Exchange sets on the key slots it is about
-// to remove: RemoveSlot, cut short, leaves a slot that nothing opens, and the token tells
-// such a slot from one that somebody else added. Other programs pass over tokens of a type
-// they do not know.
+// retiredType is the type of the token that Exchange sets on key slots before it removes
+// them. An interrupted RemoveSlot leaves a slot that no key opens; the token distinguishes
+// such a slot from a slot added by another program. Other programs ignore unknown token
+// types.
 //
 //	{"type":"layervault-retired","keyslots":["0"],"macs":{"0":"<64 hex>"}}
 //
-// A slot's mac is HMAC-SHA256 over the image's UUID and the slot's number and salt, the key
-// HKDF-SHA256(passphrase, info "layervault/2/retired"): without it anybody could have the
-// next exchange remove slots. Each slot has its own, as a removal takes the slot out of
-// "keyslots".
+// A slot's mac is HMAC-SHA256 over the image's UUID and the slot's number and salt, under
+// HKDF-SHA256(passphrase, info "layervault/2/retired"). Without the MAC an attacker could
+// make the next exchange remove slots. Each slot has a MAC of its own, because removing a
+// slot takes it out of "keyslots".
 const retiredType = "layervault-retired"
 
 const retiredContext = "layervault/2/retired"
@@ -40,13 +40,13 @@ func (h *Header) mark(f File, passphrase []byte, slots []int) error {
 	return err
 }
 
-// marked lists the slots of a mark that one of the passphrases made.
+// marked lists the slots of a mark whose MAC matches one of the passphrases.
 func (h *Header) marked(t Token, passphrases ...[]byte) []int {
 	var body struct {
 		MACs map[string]string `json:"macs"`
 	}
 	if json.Unmarshal(t.JSON, &body) != nil {
-		return nil // of another form: nobody's
+		return nil // malformed: ignored
 	}
 	var slots []int
 	for _, passphrase := range passphrases {

@@ -47,7 +47,7 @@ type essivSectors struct{ data, iv cipher.Block }
 func newESSIV(key []byte) (sectorCipher, error) {
 	data, err := aes.NewCipher(key)
 	if err != nil {
-		return nil, &UnsupportedError{What: fmt.Sprintf("aes-cbc with a key of %d bytes", len(key))}
+		return nil, &UnsupportedError{What: fmt.Sprintf("aes-cbc key size %d bytes", len(key))}
 	}
 	salt := sha256.Sum256(key)
 	defer clear(salt[:])

@@ -8,13 +8,13 @@ import (
 	"github.com/google/uuid"
 )
 
-// CheckOwn holds a header against the fixed list of what an image of ours may have,
-// whatever the header says and whether or not it is authenticated: the data cipher and its
-// key's size (those that Format makes), sectors of 512 to 4096 bytes, IVs from 0, data at
-// 1 MiB up to the end of the file, no flags of the segment, copies of 16 KiB, a UUID in
-// its usual form. dm-crypt's table is made of nothing else.
+// CheckOwn checks a header against the fixed list of values allowed in a layervault image,
+// whether or not the header is authenticated: the data ciphers and key sizes that Format
+// makes, sectors of 512 to 4096 bytes, IVs from 0, data from 1 MiB to the end of the file,
+// no segment flags, header copies of 16 KiB, a UUID in lower case. The dm-crypt table is
+// built from these values alone.
 //
-// Key slots of others are no matter of this list: UnlockOwn passes over them.
+// Key slots of other programs are not checked here: UnlockOwn skips them.
 //
 // Errors: a *HeaderError with ErrForbidden; ErrUnsupported for requirements, such as those
 // of a reencryption under way, and for data that is not one plain crypt segment.
@@ -28,7 +28,7 @@ func (h *Header) CheckOwn() error {
 	return nil
 }
 
-// forbidden lists what is not on the list.
+// forbidden lists the fields whose values are not on the list.
 func (h *Header) forbidden() []Change {
 	var out []Change
 	want := func(ok bool, field, what, now string) {
@@ -60,5 +60,5 @@ func (h *Header) forbidden() []Change {
 // sectorSizes are those that dm-crypt knows, in bytes.
 var sectorSizes = []int{512, 1024, 2048, 4096}
 
-// OwnCiphers are the data ciphers of images of ours, in dm-crypt's notation.
+// OwnCiphers are the data ciphers of layervault images, in dm-crypt's notation.
 func OwnCiphers() []string { return []string{CipherXTS, CipherESSIV, CipherAdiantum} }

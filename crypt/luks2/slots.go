@@ -33,7 +33,7 @@ func (h *Header) addSlot(f File, volumeKey, passphrase []byte, kdf KDF) (int, er
 	}
 	d, ok := h.meta.dataDigest()
 	if !ok {
-		return -1, &UnsupportedError{What: "data without a digest"}
+		return -1, &UnsupportedError{What: "data segment without a digest"}
 	}
 	if ok, err := d.verify(volumeKey); err != nil {
 		return -1, err

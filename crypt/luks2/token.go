@@ -86,8 +86,8 @@ func (h *Header) RemoveToken(f File, id int) error {
 	return nil
 }
 
-// ReplaceToken puts a token in the place of the one of its type, or adds it, in an image of
-// ours: one of format 2 is authenticated before, and is authentic in each crash state after.
+// ReplaceToken replaces the token of the same type in a layervault image, or adds it. A
+// format 2 image is authenticated before, and is authentic in each crash state after.
 //
 // Errors: as SetToken, and ErrNotAuthentic.
 func ReplaceToken(f File, owner Owner, passphrase []byte, token json.RawMessage) error {

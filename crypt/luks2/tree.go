@@ -16,15 +16,15 @@ import (
 // 32; a deeper header would be one that only we can read.
 const maxDepth = 32
 
-// maxValues bounds the values of a header's JSON: in memory one takes up to some hundred
-// times its two bytes of text, and text there may be 4 MiB. 32 key slots, as many digests and
-// segments, with all their fields, are 1,500; the rest is room for tokens of others.
+// maxValues bounds the number of JSON values in a header: in memory one value takes some
+// hundred times its two bytes of text, and the text may be 4 MiB. 32 key slots with as many
+// digests and segments need 1,500 values; the rest is room for tokens of other programs.
 const maxValues = 20_000
 
-// object is a JSON object as it stands in the header. The header is kept as a
-// tree, not as Go structs, so that a rewrite keeps every field and token that
-// others put there; numbers stay as they were written (json.Number). Keys are
-// case sensitive and the last of two equal keys counts, as in json-c.
+// object is a JSON object as stored in the header. The header is kept as a tree, not as
+// Go structs, so that a rewrite preserves all fields and tokens of other programs;
+// numbers keep their text form (json.Number). Keys are case sensitive and the last of
+// two equal keys counts, as in json-c.
 type object = map[string]any
 
 // textOf cuts the JSON text out of a JSON area: it must begin with '{', and from
@@ -32,14 +32,14 @@ type object = map[string]any
 func textOf(area []byte) ([]byte, error) {
 	end := bytes.IndexByte(area, 0)
 	if end < 0 {
-		return nil, errors.New("JSON area has no NUL at its end")
+		return nil, errors.New("JSON area is not NUL-terminated")
 	}
 	text := area[:end]
 	if len(bytes.TrimLeft(area[end:], "\x00")) != 0 {
-		return nil, errors.New("JSON area has bytes after the JSON text")
+		return nil, errors.New("trailing data after the JSON text")
 	}
 	if end < 2 || text[0] != '{' || text[end-1] != '}' {
-		return nil, errors.New("JSON area does not hold one JSON object")
+		return nil, errors.New("JSON area must hold exactly one JSON object")
 	}
 	return text, nil
 }
@@ -47,14 +47,14 @@ func textOf(area []byte) ([]byte, error) {
 // decodeTree parses the JSON text of a header.
 func decodeTree(text []byte) (object, error) {
 	if !utf8.Valid(text) {
-		return nil, errors.New("JSON is not UTF-8") // a rewrite would change such bytes
+		return nil, errors.New("JSON is not valid UTF-8") // a rewrite would change such bytes
 	}
 	d, values := extent(text)
 	if d > maxDepth {
-		return nil, fmt.Errorf("JSON nests %d deep, at most %d are allowed", d, maxDepth)
+		return nil, fmt.Errorf("JSON nesting depth %d exceeds the limit of %d", d, maxDepth)
 	}
 	if values > maxValues {
-		return nil, fmt.Errorf("JSON has %d values, at most %d are allowed", values, maxValues)
+		return nil, fmt.Errorf("JSON has %d values, limit is %d", values, maxValues)
 	}
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber()
@@ -63,7 +63,7 @@ func decodeTree(text []byte) (object, error) {
 		return nil, fmt.Errorf("JSON: %w", err)
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return nil, errors.New("JSON goes on after its object")
+		return nil, errors.New("trailing data after the JSON object")
 	}
 	return doc, nil
 }
@@ -82,7 +82,7 @@ func encodeJSON(v any) ([]byte, error) {
 }
 
 // extent counts the deepest nesting, and the values (rather one too many than one too few),
-// without parsing: the parser is never given something to recurse into or to drown in.
+// without parsing, so that the parser never sees input that exhausts stack or memory.
 func extent(text []byte) (deepest, values int) {
 	var now int
 	inString := false
@@ -157,7 +157,7 @@ func (w *walker) num(n node, key string, lo, hi int64) int64 {
 	}
 	v, err := strconv.ParseInt(num.String(), 10, 64)
 	if err != nil || v < lo || v > hi {
-		w.fail(n.at(key), "%s is not an integer from %d to %d", num, lo, hi)
+		w.fail(n.at(key), "%s is not an integer between %d and %d", num, lo, hi)
 		return 0
 	}
 	return v
@@ -178,7 +178,7 @@ func (w *walker) decimal(n node, key string) uint64 {
 	}
 	v, err := strconv.ParseUint(s, 10, 64)
 	if err != nil {
-		w.fail(n.at(key), "%q is not a 64 bit number", s)
+		w.fail(n.at(key), "%q is not a 64-bit number", s)
 	}
 	return v
 }
@@ -187,7 +187,7 @@ func (w *walker) decimal(n node, key string) uint64 {
 func (w *walker) offset(n node, key string) int64 {
 	v := w.decimal(n, key)
 	if v > math.MaxInt64 {
-		w.fail(n.at(key), "%d is beyond any file", v)
+		w.fail(n.at(key), "%d exceeds the largest file offset", v)
 		return 0
 	}
 	return int64(v)
@@ -204,7 +204,7 @@ func (w *walker) strs(n node, key string) []string {
 	for _, v := range arr {
 		s, ok := v.(string)
 		if !ok {
-			w.fail(n.at(key), "holds something that is no string")
+			w.fail(n.at(key), "contains a value that is not a string")
 			return nil
 		}
 		out = append(out, s)
@@ -220,7 +220,7 @@ func (w *walker) bytes(n node, key string) []byte {
 	}
 	b, err := base64.StdEncoding.DecodeString(s)
 	if err != nil {
-		w.fail(n.at(key), "not base64")
+		w.fail(n.at(key), "not valid base64")
 	}
 	return b
 }
@@ -228,7 +228,7 @@ func (w *walker) bytes(n node, key string) []byte {
 // ids lists the members of a section, whose keys are numbers below maxObjects.
 func (w *walker) ids(n node) []int {
 	if len(n.obj) > maxObjects {
-		w.fail(n.path, "has %d members, at most %d are allowed", len(n.obj), maxObjects)
+		w.fail(n.path, "has %d members, limit is %d", len(n.obj), maxObjects)
 		return nil
 	}
 	ids := make([]int, 0, len(n.obj))
@@ -238,7 +238,7 @@ func (w *walker) ids(n node) []int {
 		}
 	}
 	if len(ids) != len(n.obj) {
-		w.fail(n.path, "has a member that is not numbered 0 to %d", maxObjects-1)
+		w.fail(n.path, "has a member name that is not a number between 0 and %d", maxObjects-1)
 	}
 	return ids
 }

@@ -9,17 +9,16 @@ import (
 	"slices"
 )
 
-// Unlock is UnlockAny that nothing ends early.
+// Unlock is UnlockAny without cancellation.
 func (h *Header) Unlock(r io.ReaderAt, passphrase []byte) (volumeKey []byte, slot int, err error) {
 	return h.UnlockAny(context.Background(), r, passphrase)
 }
 
-// UnlockAny tries the passphrase on every key slot of the data: those of higher
-// priority first, among equals the cheap ones first. r is the image that h was read
-// from. It gives the volume key, which the caller wipes with clear, and the number
-// of the slot that opened. All slots together may cost what the limits allow one of them
-// (see maxEffort), and between two of them the context is looked at: a slot of others is
-// for a person who waits, see UnlockOwn.
+// UnlockAny tries the passphrase on every key slot of the data: slots of higher priority
+// first, among equals the cheapest first. r is the image that h was read from. UnlockAny
+// returns the volume key, which the caller wipes with clear, and the number of the
+// opened slot. The total cost of all slots is limited (see maxEffort), and the context
+// is checked between two slots. Slots of other programs may take long; see UnlockOwn.
 //
 // Errors: ErrNoKey if the passphrase is wrong everywhere, with what kept slots from
 // being tried, if anything did; ErrUnsupported, ErrTooCostly if no slot could be
@@ -32,43 +31,43 @@ func (h *Header) UnlockAny(ctx context.Context, r io.ReaderAt, passphrase []byte
 // budget is the effort that was spent on slots, see KDF.effort.
 type budget int64
 
-// take is ErrTooCostly for a slot that would go beyond maxEffort, and what check says of one
-// that must not be tried at all.
+// take adds the effort of a slot to the budget. It returns ErrTooCostly beyond maxEffort, or
+// the error of check.
 func (b *budget) take(k keyslot) error {
 	if err := k.kdf.check(); err != nil {
-		return err // what it says it costs may be beyond numbers
+		return err // the claimed cost may overflow
 	}
 	if *b += budget(k.kdf.effort()); *b > maxEffort {
-		return fmt.Errorf("%w: together with the slots before it", ErrTooCostly)
+		return fmt.Errorf("%w: total cost of all slots exceeds the limit", ErrTooCostly)
 	}
 	return nil
 }
 
-// UnlockOwn is UnlockAny for the slots that images of ours have: PBKDF2 of few iterations,
-// as a random key needs. The slots of others, which may want a gigabyte and minutes, are
-// not touched.
+// UnlockOwn is UnlockAny for layervault's own slots: PBKDF2 with few iterations, enough
+// for a random key. Slots of other programs, which may need a gigabyte and minutes, are
+// skipped.
 func (h *Header) UnlockOwn(ctx context.Context, r io.ReaderAt, passphrase []byte) (volumeKey []byte, slot int, err error) {
 	return h.unlock(ctx, r, passphrase, h.meta.own)
 }
 
-// own says why a slot is none of ours.
+// own returns the reason why a slot is not one of layervault's, nil if it is.
 func (m *metadata) own(k keyslot) error {
 	d, _ := m.digestOf(k.id)
 	switch {
 	case k.kdf.Type != KDFPBKDF2 || k.kdf.Iterations > wipedIterations:
-		return fmt.Errorf("%w: %s; slots of our images have pbkdf2 of at most %d iterations", ErrTooCostly, k.kdf.Type, wipedIterations)
+		return fmt.Errorf("%w: %s; layervault slots use pbkdf2 with at most %d iterations", ErrTooCostly, k.kdf.Type, wipedIterations)
 	case d.iterations > maxOwnDigest:
-		return fmt.Errorf("%w: %d iterations of digest %d, at most %d", ErrTooCostly, d.iterations, d.id, maxOwnDigest)
+		return fmt.Errorf("%w: %d iterations in digest %d, limit is %d", ErrTooCostly, d.iterations, d.id, maxOwnDigest)
 	}
 	return nil
 }
 
-// maxOwnDigest bounds the iterations of the digest of an image of ours: ours have 1000, and
-// cryptsetup, when it re-encrypts one, calibrates to an eighth of a second.
+// maxOwnDigest bounds the digest iterations of a layervault image: layervault writes 1000,
+// and cryptsetup calibrates to an eighth of a second when it re-encrypts an image.
 const maxOwnDigest = 4_000_000
 
-// maxEffort bounds what all slots of one image may cost together, see KDF.effort: as much
-// as the costliest single one.
+// maxEffort bounds the total cost of all slots of one image, see KDF.effort: the maximum
+// cost of a single slot.
 const maxEffort = 10 * maxArgonWork
 
 // unlock tries the slots of the data for which skip returns nil.
@@ -78,7 +77,7 @@ func (h *Header) unlock(ctx context.Context, r io.ReaderAt, passphrase []byte, s
 	}
 	slots := h.meta.candidates()
 	if len(slots) == 0 {
-		return nil, -1, fmt.Errorf("unlocking %s: %w: it has no key slot left", h.UUID(), ErrNoKey)
+		return nil, -1, fmt.Errorf("unlocking %s: %w: image has no key slots", h.UUID(), ErrNoKey)
 	}
 	var failed []error
 	for _, k := range slots {
@@ -101,7 +100,7 @@ func (h *Header) unlock(ctx context.Context, r io.ReaderAt, passphrase []byte, s
 	case reasons == nil:
 		err = ErrNoKey
 	case len(failed) < len(slots):
-		err = fmt.Errorf("%w; not tried: %w", ErrNoKey, reasons)
+		err = fmt.Errorf("%w; skipped: %w", ErrNoKey, reasons)
 	default:
 		err = reasons
 	}
@@ -139,7 +138,7 @@ func (h *Header) UnlockSlot(r io.ReaderAt, slot int, passphrase []byte) (volumeK
 	return volumeKey, nil
 }
 
-// open takes the key out of one slot and checks it against its digest.
+// open extracts the key from one slot and checks it against its digest.
 func (h *Header) open(r io.ReaderAt, k keyslot, passphrase []byte) ([]byte, error) {
 	d, _ := h.meta.digestOf(k.id)
 	key, err := k.read(r, passphrase)
@@ -157,8 +156,8 @@ func (h *Header) open(r io.ReaderAt, k keyslot, passphrase []byte) ([]byte, erro
 	return nil, fmt.Errorf("key slot %d: %w", k.id, ErrNoKey)
 }
 
-// read takes the key out of the slot: derive, decrypt, merge. Nothing here can tell
-// whether the passphrase was right.
+// read extracts the key from the slot: derive, decrypt, merge. It cannot detect a wrong
+// passphrase.
 func (k keyslot) read(r io.ReaderAt, passphrase []byte) ([]byte, error) {
 	mk := newHash(k.afHash)
 	switch {
@@ -167,7 +166,7 @@ func (k keyslot) read(r io.ReaderAt, passphrase []byte) ([]byte, error) {
 	case k.afStripes != afStripes:
 		return nil, &UnsupportedError{What: fmt.Sprintf("%d anti-forensic stripes", k.afStripes)}
 	case k.keySize == 0 || len(k.salt) != saltSize:
-		return nil, fmt.Errorf("%w: key of %d bytes, salt of %d", ErrDamaged, k.keySize, len(k.salt))
+		return nil, fmt.Errorf("%w: key has %d bytes, salt has %d bytes", ErrDamaged, k.keySize, len(k.salt))
 	}
 	if err := k.kdf.check(); err != nil {
 		return nil, err
@@ -185,7 +184,7 @@ func (k keyslot) read(r io.ReaderAt, passphrase []byte) ([]byte, error) {
 	defer clear(area)
 	if _, err := r.ReadAt(area, k.areaOffset); err != nil {
 		if errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("%w: the file ends before it", ErrDamaged)
+			return nil, fmt.Errorf("%w: file ends before the key slot area", ErrDamaged)
 		}
 		return nil, err
 	}
@@ -193,7 +192,7 @@ func (k keyslot) read(r io.ReaderAt, passphrase []byte) ([]byte, error) {
 	return afMerge(area, k.keySize, mk), nil
 }
 
-// afSize is how many bytes of its area a key takes: split, in whole sectors.
+// afSize is the number of bytes that a split key takes in its area, in whole sectors.
 func afSize(keySize int) int {
 	return (keySize*afStripes + areaSector - 1) / areaSector * areaSector
 }

@@ -27,7 +27,7 @@ func (h *Header) Verify(r io.ReaderAt) error {
 func (h *Header) verify(r io.ReaderAt) error {
 	k := h.fresh.slot
 	if k.typ == "" {
-		return errors.New("it was not formatted by this program run")
+		return errors.New("header was not formatted by this process")
 	}
 	got, err := Read(r)
 	if err != nil {
@@ -37,7 +37,7 @@ func (h *Header) verify(r io.ReaderAt) error {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if got.bin != h.bin || got.salt != h.salt || !bytes.Equal(got.text, h.text) {
-		return fmt.Errorf("%w: another header, %s", ErrDamaged, got.UUID())
+		return fmt.Errorf("%w: found another header, %s", ErrDamaged, got.UUID())
 	}
 	area := make([]byte, afSize(k.keySize))
 	if _, err := r.ReadAt(area, k.areaOffset); err != nil && !errors.Is(err, io.EOF) {

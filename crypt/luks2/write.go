@@ -6,8 +6,8 @@ import (
 	"fmt"
 )
 
-// change reads the header afresh, lets edit change the tree, and writes both copies.
-// A failed change leaves h as it was; the file then has the old or the new header.
+// change reads the header again, lets edit change the tree, and writes both copies.
+// After an error h is unchanged; the file then has the old or the new header.
 func (h *Header) change(f File, edit func(doc object) error) error {
 	cur, err := h.current(f)
 	if err != nil {
@@ -38,8 +38,8 @@ func (h *Header) change(f File, edit func(doc object) error) error {
 	return nil
 }
 
-// current reads the header again and makes sure that it is still the one of h, so
-// that a change is never based on what somebody else has replaced meanwhile.
+// current reads the header again and checks that it is still the one of h, so that no
+// change overwrites a concurrent change.
 func (h *Header) current(f File) (*Header, error) {
 	if err := h.usable(); err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func (h *Header) current(f File) (*Header, error) {
 		return nil, err
 	}
 	if cur.bin != h.bin || !bytes.Equal(cur.text, h.text) {
-		return nil, fmt.Errorf("%w: sequence number %d is now %d", ErrStale, h.bin.seqID, cur.bin.seqID)
+		return nil, fmt.Errorf("%w: sequence number was %d, is now %d", ErrStale, h.bin.seqID, cur.bin.seqID)
 	}
 	return cur, nil
 }
@@ -62,7 +62,7 @@ func (h *Header) setTree(doc object) error {
 	}
 	// The JSON text needs a NUL after it.
 	if room := h.bin.size - binLen - 1; int64(len(text)) > room {
-		return fmt.Errorf("%w: %d bytes of JSON, room for %d", ErrNoRoom, len(text), room)
+		return fmt.Errorf("%w: JSON has %d bytes, limit is %d", ErrNoRoom, len(text), room)
 	}
 	again, err := decodeTree(text) // what a reader will see
 	if err != nil {
@@ -107,7 +107,6 @@ func (h *Header) writeCopies(f File) error {
 }
 
 // writeCopy writes the primary (0) or secondary (1) copy in one piece. A copy that was
-// bad gets a new salt: its old one may be what was damaged.
 func (h *Header) writeCopy(f File, i int) error {
 	if h.bad[i] != nil {
 		rand.Read(h.salt[i][:])

@@ -17,7 +17,7 @@ type xtsSectors struct {
 
 func newXTS(key []byte) (sectorCipher, error) {
 	if len(key) != 32 && len(key) != 64 {
-		return nil, &UnsupportedError{What: fmt.Sprintf("aes-xts with a key of %d bytes", len(key))}
+		return nil, &UnsupportedError{What: fmt.Sprintf("aes-xts key size %d bytes", len(key))}
 	}
 	data, err := aes.NewCipher(key[:len(key)/2])
 	if err != nil {

@@ -85,7 +85,7 @@ func testOrphans(t *testing.T, make Factory) {
 			if c.user != "" {
 				err := b.Remove(b.ctx, "image")
 				b.wants(err, layer.ErrInUse)
-				if !strings.Contains(err.Error(), "parent of "+c.user+":") {
+				if !strings.Contains(err.Error(), "parent of "+c.user+";") {
 					t.Errorf("%q does not name layer %s", err, c.user)
 				}
 				return
@@ -111,7 +111,7 @@ func testOptions(t *testing.T, make Factory) {
 	}{
 		{"layervault.nonsense=1", driver.ErrUnknownOption, "size"},
 		{"layervault.size=many", driver.ErrBadSize, "20G"},
-		{"layervault.size=1k", driver.ErrBadSize, "smallest"},
+		{"layervault.size=1k", driver.ErrBadSize, "minimum"},
 		{"layervault.size", nil, "key=value"},
 	} {
 		err := b.Init(b.ctx, driver.Options{Home: b.home, Opts: []string{c.opt}})

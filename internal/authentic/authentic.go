@@ -1,5 +1,5 @@
-// Package authentic puts a code on small JSON records. The code is made and checked with the
-// tier's key: a record that was written or changed without the key, or was written for
+// Package authentic adds a code to small JSON records, which proves that a record was
+// written with the tier's key. A record written or changed without the key, or written for
 // another tier, has no valid code.
 //
 // The code of a record is the MAC (see Keys) of its compact JSON as encoding/json writes it,
@@ -24,10 +24,10 @@ type Keys interface {
 }
 
 var (
-	// ErrForged: the record was not written by anybody who had the tier's key.
+	// ErrForged: the record was not written with the tier's key.
 	ErrForged = errors.New("not authenticated by the key of its tier")
-	// ErrOldFormat: the record has a format without authentication, which this tier does
-	// not accept any more.
+	// ErrOldFormat: the record has a format without authentication, which this tier no
+	// longer accepts.
 	ErrOldFormat = errors.New("unauthenticated record of format 1")
 )
 
@@ -70,7 +70,8 @@ func Sum(keys Keys, what string, record any) (string, error) {
 	return hex.EncodeToString(sum), nil
 }
 
-// Check is ErrForged unless code is that of the record; other errors are those of Keys.MAC.
+// Check returns ErrForged if code is not that of the record; other errors are those of
+// Keys.MAC.
 func Check(keys Keys, what, code string, record any) error {
 	want, err := Sum(keys, what, record)
 	if err != nil {

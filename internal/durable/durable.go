@@ -101,7 +101,7 @@ func verify(f *os.File, want []byte) error {
 	defer clear(got)         // the data may be a key
 	n, _ := f.ReadAt(got, 0) // io.EOF is expected; anything else shows as a difference
 	if !bytes.Equal(got[:n], want) {
-		return fmt.Errorf("read back %d bytes that are not the %d written", n, len(want))
+		return fmt.Errorf("read back %d bytes that differ from the %d written", n, len(want))
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ const MostHolders = 5
 func HoldersOf(at string) string {
 	var st unix.Stat_t
 	if err := unix.Stat(at, &st); err != nil {
-		return "cannot tell by whom: " + err.Error()
+		return "used by an unknown process: " + err.Error()
 	}
 	return HoldersOfDevice(st.Dev) //nolint:unconvert // 32 bit has another type
 }
@@ -27,7 +27,7 @@ func HoldersOf(at string) string {
 func HoldersOfDevice(dev uint64) string {
 	switch found := holders(dev); {
 	case len(found) == 0:
-		return "used by something that this process cannot see (a container, or another mount namespace)"
+		return "used by a process that is not visible here (in a container or another mount namespace)"
 	case len(found) > MostHolders:
 		return "used by " + strings.Join(found[:MostHolders], ", ") + fmt.Sprintf(" and %d more", len(found)-MostHolders)
 	default:

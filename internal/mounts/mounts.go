@@ -1,9 +1,9 @@
-// Package mounts is what this program asks the kernel about mounts: whether there is one, to
-// bind, to detach, a private place for one, the mount table, and who uses a file system.
+// Package mounts is the interface to the kernel's mounts: mount checks, bind, detach,
+// private scratch mounts, the mount table, and the users of a file system.
 //
-// Nothing is counted or kept here: every answer is read from the kernel when it is asked for.
-// The mount table is read by github.com/moby/sys/mountinfo. Its sister package mount is not
-// used: it follows a symbolic link in the place of a mount point, and takes options as text.
+// No state is kept: every answer is read from the kernel. The mount table is read by
+// github.com/moby/sys/mountinfo. Its sister package mount is not used: it follows a symbolic
+// link in the place of a mount point, and takes options as text.
 package mounts
 
 import (
@@ -25,7 +25,7 @@ func IsMounted(at string) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("look for a mount at %s: %w", at, err)
+		return false, fmt.Errorf("find the mount at %s: %w", at, err)
 	}
 	return mounted, nil
 }
@@ -38,7 +38,7 @@ func Bind(from, at string) error {
 	return nil
 }
 
-// BindDir is Bind for an open directory: what its name leads to meanwhile does not matter.
+// BindDir is Bind for an open directory, independent of later changes to its path.
 func BindDir(dir *os.File, at string) error {
 	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), at, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s to %s: %w", dir.Name(), at, err)
@@ -59,15 +59,15 @@ func Unmount(at string) error {
 	}
 }
 
-// Detach takes the topmost mount at a path, with what is mounted below it, out of the mount
-// tree. Who uses it keeps it, and the kernel takes it down after the last user. A path that is
-// no mount point, or does not exist, is no error. It does not follow a symbolic link.
+// Detach removes the topmost mount at a path, with its submounts, from the mount tree. Current
+// users keep it, and the kernel unmounts it after the last user. A path that is no mount
+// point, or does not exist, is no error. It does not follow a symbolic link.
 func Detach(at string) error {
 	_, err := detach(at)
 	return err
 }
 
-// DetachAll detaches whatever is mounted at a path, however many times.
+// DetachAll detaches all mounts stacked at a path.
 func DetachAll(at string) error {
 	for {
 		if more, err := detach(at); err != nil || !more {

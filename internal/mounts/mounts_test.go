@@ -134,7 +134,7 @@ func TestElsewhere(t *testing.T) {
 	at := tmpfs(t)
 	var st unix.Stat_t
 	must(t, unix.Stat(at, &st))
-	if text := mounts.HoldersOf(at); !strings.Contains(text, "cannot see") {
+	if text := mounts.HoldersOf(at); !strings.Contains(text, "not visible") {
 		t.Errorf("nobody uses it: %s", text)
 	}
 	cmd := exec.Command("cat")
@@ -160,7 +160,7 @@ func TestElsewhere(t *testing.T) {
 	if text := mounts.HoldersOf(at); !strings.Contains(text, "cat, cwd)") {
 		t.Errorf("a working directory: %s", text)
 	}
-	if text := mounts.HoldersOf(at + "/missing"); !strings.Contains(text, "cannot tell") {
+	if text := mounts.HoldersOf(at + "/missing"); !strings.Contains(text, "unknown process") {
 		t.Errorf("no such path: %s", text)
 	}
 }

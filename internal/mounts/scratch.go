@@ -11,7 +11,7 @@ import (
 	"layervault/internal/flock"
 )
 
-// MountTmpfs mounts a tmpfs for directories and symbolic links: no memory to speak of is used.
+// MountTmpfs mounts a tmpfs for directories and symbolic links: it uses hardly any memory.
 func MountTmpfs(dir string) error {
 	if err := unix.Mount("layervault", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,size=16m"); err != nil {
 		return fmt.Errorf("mount the scratch directory %s: %w", dir, err)
@@ -19,9 +19,9 @@ func MountTmpfs(dir string) error {
 	return nil
 }
 
-// MountScratch makes a directory and mounts a private tmpfs over it, in the place of what was
-// mounted there. Private, so that what is mounted below reaches no other mount namespace; a
-// mount of its own, so that one lazy unmount sweeps whatever a killed process left below it.
+// MountScratch makes a directory and mounts a private tmpfs over it, replacing any mount
+// there. Private, so that mounts below do not propagate to other mount namespaces; a mount of
+// its own, so that one lazy unmount removes all mounts that a killed process left below it.
 func MountScratch(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the scratch directory: %w", err)
@@ -38,18 +38,18 @@ func MountScratch(dir string) error {
 	return nil
 }
 
-// ReleaseScratch detaches what is mounted at dir, with everything below. What is used elsewhere
-// lives on. A directory that does not exist is released.
+// ReleaseScratch detaches the mount at dir, with its submounts. Mounts in use elsewhere stay. A
+// missing directory is no error.
 func ReleaseScratch(dir string) error {
 	real, err := filepath.EvalSymlinks(dir) // the directory is a person's choice, and may be a link
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look at the scratch directory: %w", err)
+		return fmt.Errorf("check the scratch directory: %w", err)
 	}
 	for {
-		// Asked first: without privileges, detaching fails even where nothing is mounted.
+		// Checked first: without privileges, detaching fails even if there is no mount.
 		mounted, err := IsMounted(real)
 		if err != nil || !mounted {
 			return err
@@ -64,8 +64,8 @@ func ReleaseScratch(dir string) error {
 const tempPrefix = "mnt-"
 
 // MakeTemp makes a folder below dir, which is made too, to mount something at for moments.
-// release detaches what is mounted there, and removes the folder. The folder is locked until
-// then, so that SweepTemp leaves it alone.
+// release detaches the mount there, and removes the folder. The folder is locked until then,
+// so that SweepTemp leaves it alone.
 func MakeTemp(dir string) (at string, release func() error, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", nil, fmt.Errorf("make the scratch folder: %w", err)
@@ -90,8 +90,8 @@ func MakeTemp(dir string) (at string, release func() error, err error) {
 	}, nil
 }
 
-// SweepTemp removes the folders of MakeTemp that dead processes left below dir, and detaches
-// what is mounted there. Those of the living are locked.
+// SweepTemp removes MakeTemp folders of dead processes below dir, and detaches mounts on
+// them. Folders of living processes are locked.
 func SweepTemp(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -108,8 +108,8 @@ func SweepTemp(dir string) error {
 }
 
 func sweepTemp(at string) error {
-	// A mount hides its folder, and a living process holds its lock on the folder. So the lock
-	// is asked for below the mount, and the mount is detached only where no process has it.
+	// A mount hides its folder, and a living process holds the lock on the folder. So the lock
+	// is tested below the mount, and the mount is detached only if no process holds the lock.
 	under, err := openUnderMount(at)
 	if err != nil || under == nil {
 		return err
@@ -124,16 +124,16 @@ func sweepTemp(at string) error {
 	return os.Remove(at)
 }
 
-// openUnderMount opens a directory itself, not what is mounted over it: through a copy of its
-// parent's mount that has no submounts. The result is nil where the directory is gone, or
-// cannot be opened so.
+// openUnderMount opens a directory itself, not the mount over it, through a copy of its
+// parent's mount without submounts. The result is nil if the directory is missing, or cannot
+// be opened this way.
 func openUnderMount(at string) (*os.File, error) {
 	parent, err := unix.OpenTree(unix.AT_FDCWD, filepath.Dir(at), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
 		return nil, nil // before Linux 5.2: the next reboot sweeps
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look under %s: %w", at, err)
+		return nil, fmt.Errorf("read the directory under mount %s: %w", at, err)
 	}
 	defer func() { _ = unix.Close(parent) }()
 	fd, err := unix.Openat(parent, filepath.Base(at), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -141,7 +141,7 @@ func openUnderMount(at string) (*os.File, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look under %s: %w", at, err)
+		return nil, fmt.Errorf("read the directory under mount %s: %w", at, err)
 	}
 	return os.NewFile(uintptr(fd), at), nil
 }

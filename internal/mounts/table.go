@@ -12,10 +12,10 @@ import (
 )
 
 // ErrNoMount: a path lies on no mount of this mount namespace.
-var ErrNoMount = errors.New("no mount holds it")
+var ErrNoMount = errors.New("no such mount")
 
-// List lists the mounts of this mount namespace that is picks (nil: all), in the order of
-// mounting.
+// List lists the mounts of this mount namespace for which is returns true (nil: all), in
+// mount order.
 func List(is func(*mountinfo.Info) bool) ([]*mountinfo.Info, error) {
 	infos, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return is != nil && !is(m), false })
 	if err != nil {
@@ -49,7 +49,7 @@ func Of(path string) (*mountinfo.Info, error) {
 	}
 	var best *mountinfo.Info
 	for _, m := range infos {
-		// Of two at one place the later hides the earlier.
+		// Of two mounts at one path the later hides the earlier.
 		if best == nil || len(m.Mountpoint) >= len(best.Mountpoint) {
 			best = m
 		}

@@ -84,7 +84,7 @@ func Parse(text string) (Address, error) {
 		a.target = u.Host
 		known = append(known, "ca", "cert", "key", "name")
 		if u.Port() == "" || u.Hostname() == "" || u.Path != "" {
-			return fail("want tls://host:port")
+			return fail("must be tls://host:port")
 		}
 	case schemeExec:
 		a.args, known = query["arg"], append(known, "arg")
@@ -92,17 +92,17 @@ func Parse(text string) (Address, error) {
 		known = []string{"timeout", "id", "url", "interval", "polls"}
 		a.polls = maxPolls
 	default:
-		return fail("begin it with unix, tls, exec or wlagent")
+		return fail("scheme must be unix, tls, exec or wlagent")
 	}
 	if u.Scheme != schemeTLS && (u.Host != "" || !filepath.IsAbs(a.target)) {
-		return fail("want an absolute path: %s:///path", u.Scheme)
+		return fail("path must be absolute: %s:///path", u.Scheme)
 	}
 	for name, values := range query {
 		if !slices.Contains(known, name) {
-			return fail("there is no %q for %s", name, u.Scheme)
+			return fail("unknown parameter %q for %s", name, u.Scheme)
 		}
 		if name != "arg" && name != "param" && len(values) != 1 {
-			return fail("%q is given twice", name)
+			return fail("duplicate parameter %q", name)
 		}
 	}
 	if err := a.fill(query); err != nil {
@@ -114,7 +114,7 @@ func Parse(text string) (Address, error) {
 func (a *Address) fill(query url.Values) (err error) {
 	a.ca, a.cert, a.key, a.serverName = query.Get("ca"), query.Get("cert"), query.Get("key"), query.Get("name")
 	if (a.cert == "") != (a.key == "") {
-		return fmt.Errorf("cert and key go together")
+		return fmt.Errorf("cert and key must be set together")
 	}
 	a.params = query["param"]
 	if v := query.Get("provider"); v != "" {
@@ -131,17 +131,17 @@ func (a *Address) fill(query url.Values) (err error) {
 	}
 	if v := query.Get("polls"); v != "" {
 		if a.polls, err = strconv.Atoi(v); err != nil || a.polls < 1 || a.polls > maxPolls {
-			return fmt.Errorf("polls=%q: a number from 1 to %d", v, maxPolls)
+			return fmt.Errorf("polls=%q: must be a number from 1 to %d", v, maxPolls)
 		}
 	}
 	a.keyID, a.transfer = query.Get("id"), query.Get("url")
 	if (a.keyID == "") == (a.transfer == "") {
-		return fmt.Errorf("want either id= or url=")
+		return fmt.Errorf("need exactly one of id= and url=")
 	}
 	if a.keyID != "" {
 		id, err := uuid.Parse(a.keyID)
 		if err != nil || id.Version() != 4 {
-			return fmt.Errorf("id=%q is no UUID of version 4", a.keyID)
+			return fmt.Errorf("id=%q is not a version 4 UUID", a.keyID)
 		}
 		a.keyID = id.String()
 	}
@@ -155,7 +155,7 @@ func duration(query url.Values, name string, def, most time.Duration) (time.Dura
 	}
 	d, err := time.ParseDuration(v)
 	if err != nil || d <= 0 || d > most {
-		return 0, fmt.Errorf("%s=%q: a time such as 250ms, at most %s", name, v, most)
+		return 0, fmt.Errorf("%s=%q: must be a duration such as 250ms, at most %s", name, v, most)
 	}
 	return d, nil
 }

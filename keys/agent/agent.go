@@ -6,8 +6,9 @@
 //   - the workload-agent socket of Intel SecL (net/rpc, FetchKey and FetchKeyWithURL),
 //     which has keys of its own: the tier key is wrapped with one of them.
 //
-// The service never sees the tier key. Where it is comes from the settings and never
-// from the slot: who can write to the disk could name a service, or a command, of his own.
+// The service never sees the tier key. Its address comes from the settings, never from the
+// slot: an attacker with write access to the disk could name another service, or a
+// command.
 package agent
 
 import (
@@ -66,11 +67,11 @@ func (p *Provider) Wrap(ctx context.Context, b keys.Binding, key []byte) (json.R
 	defer clear(kek)
 	back, err := p.fetch(ctx, &slot)
 	if err != nil {
-		return nil, fmt.Errorf("the service does not give the key back, nothing was changed: %w", err)
+		return nil, fmt.Errorf("service does not return the key, nothing was changed: %w", err)
 	}
 	defer clear(back)
 	if !bytes.Equal(back, kek) {
-		return nil, fmt.Errorf("%w: %s gives another key each time, nothing was changed", ErrAgent, p.addr)
+		return nil, fmt.Errorf("%w: %s returns a different key each time, nothing was changed", ErrAgent, p.addr)
 	}
 	if slot.Key, err = keys.WrapKey(kek, b, key); err != nil {
 		return nil, err
@@ -102,10 +103,10 @@ func (p *Provider) Unwrap(ctx context.Context, b keys.Binding, raw json.RawMessa
 		return nil, fmt.Errorf("%w: %w", keys.ErrDamagedSlot, err)
 	}
 	if err := p.configured(); err != nil {
-		return nil, fmt.Errorf("%w (it was %s)", err, slot.Service)
+		return nil, fmt.Errorf("%w (at enrolment: %s)", err, slot.Service)
 	}
 	if slot.Protocol != p.addr.protocol() {
-		return nil, fmt.Errorf("%w: the slot wants a %s service, and %s is set", ErrAgent, slot.Protocol, p.addr)
+		return nil, fmt.Errorf("%w: slot needs a %s service, setting is %s", ErrAgent, slot.Protocol, p.addr)
 	}
 	kek, err := p.fetch(ctx, &slot)
 	if err != nil {
@@ -114,7 +115,7 @@ func (p *Provider) Unwrap(ctx context.Context, b keys.Binding, raw json.RawMessa
 	defer clear(kek)
 	key, err := keys.UnwrapKey(kek, b, slot.Key)
 	if err != nil {
-		return nil, fmt.Errorf("the key of %s: %w", p.addr, err)
+		return nil, fmt.Errorf("key of %s: %w", p.addr, err)
 	}
 	return key, nil
 }
@@ -140,17 +141,17 @@ func (p *Provider) fetch(ctx context.Context, slot *blob) (key []byte, err error
 // answer with nothing, with a short text, or with zeros.
 func usable(key []byte) error {
 	if len(key) != keys.KeySize {
-		return fmt.Errorf("%w: a key of %d bytes, want %d", ErrAgent, len(key), keys.KeySize)
+		return fmt.Errorf("%w: key has %d bytes, want %d", ErrAgent, len(key), keys.KeySize)
 	}
 	if bytes.Count(key, key[:1]) == len(key) {
-		return fmt.Errorf("%w: a key of one byte, repeated", ErrAgent)
+		return fmt.Errorf("%w: key is one byte repeated", ErrAgent)
 	}
 	return nil
 }
 
 func (p *Provider) configured() error {
 	if p.addr.scheme == "" {
-		return fmt.Errorf("%w: no key service is set; set agent=unix:///path/of/socket or another (see layervault key enroll --help)", keys.ErrUnknownProvider)
+		return fmt.Errorf("%w: setting agent is empty, want an address such as unix:///path/of/socket", keys.ErrUnknownProvider)
 	}
 	return nil
 }

@@ -6,7 +6,7 @@ import "errors"
 // with others is in package keys.
 var (
 	// ErrBadAgent: the address of a key service makes no sense.
-	ErrBadAgent = errors.New("not an address of a key service")
+	ErrBadAgent = errors.New("invalid key service address")
 	// ErrAgent: the key service did not give a usable key. It may be down: try again.
 	ErrAgent = errors.New("no key from the key service")
 )

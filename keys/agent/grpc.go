@@ -71,7 +71,7 @@ func (p *Provider) askGRPC(ctx context.Context, op string, in []byte) (_ []byte,
 	}
 	if len(body) > maxResponse {
 		clear(body)
-		return nil, fmt.Errorf("an answer of more than %d bytes", maxResponse)
+		return nil, fmt.Errorf("response exceeds %d bytes", maxResponse)
 	}
 	if err := rpcStatus(res); err != nil {
 		clear(body)
@@ -93,7 +93,7 @@ func rpcStatus(res *http.Response) error {
 	case "0":
 		return nil
 	case "":
-		return errors.New("the answer breaks off")
+		return errors.New("response is truncated")
 	default:
 		// Percent-encoded; undecodable text is told as it is.
 		text := from.Get("Grpc-Message")
@@ -118,7 +118,7 @@ func frame(data []byte) []byte {
 }
 
 // errBadFrame: the body is not one message with one field.
-var errBadFrame = errors.New("the answer is not the message of a keyprovider")
+var errBadFrame = errors.New("response is not a keyprovider message")
 
 // unframe is the inverse of frame. The result lies in body.
 func unframe(body []byte) ([]byte, error) {
@@ -177,7 +177,7 @@ func (a Address) tls() (*tls.Config, error) {
 		}
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("%s holds no certificate", a.ca)
+			return nil, fmt.Errorf("no certificate in %s", a.ca)
 		}
 	}
 	if a.cert != "" {

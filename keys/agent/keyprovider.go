@@ -56,7 +56,7 @@ func (p *Provider) wrap(ctx context.Context, kek []byte) ([]byte, error) {
 	}
 	defer clear(out.Unwrap.Data)
 	if len(out.Wrap.Annotation) == 0 || bytes.Contains(out.Wrap.Annotation, kek) {
-		return nil, fmt.Errorf("%w: %s wrapped the key to nothing, or not at all", ErrAgent, p.addr)
+		return nil, fmt.Errorf("%w: %s returned an empty or unwrapped key", ErrAgent, p.addr)
 	}
 	return out.Wrap.Annotation, nil
 }
@@ -105,7 +105,7 @@ func (p *Provider) ask(ctx context.Context, r request) (*response, error) {
 	var out response
 	if err := json.Unmarshal(raw, &out); err != nil {
 		// Not the error's text: it may quote what was to be the key.
-		return nil, fmt.Errorf("%w: %s: the answer is not of the keyprovider protocol", ErrAgent, p.addr)
+		return nil, fmt.Errorf("%w: %s: response is not of the keyprovider protocol", ErrAgent, p.addr)
 	}
 	return &out, nil
 }
@@ -122,7 +122,7 @@ func (p *Provider) askCommand(ctx context.Context, _ string, in []byte) ([]byte,
 		clear(out.Bytes())
 		defer clear(complaint.Bytes())
 		// Not what it wrote: that may be the key, or an echo of what it was given.
-		return nil, fmt.Errorf("%w: it wrote %d bytes to standard error, which are not shown because the key may be among them; run it by hand", err, complaint.Len())
+		return nil, fmt.Errorf("%w: %d bytes on standard error, hidden because the key may be among them; run the command by hand", err, complaint.Len())
 	}
 	return out.Bytes(), nil
 }

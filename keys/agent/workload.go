@@ -28,7 +28,7 @@ type (
 )
 
 // errNotYet: the agent answered that it has no key so far.
-var errNotYet = errors.New("it has no such key yet")
+var errNotYet = errors.New("service has no such key yet")
 
 // poll asks for the key until the agent has it: at most the set number of times. An agent
 // that is not there, breaks off or complains is asked again too: it may be starting.

@@ -1,9 +1,10 @@
-// Package escrow hands a tier key to somebody else for keeping, wrapped to a public key
-// of theirs, and takes it back: the way a controller unlocks a device whose PCRs changed
-// (EVE's "controller-key").
+// Package escrow exports a tier key, wrapped to an escrow holder's public key, and
+// imports it back: the way a controller unlocks a device whose PCRs changed (EVE's
+// "controller-key").
 //
-// Three steps: the device makes a [Parcel]; the keeper opens it with the private key,
-// far from the device, which gives a [Return]; the device checks that and unlocks.
+// Three steps: the device makes a [Parcel]; the holder opens it with the private key,
+// away from the device, which gives a [Return]; the device checks the Return and
+// unlocks.
 package escrow
 
 import (
@@ -25,7 +26,7 @@ import (
 // version is of both formats.
 const version = 1
 
-// minRSABits is the least that is taken for a key that guards others for years.
+// minRSABits is the minimum for a key that protects other keys for years.
 const minRSABits = 2048
 
 // Algorithm is how a parcel is wrapped.
@@ -49,7 +50,8 @@ type Parcel struct {
 	Wrapped   []byte    `json:"wrapped"`
 }
 
-// Return is the tier key in the clear, on its way back: treat it as the key that it is.
+// Return is the tier key in the clear, on the way back to the device: protect it as a
+// key.
 type Return struct {
 	Version   int    `json:"version"`
 	Ring      string `json:"ring"`
@@ -89,14 +91,14 @@ func wrap(raw []byte, to crypto.PublicKey, info []byte) ([]byte, Algorithm, erro
 	switch k := to.(type) {
 	case *rsa.PublicKey:
 		if k.N.BitLen() < minRSABits {
-			return nil, "", fmt.Errorf("%w: an RSA key of %d bits, at least %d are wanted", keys.ErrBadEscrow, k.N.BitLen(), minRSABits)
+			return nil, "", fmt.Errorf("%w: RSA key of %d bits, minimum is %d", keys.ErrBadEscrow, k.N.BitLen(), minRSABits)
 		}
 		out, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, k, raw, nil)
 		return out, RSA, err
 	case *ecdsa.PublicKey:
 		point, err := k.ECDH()
 		if err != nil || k.Params().BitSize != 256 {
-			return nil, "", fmt.Errorf("%w: an EC key on %s, want P-256", keys.ErrBadEscrow, k.Params().Name)
+			return nil, "", fmt.Errorf("%w: EC key on curve %s, want P-256", keys.ErrBadEscrow, k.Params().Name)
 		}
 		public, err := hpke.NewDHKEMPublicKey(point)
 		if err != nil {
@@ -105,7 +107,7 @@ func wrap(raw []byte, to crypto.PublicKey, info []byte) ([]byte, Algorithm, erro
 		out, err := hpke.Seal(public, hpke.HKDFSHA256(), hpke.AES256GCM(), info, raw)
 		return out, HPKE, err
 	}
-	return nil, "", fmt.Errorf("%w: a key of type %T, want EC P-256 or RSA", keys.ErrBadEscrow, to)
+	return nil, "", fmt.Errorf("%w: key type %T, want EC P-256 or RSA", keys.ErrBadEscrow, to)
 }
 
 // ParseParcel reads a parcel. Error: keys.ErrBadEscrow.
@@ -148,13 +150,13 @@ func (p *Parcel) Open(private crypto.Signer) (*Return, error) {
 	}
 	if len(raw) != keys.KeySize || sum(raw) != p.KeySHA256 {
 		clear(raw)
-		return nil, fmt.Errorf("%w: what it holds is not the key of SHA-256 %s", keys.ErrBadEscrow, p.KeySHA256)
+		return nil, fmt.Errorf("%w: content does not match the key's SHA-256 %s", keys.ErrBadEscrow, p.KeySHA256)
 	}
 	return &Return{Version: version, Ring: p.Ring, KeySHA256: p.KeySHA256, Key: raw}, nil
 }
 
 func (p *Parcel) unwrap(private crypto.Signer) ([]byte, error) {
-	other := fmt.Errorf("%w: the parcel is for the holder of key %s", keys.ErrWrongKey, p.To)
+	other := fmt.Errorf("%w: parcel is encrypted for key %s", keys.ErrWrongKey, p.To)
 	switch k := private.(type) {
 	case *rsa.PrivateKey:
 		if p.Algorithm != RSA {
@@ -183,12 +185,12 @@ func (p *Parcel) unwrap(private crypto.Signer) ([]byte, error) {
 		}
 		return raw, nil
 	}
-	return nil, fmt.Errorf("%w: a private key of type %T", keys.ErrBadEscrow, private)
+	return nil, fmt.Errorf("%w: private key type %T", keys.ErrBadEscrow, private)
 }
 
-// Unlock gives the tier key that data, a Return, holds; it wipes data's key. The hash is
-// checked, then that the key is the ring's. Errors: keys.ErrBadEscrow for what arrived
-// damaged, keys.ErrWrongKey for a key of another ring or from before a rotation.
+// Unlock returns the tier key in data, a Return, and wipes data's key. It checks the
+// hash, then that the key is the ring's. Errors: keys.ErrBadEscrow for damaged data,
+// keys.ErrWrongKey for a key of another ring or from before a rotation.
 func Unlock(ring *keys.Ring, data []byte) (*keys.TierKey, error) {
 	var r Return
 	defer func() { clear(r.Key) }()
@@ -199,14 +201,14 @@ func Unlock(ring *keys.Ring, data []byte) (*keys.TierKey, error) {
 		return nil, fmt.Errorf("%w: version %d", keys.ErrBadEscrow, r.Version)
 	}
 	if len(r.Key) != keys.KeySize || sum(r.Key) != r.KeySHA256 {
-		return nil, fmt.Errorf("%w: the key does not have the SHA-256 that came with it", keys.ErrBadEscrow)
+		return nil, fmt.Errorf("%w: SHA-256 of the key does not match", keys.ErrBadEscrow)
 	}
 	if r.Ring != ring.ID() {
-		return nil, fmt.Errorf("%w: it is of ring %s, this one is %s", keys.ErrWrongKey, r.Ring, ring.ID())
+		return nil, fmt.Errorf("%w: key is of ring %s, this ring is %s", keys.ErrWrongKey, r.Ring, ring.ID())
 	}
 	key, err := ring.Adopt(r.Key)
 	if err != nil {
-		return nil, fmt.Errorf("%w (rotated since it was exported? then export the new one once the vault opens)", err)
+		return nil, fmt.Errorf("%w (perhaps rotated after the export; export again once the vault opens)", err)
 	}
 	return key, nil
 }

@@ -1,6 +1,6 @@
-// Package handover gives an open tier key to a running process that could not unlock by
-// itself: a plugin whose TPM slot wants a PIN, or whose PCRs changed, is not restarted
-// for that. A person unlocks with the command line, which sends the key over a socket.
+// Package handover sends an open tier key to a running process that could not unlock on
+// its own: a plugin whose TPM slot needs a PIN, or whose PCRs changed, need not be
+// restarted. A person unlocks with the command line, which sends the key over a socket.
 //
 // The socket is in the tier's folder (mode 0700), is itself for its owner alone, and
 // takes a key only from a process of the same user, and only the ring's own key. It is
@@ -29,28 +29,28 @@ import (
 // Name is the socket's name in the folder of the tier.
 const Name = "unlock.sock"
 
-// OfferName is the name of the socket at which somebody offers a key to the process that is
-// yet to start (Offer).
+// OfferName is the name of the socket at which a key is offered to a process that has not
+// started yet (Offer).
 const OfferName = "offer.sock"
 
-// greeting precedes the key, so that neither side mistakes the other; its number is that
+// greeting precedes the key, so that both sides detect a wrong peer; its number is that
 // of the protocol.
 const greeting = "layervault/1 key\n"
 
 // The receiver's answer is one line: accepted, or why not.
 const accepted = "ok"
 
-// patience bounds each side's wait for the other: everything is at hand, so this is for
-// processes that were stopped.
+// patience bounds the wait of each side for the other: both respond at once, so only a
+// stopped process exceeds it.
 const patience = 10 * time.Second
 
 // maxAnswer bounds the answer, in bytes.
 const maxAnswer = 1024
 
-// ErrNobody: no process waits for the key at the tier.
-var ErrNobody = errors.New("no plugin waits for a key")
+// ErrNobody: no process of the tier is waiting for a key.
+var ErrNobody = errors.New("no plugin is waiting for a key")
 
-// ErrRefused: the receiver did not take the key; the text is its reason.
+// ErrRefused: the receiver rejected the key; the text is its reason.
 var ErrRefused = errors.New("the plugin refused the key")
 
 // Receiver waits for a key. The zero value is closed; see New.
@@ -68,7 +68,7 @@ type Receiver struct {
 // New makes a receiver for the tier whose folder is given. It does not listen yet.
 func New(tier string, log *slog.Logger) *Receiver { return &Receiver{tier: tier, log: log} }
 
-// Listen begins to wait for a key, if it does not already.
+// Listen starts waiting for a key, if it is not doing so already.
 func (r *Receiver) Listen() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -106,7 +106,8 @@ func (r *Receiver) Take() *keys.TierKey {
 	return key
 }
 
-// Cancel ends the waiting, and wipes a key that nobody took. Listen begins it again.
+// Cancel stops waiting, and wipes a received key that was not taken. Listen starts
+// again.
 func (r *Receiver) Cancel() error {
 	if key := r.take(); key != nil {
 		return key.Close()
@@ -132,7 +133,7 @@ func (r *Receiver) stop() {
 	}
 }
 
-// Close ends the waiting and wipes a key that nobody took.
+// Close stops waiting and wipes a received key that was not taken.
 func (r *Receiver) Close() error {
 	r.mu.Lock()
 	r.closed = true
@@ -153,15 +154,15 @@ func (r *Receiver) serve(l net.Listener) {
 	}
 }
 
-// Fetch takes the key that somebody offers (Offer), for Take to give. Nobody's offer is no
-// error; what comes of one is in the log.
+// Fetch receives an offered key (Offer), to be returned by Take. A missing offer is no
+// error; the result of an offer is in the log.
 func (r *Receiver) Fetch(ctx context.Context) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(r.tier, OfferName))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
 		return
 	}
 	if err != nil {
-		r.log.Warn("cannot ask for the tier key that is offered", "tier", r.tier, "error", err)
+		r.log.Warn("cannot request the offered tier key", "tier", r.tier, "error", err)
 		return
 	}
 	r.takeFrom(conn)
@@ -190,14 +191,14 @@ func (r *Receiver) receive(conn *net.UnixConn) error {
 	message := make([]byte, len(greeting)+keys.KeySize)
 	defer clear(message)
 	if _, err := io.ReadFull(conn, message); err != nil {
-		return fmt.Errorf("the key breaks off: %w", err)
+		return fmt.Errorf("key is truncated: %w", err)
 	}
 	if string(message[:len(greeting)]) != greeting {
 		return errors.New("not a key of this protocol")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	// The ring as it is now: it may have been sealed anew, or rotated.
+	// The current ring: it may have been resealed, or rotated.
 	ring, err := keys.Load(ctx, filepath.Join(r.tier, keys.FileName), r.log)
 	if err != nil {
 		return err
@@ -209,7 +210,7 @@ func (r *Receiver) receive(conn *net.UnixConn) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed || r.key != nil {
-		return errors.Join(errors.New("there is one already"), key.Close())
+		return errors.Join(errors.New("already listening"), key.Close())
 	}
 	r.key = key
 	return nil
@@ -232,7 +233,7 @@ func sameUser(conn *net.UnixConn) error {
 		return credErr
 	}
 	if me := os.Geteuid(); int(cred.Uid) != me {
-		return fmt.Errorf("it comes from user %d, not from %d: %w", cred.Uid, me, fs.ErrPermission)
+		return fmt.Errorf("peer is user %d, want user %d: %w", cred.Uid, me, fs.ErrPermission)
 	}
 	return nil
 }
@@ -242,10 +243,10 @@ func Give(ctx context.Context, tier string, key *keys.TierKey) error {
 	path := filepath.Join(tier, Name)
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("%w at %s: it is open already, was not asked for a layer yet, or does not run", ErrNobody, path)
+		return fmt.Errorf("%w at %s: vault already open, no request yet, or plugin not running", ErrNobody, path)
 	}
 	if err != nil {
-		return fmt.Errorf("give the key: %w", err)
+		return fmt.Errorf("hand over the key: %w", err)
 	}
 	return send(conn, key)
 }
@@ -254,7 +255,7 @@ func Give(ctx context.Context, tier string, key *keys.TierKey) error {
 func send(conn net.Conn, key *keys.TierKey) (err error) {
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
-		return fmt.Errorf("give the key: %w", err)
+		return fmt.Errorf("hand over the key: %w", err)
 	}
 	message := append(make([]byte, 0, len(greeting)+keys.KeySize), greeting...)
 	defer func() { clear(message[:cap(message)]) }()
@@ -262,11 +263,11 @@ func send(conn net.Conn, key *keys.TierKey) (err error) {
 		return err
 	}
 	if _, err := conn.Write(message); err != nil {
-		return fmt.Errorf("give the key: %w", err)
+		return fmt.Errorf("hand over the key: %w", err)
 	}
 	answer, err := io.ReadAll(io.LimitReader(conn, maxAnswer))
 	if err != nil {
-		return fmt.Errorf("give the key: %w", err)
+		return fmt.Errorf("hand over the key: %w", err)
 	}
 	if text := strings.TrimSpace(string(answer)); text != accepted {
 		return fmt.Errorf("%w: %q", ErrRefused, text)

@@ -146,7 +146,7 @@ func TestRefusedKeys(t *testing.T) {
 	folder, _, key := tier(t)
 	_, _, other := tier(t)
 	r := receiver(t, folder)
-	if err := Give(t.Context(), folder, other); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "does not fit") {
+	if err := Give(t.Context(), folder, other); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "wrong key") {
 		t.Fatalf("another ring's key: %v", err)
 	}
 	for _, junk := range []string{"", "GET / HTTP/1.1\r\n\r\n" + strings.Repeat("x", 100), greeting, greeting + "short"} {

@@ -10,7 +10,7 @@ import (
 )
 
 // ErrBadPEM: the text holds no key, or one that is encrypted or of an unknown kind.
-var ErrBadPEM = errors.New("not a key in PEM")
+var ErrBadPEM = errors.New("not a PEM key")
 
 // Public reads "PUBLIC KEY" or "RSA PUBLIC KEY".
 func Public(text []byte) (crypto.PublicKey, error) {
@@ -26,7 +26,7 @@ func Public(text []byte) (crypto.PublicKey, error) {
 	case "RSA PUBLIC KEY":
 		key, err = x509.ParsePKCS1PublicKey(block.Bytes)
 	default:
-		err = fmt.Errorf("a PEM block %q; want PUBLIC KEY", block.Type)
+		err = fmt.Errorf("PEM block type %q, want PUBLIC KEY", block.Type)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadPEM, err)
@@ -49,7 +49,7 @@ func Private(text []byte) (crypto.Signer, error) {
 		case "RSA PRIVATE KEY":
 			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
 		default:
-			err = fmt.Errorf("a PEM block %q; want PRIVATE KEY, not encrypted", block.Type)
+			err = fmt.Errorf("PEM block type %q, want PRIVATE KEY without a passphrase", block.Type)
 		}
 		clear(block.Bytes)
 		if err != nil {
@@ -57,7 +57,7 @@ func Private(text []byte) (crypto.Signer, error) {
 		}
 		private, ok := key.(crypto.Signer)
 		if !ok {
-			return nil, fmt.Errorf("%w: a key of type %T", ErrBadPEM, key)
+			return nil, fmt.Errorf("%w: key type %T", ErrBadPEM, key)
 		}
 		return private, nil
 	}

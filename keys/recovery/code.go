@@ -65,7 +65,7 @@ func Decode(text []byte) ([]byte, error) {
 			continue
 		}
 		if len(digits) == groups*groupChars {
-			return nil, &BadRecovery{Reason: fmt.Sprintf("it is longer than %d characters", groups*groupChars)}
+			return nil, &BadRecovery{Reason: fmt.Sprintf("longer than %d characters", groups*groupChars)}
 		}
 		v, ok := digit(c)
 		if !ok {
@@ -74,7 +74,7 @@ func Decode(text []byte) ([]byte, error) {
 		digits = append(digits, v)
 	}
 	if len(digits) != groups*groupChars {
-		return nil, &BadRecovery{Reason: fmt.Sprintf("it has %d characters, a recovery key has %d groups of %d",
+		return nil, &BadRecovery{Reason: fmt.Sprintf("%d characters, a recovery key has %d groups of %d",
 			len(digits), groups, groupChars)}
 	}
 	raw := make([]byte, groups*groupBytes)
@@ -93,7 +93,7 @@ func Decode(text []byte) ([]byte, error) {
 	}
 	if len(bad) > 0 {
 		clear(raw)
-		return nil, &BadRecovery{Groups: bad, Reason: "there is a typing mistake in group " + join(bad)}
+		return nil, &BadRecovery{Groups: bad, Reason: "typing mistake in group " + join(bad)}
 	}
 	return raw, nil
 }

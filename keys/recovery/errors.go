@@ -10,8 +10,8 @@ import (
 var (
 	// ErrBadRecovery: the recovery key is mistyped or is not the one of this slot.
 	ErrBadRecovery = errors.New("recovery key refused")
-	// ErrNotAnew: a recovery slot is not sealed anew, without the text that opens it.
-	ErrNotAnew = errors.New("a recovery slot is not sealed anew")
+	// ErrNotAnew: a recovery slot cannot be resealed without its secret.
+	ErrNotAnew = errors.New("recovery slots cannot be resealed")
 )
 
 // BadRecovery is ErrBadRecovery with what is wrong: Groups names the mistyped

@@ -91,7 +91,7 @@ func (p *Provider) Wrap(_ context.Context, binding keys.Binding, key []byte) (js
 	b := blob{Kind: p.kind}
 	if p.kind == KindPassphrase {
 		if len(p.text) < MinPassphrase {
-			return nil, &BadRecovery{Reason: fmt.Sprintf("a passphrase has at least %d characters", MinPassphrase)}
+			return nil, &BadRecovery{Reason: fmt.Sprintf("passphrase is too short, minimum is %d characters", MinPassphrase)}
 		}
 		b.Argon2 = &argonParams{Salt: make([]byte, 16), Time: argonTime, Memory: argonMemory, Lanes: argonLanes}
 		_, _ = rand.Read(b.Argon2.Salt) // never fails since Go 1.24
@@ -116,7 +116,7 @@ func (p *Provider) Wrap(_ context.Context, binding keys.Binding, key []byte) (js
 // *BadRecovery with the mistyped groups, or without any for another key.
 func (p *Provider) Unwrap(_ context.Context, binding keys.Binding, raw json.RawMessage) ([]byte, error) {
 	if len(p.text) == 0 {
-		return nil, fmt.Errorf("%w: type the recovery key", keys.ErrNeedsPerson)
+		return nil, fmt.Errorf("%w: enter the recovery key", keys.ErrNeedsPerson)
 	}
 	var b blob
 	if err := json.Unmarshal(raw, &b); err != nil {
@@ -133,9 +133,9 @@ func (p *Provider) Unwrap(_ context.Context, binding keys.Binding, raw json.RawM
 	}
 	if b.Kind == KindKey {
 		if got, hintErr := hint(kek); hintErr == nil && got != b.Hint {
-			return nil, &BadRecovery{Reason: fmt.Sprintf("it is well typed but is key %s, and this slot wants %s", got, b.Hint)}
+			return nil, &BadRecovery{Reason: fmt.Sprintf("typed correctly, but key %s is not %s of this slot", got, b.Hint)}
 		}
-		return nil, fmt.Errorf("%w: right recovery key, but the slot was moved or changed", keys.ErrDamagedSlot)
+		return nil, fmt.Errorf("%w: recovery key is right, but the slot was moved or changed", keys.ErrDamagedSlot)
 	}
 	return nil, &BadRecovery{Reason: "wrong passphrase"}
 }
@@ -168,7 +168,7 @@ func (p *Provider) derive(b *blob) ([]byte, error) {
 		}
 		return argon2.IDKey(p.text, a.Salt, a.Time, a.Memory, a.Lanes, keys.KeySize), nil
 	default:
-		return nil, fmt.Errorf("%w: recovery kind %q is not known to this layervault", keys.ErrDamagedSlot, b.Kind)
+		return nil, fmt.Errorf("%w: unknown recovery kind %q", keys.ErrDamagedSlot, b.Kind)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 	"layervault/keys"
 )
 
-// AnchorKind is what a ring calls an Anchor of this package.
+// AnchorKind is the name in the ring of an Anchor of this package.
 const AnchorKind = "tpm-nv"
 
 // The NV indexes of anchors, two for each tier; see keys.Anchor. They lie in the range of
@@ -18,8 +18,8 @@ const AnchorKind = "tpm-nv"
 // the place.
 const anchorBase = 0x018c5600
 
-// Anchor keeps the newest write of a tier's ring in NV indexes of the TPM. It implements
-// keys.Anchor. An index
+// Anchor records the newest write of a tier's ring in NV indexes of the TPM. It
+// implements keys.Anchor. An index
 //
 //   - is written and read with its own auth value, which follows from the tier key;
 //   - is read by the owner too, so that a ring that is missing can be named;
@@ -81,7 +81,7 @@ func (a *Anchor) Places(ctx context.Context) ([]keys.AnchorPlace, error) {
 func (a *Anchor) Read(ctx context.Context, place uint32, auth []byte) (data []byte, err error) {
 	err = a.with(ctx, place, func(d *device, ix *nvIndex) error {
 		if ix.size != keys.AnchorSize {
-			return fmt.Errorf("%w: the index at %#x has %d bytes", keys.ErrAnchorLost, place, ix.size)
+			return fmt.Errorf("%w: NV index %#x has %d bytes", keys.ErrAnchorLost, place, ix.size)
 		}
 		self := ix.authorised(auth)
 		data, err = d.nvRead(ix, self)
@@ -100,7 +100,8 @@ func (a *Anchor) Write(ctx context.Context, place uint32, auth, data []byte) err
 	})
 }
 
-// with runs fn on an existing index, and says of what it answers whether it is lost.
+// with runs fn on an existing index, and derives from its error whether the index is
+// lost.
 func (a *Anchor) with(ctx context.Context, place uint32, fn func(*device, *nvIndex) error) error {
 	d, err := open(ctx, a.path)
 	if err != nil {
@@ -112,13 +113,13 @@ func (a *Anchor) with(ctx context.Context, place uint32, fn func(*device, *nvInd
 		return err
 	}
 	if ix == nil {
-		return fmt.Errorf("%w: there is no index at %#x any more; the TPM was cleared, its owner deleted the index, or the ring is of before a rotation", keys.ErrAnchorLost, place)
+		return fmt.Errorf("%w: NV index %#x is missing; the TPM was cleared, the owner deleted the index, or the ring is older than a rotation", keys.ErrAnchorLost, place)
 	}
 	switch err := fn(d, ix); {
 	case errors.Is(err, tpm2.TPMRCAuthFail), errors.Is(err, tpm2.TPMRCBadAuth), errors.Is(err, tpm2.TPMRCNVAuthorization):
-		return fmt.Errorf("%w: the index at %#x was not made with this tier key", keys.ErrAnchorLost, place)
+		return fmt.Errorf("%w: NV index %#x was not made with this tier key", keys.ErrAnchorLost, place)
 	case err != nil:
-		return fmt.Errorf("index %#x of the TPM: %w", place, d.explain(err))
+		return fmt.Errorf("NV index %#x: %w", place, d.explain(err))
 	}
 	return nil
 }
@@ -155,7 +156,7 @@ func (a *Anchor) Make(ctx context.Context, place uint32, auth, data []byte) erro
 		return err
 	}
 	if ix == nil {
-		return fmt.Errorf("%w: the index at %#x is not there after it was made", keys.ErrAnchor, place)
+		return fmt.Errorf("%w: NV index %#x is missing right after its creation", keys.ErrAnchor, place)
 	}
 	if err := d.nvWrite(ix, auth, data); err != nil {
 		return anchorFault("write", place, d.explain(err))
@@ -163,13 +164,13 @@ func (a *Anchor) Make(ctx context.Context, place uint32, auth, data []byte) erro
 	return nil
 }
 
-// anchorFault says why the TPM refuses the owner's work.
+// anchorFault explains why the TPM rejects a command authorised by the owner.
 func anchorFault(verb string, place uint32, err error) error {
 	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
-		return fmt.Errorf("%w: cannot %s index %#x: its owner has a password; unset it for the moment (tpm2_changeauth -c owner -p PASSWORD), then: layervault key reseal: %w",
+		return fmt.Errorf("%w: cannot %s NV index %#x: owner password is set (tpm2_changeauth -c owner -p PASSWORD unsets it): %w",
 			keys.ErrAnchor, verb, place, err)
 	}
-	return fmt.Errorf("%w: cannot %s index %#x: %w", keys.ErrAnchor, verb, place, err)
+	return fmt.Errorf("%w: cannot %s NV index %#x: %w", keys.ErrAnchor, verb, place, err)
 }
 
 // Remove implements keys.Anchor.
@@ -182,7 +183,7 @@ func (a *Anchor) Remove(ctx context.Context, place uint32) error {
 	return d.nvUndefine(tpm2.TPMHandle(place))
 }
 
-// nvIndex is what a command wants to know of an index.
+// nvIndex is the data of an index that commands need.
 type nvIndex struct {
 	handle tpm2.TPMHandle
 	name   tpm2.TPM2BName
@@ -197,18 +198,18 @@ func (d *device) nvIndex(h tpm2.TPMHandle) (*nvIndex, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the index at %#x: %w", uint32(h), d.explain(err))
+		return nil, fmt.Errorf("read NV index %#x: %w", uint32(h), d.explain(err))
 	}
 	public, err := rsp.NVPublic.Contents()
 	if err != nil {
-		return nil, fmt.Errorf("read the index at %#x: %w", uint32(h), err)
+		return nil, fmt.Errorf("read NV index %#x: %w", uint32(h), err)
 	}
 	if public.NVIndex != h {
-		return nil, fmt.Errorf("%w: asked for index %#x it tells of %#x", ErrNoTPM, uint32(h), uint32(public.NVIndex))
+		return nil, fmt.Errorf("%w: request for NV index %#x answered with %#x", ErrNoTPM, uint32(h), uint32(public.NVIndex))
 	}
 	name, err := tpm2.NVName(public) // computed, not believed
 	if err != nil {
-		return nil, fmt.Errorf("name of the index at %#x: %w", uint32(h), err)
+		return nil, fmt.Errorf("name of NV index %#x: %w", uint32(h), err)
 	}
 	return &nvIndex{handle: h, name: *name, size: public.DataSize, public: *public}, nil
 }
@@ -231,7 +232,8 @@ func (d *device) nvRead(ix *nvIndex, by tpm2.AuthHandle) ([]byte, error) {
 	return rsp.Data.Buffer, nil
 }
 
-// nvReadAsOwner reads without proof; nil where the owner may not, or has a password.
+// nvReadAsOwner reads without authentication; nil if the owner may not read, or has a
+// password.
 func (d *device) nvReadAsOwner(ix *nvIndex) []byte {
 	if !ix.public.Attributes.OwnerRead || ix.size != keys.AnchorSize {
 		return nil

@@ -46,7 +46,7 @@ func (b *blob) signer() (*signer, error) {
 	return newSigner(key)
 }
 
-// ticket is the TPM's word that the signer approved the policy.
+// ticket is the TPM's proof that the signer approved the policy.
 type ticket struct {
 	signer   *signer
 	approved Approval
@@ -78,11 +78,11 @@ func (d *device) approve(b *blob, path string) (*ticket, error) {
 	return nil, fmt.Errorf("%w: %w: %w", ErrNoPolicy, why, &keys.PCRChanges{Changed: diff})
 }
 
-// findApproval looks for an approval of the present values; without one it says what
-// the file holds instead.
+// findApproval finds an approval of the current values; without one its error describes
+// the file.
 func (d *device) findApproval(s *signer, path string) (*ticket, error) {
 	if path == "" {
-		return nil, errors.New("no file of signed policies is set")
+		return nil, errors.New("no signed policy file is set")
 	}
 	file, err := ReadPolicies(path)
 	if err != nil {
@@ -112,9 +112,9 @@ func (d *device) findApproval(s *signer, path string) (*ticket, error) {
 		}
 	}
 	if forged > 0 {
-		return nil, fmt.Errorf("%s has %d policies of this slot's key %x, none for the present values, and %d with a false signature", path, mine, []byte(s.print[:4]), forged)
+		return nil, fmt.Errorf("%s has %d policies by this slot's key %x, none for the current PCR values, and %d with an invalid signature", path, mine, []byte(s.print[:4]), forged)
 	}
-	return nil, fmt.Errorf("%s has %d policies of this slot's key %x, none for the present values", path, mine, []byte(s.print[:4]))
+	return nil, fmt.Errorf("%s has %d policies by this slot's key %x, none for the current PCR values", path, mine, []byte(s.print[:4]))
 }
 
 // presentPolicy is the digest over the PCRs as they are; nil for a bank that this TPM
@@ -158,11 +158,11 @@ func (d *device) verify(t *ticket) error {
 func (d *device) loadSigner(s *signer) (tpm2.TPMHandle, error) {
 	rsp, err := tpm2.LoadExternal{InPublic: tpm2.New2B(s.public), Hierarchy: tpm2.TPMRHOwner}.Execute(d)
 	if err != nil {
-		return 0, fmt.Errorf("%w: this TPM does not take it: %w", ErrBadPolicyKey, d.explain(err))
+		return 0, fmt.Errorf("%w: TPM rejected the signature: %w", ErrBadPolicyKey, d.explain(err))
 	}
 	if !bytes.Equal(rsp.Name.Buffer, s.name.Buffer) {
 		d.flush(rsp.ObjectHandle)
-		return 0, fmt.Errorf("%w: the TPM calls it %s, not %s", ErrBadPolicyKey,
+		return 0, fmt.Errorf("%w: TPM names the key %s, want %s", ErrBadPolicyKey,
 			hex.EncodeToString(rsp.Name.Buffer), hex.EncodeToString(s.name.Buffer))
 	}
 	return rsp.ObjectHandle, nil

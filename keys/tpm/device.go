@@ -140,7 +140,7 @@ func (d *device) Send(command []byte) ([]byte, error) {
 		response, err := d.exchange(command)
 		if err != nil {
 			if ctxErr := d.ctx.Err(); ctxErr != nil {
-				return nil, fmt.Errorf("the TPM did not answer in time: %w", ctxErr)
+				return nil, fmt.Errorf("TPM timeout: %w", ctxErr)
 			}
 			return nil, fmt.Errorf("%w: %w", ErrNoTPM, err)
 		}
@@ -152,7 +152,7 @@ func (d *device) Send(command []byte) ([]byte, error) {
 		case <-timer.C:
 		case <-d.ctx.Done():
 			timer.Stop()
-			return nil, fmt.Errorf("the TPM stays busy: %w", d.ctx.Err())
+			return nil, fmt.Errorf("TPM is still busy: %w", d.ctx.Err())
 		}
 	}
 }
@@ -175,7 +175,7 @@ func (d *device) exchange(command []byte) ([]byte, error) {
 	}
 	size := int(binary.BigEndian.Uint32(response[2:]))
 	if size < headerSize || size > maxResponse || n > size {
-		return nil, fmt.Errorf("a response of %d bytes makes no sense", size)
+		return nil, fmt.Errorf("invalid response size %d bytes", size)
 	}
 	if _, err := io.ReadFull(d.link, response[n:size]); err != nil {
 		return nil, fmt.Errorf("read a response: %w", err)

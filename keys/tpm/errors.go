@@ -16,30 +16,30 @@ var (
 	// ErrOtherTPM: the slot was sealed by another TPM, or this one was cleared.
 	ErrOtherTPM = errors.New("sealed by another TPM")
 	// ErrTPMFull: the TPM has no room for what unlocking takes for a moment.
-	ErrTPMFull = errors.New("the TPM has no room")
+	ErrTPMFull = errors.New("TPM has no free memory")
 	// ErrForgedAnswer: what a TPM answered contradicts itself. Something between it and the
 	// processor changes what passes.
-	ErrForgedAnswer = errors.New("the TPM's answer was changed on its way")
+	ErrForgedAnswer = errors.New("TPM response was modified in transit")
 	// ErrOwnerPassword: the TPM's owner has a password, which is needed once.
-	ErrOwnerPassword = errors.New("the TPM has an owner password")
+	ErrOwnerPassword = errors.New("TPM owner password is set")
 	// ErrPCRBank: the PCR bank is absent or holds no measurements.
-	ErrPCRBank = errors.New("the PCR bank cannot be trusted")
+	ErrPCRBank = errors.New("PCR bank is not trustworthy")
 	// ErrLockout: the TPM refuses authorisation for some time; see Lockout.
-	ErrLockout = errors.New("the TPM is in lockout")
+	ErrLockout = errors.New("TPM is in lockout")
 	// ErrWrongPIN: the TPM refused the PIN.
 	ErrWrongPIN = errors.New("wrong PIN")
 	// ErrWeakPIN: a new PIN is too short for what the TPM does against guessing.
-	ErrWeakPIN = errors.New("the PIN is too short")
-	// ErrNoPIN: a slot with a PIN is to be sealed anew, and no PIN was given.
-	ErrNoPIN = errors.New("the slot wants a PIN")
+	ErrWeakPIN = errors.New("PIN is too short")
+	// ErrNoPIN: no PIN was given for resealing a slot with a PIN.
+	ErrNoPIN = errors.New("slot needs a PIN")
 	// ErrBadPCRs: a selection of PCRs makes no sense.
-	ErrBadPCRs = errors.New("not a selection of PCRs")
+	ErrBadPCRs = errors.New("invalid PCR selection")
 	// ErrBadPolicyKey: no TPM verifies signed policies with this key.
-	ErrBadPolicyKey = errors.New("no key for signed policies")
+	ErrBadPolicyKey = errors.New("not a usable key for signed policies")
 	// ErrBadPolicy: a signed policy, or what one was to be made of, makes no sense.
-	ErrBadPolicy = errors.New("not a signed policy")
+	ErrBadPolicy = errors.New("invalid signed policy")
 	// ErrNoPolicy: the PCRs changed, and no signed policy approves the new values.
-	ErrNoPolicy = errors.New("no signed policy fits")
+	ErrNoPolicy = errors.New("no signed policy matches")
 )
 
 // Lockout is ErrLockout with what the TPM says of it (TPM 2.0 part 1, section
@@ -51,7 +51,7 @@ type Lockout struct {
 }
 
 func (e *Lockout) Error() string {
-	return fmt.Sprintf("%v after %d of %d failures; one is forgotten every %s (or reset it with tpm2_dictionarylockout -c)",
+	return fmt.Sprintf("%v after %d of %d failures; one failure expires every %s (tpm2_dictionarylockout -c resets the counter)",
 		ErrLockout, e.Failures, e.MaxFailures, e.Recovery)
 }
 
@@ -62,17 +62,17 @@ func (e *Lockout) Is(target error) bool { return target == ErrLockout }
 func faults() []keys.Fault {
 	const recover = "layervault key recover"
 	return []keys.Fault{
-		{Err: ErrNoPolicy, Telling: true, Step: "if this boot is an approved one: layervault key sign-policy where the private key is, layervault key load-policy here; else: layervault key recover"},
-		{Err: keys.ErrPCRChanged, Class: keys.ClassLocked, Telling: true, Step: "if you changed the firmware or kernel yourself: layervault key recover (asks for the recovery key and seals the vault anew)"},
-		{Err: ErrForgedAnswer, Class: keys.ClassHost, Telling: true, Step: "look between the processor and the TPM; trust this machine only when you know what changed its answers"},
+		{Err: ErrNoPolicy, Telling: true, Step: "if this boot is approved: layervault key sign-policy where the private key is, then layervault key load-policy here; else: layervault key recover"},
+		{Err: keys.ErrPCRChanged, Class: keys.ClassLocked, Telling: true, Step: "if you changed the firmware or kernel yourself: layervault key recover (asks for the recovery key and seals the vault again)"},
+		{Err: ErrForgedAnswer, Class: keys.ClassHost, Telling: true, Step: "check the bus between processor and TPM; do not trust this machine before the cause is known"},
 		{Err: ErrWeakPIN, Class: keys.ClassUsage, Telling: true, Step: "give the TPM a lockout authorisation (tpm2_changeauth -c lockout PASSWORD), or choose a longer PIN"},
 		{Err: ErrOwnerPassword, Class: keys.ClassHost, Telling: true, Step: "the message has the commands that put the storage key where layervault finds it"},
-		{Err: ErrLockout, Class: keys.ClassLocked, Telling: true, Step: "wait until the TPM lets go, or: " + recover},
+		{Err: ErrLockout, Class: keys.ClassLocked, Telling: true, Step: "wait until the lockout ends, or: " + recover},
 		{Err: ErrNoPIN, Class: keys.ClassUsage, Telling: true, Step: "give the PIN: --pin-file FILE"},
 		{Err: ErrBadPCRs, Class: keys.ClassUsage, Step: "layervault key enroll --help"},
 		{Err: ErrOtherTPM, Class: keys.ClassHost, Step: recover},
 		{Err: ErrNoTPM, Class: keys.ClassHost, Step: "layervault doctor; without a TPM: docker plugin set layervault key=versatile"},
-		{Err: ErrPCRBank, Class: keys.ClassHost, Step: "switch the PCR bank on in the firmware, or seal to another: layervault key reseal --pcrs sha384:LIST"},
+		{Err: ErrPCRBank, Class: keys.ClassHost, Step: "enable the PCR bank in the firmware, or seal to another bank: layervault key reseal --pcrs sha384:LIST"},
 		{Err: ErrTPMFull, Class: keys.ClassHost},
 		{Err: ErrWrongPIN, Class: keys.ClassLocked},
 		{Err: ErrBadPolicyKey, Class: keys.ClassUsage},

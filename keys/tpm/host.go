@@ -8,8 +8,8 @@ import (
 	"layervault/keys"
 )
 
-// checkHost looks at this machine's TPM. Without one only a vault that wants it is in
-// trouble.
+// checkHost examines this machine's TPM. A missing TPM is a fault only if the vault
+// needs one.
 func checkHost(s keys.Settings, wanted bool) []keys.Finding {
 	const other = "docker plugin set layervault key=versatile (a key file: protects nothing on a stolen disk)"
 	verdict := keys.Warning
@@ -22,10 +22,10 @@ func checkHost(s keys.Settings, wanted bool) []keys.Finding {
 	}
 	found, err := Locate(path)
 	if err != nil {
-		return []keys.Finding{{Verdict: verdict, Detail: err.Error(), Fix: "switch the TPM on in the firmware, modprobe tpm_tis tpm_crb; or " + other}}
+		return []keys.Finding{{Verdict: verdict, Detail: err.Error(), Fix: "enable the TPM in the firmware, modprobe -a tpm_tis tpm_crb; or " + other}}
 	}
 	if found != path {
-		return []keys.Finding{{Verdict: keys.Warning, Detail: path + " is not there, " + found + " is taken for it", Fix: "docker plugin set layervault tpm=" + found}}
+		return []keys.Finding{{Verdict: keys.Warning, Detail: path + " does not exist, " + found + " is used instead", Fix: "docker plugin set layervault tpm=" + found}}
 	}
 	out := []keys.Finding{{Verdict: keys.Good, Detail: path}}
 	if path != DefaultPath {
@@ -34,10 +34,10 @@ func checkHost(s keys.Settings, wanted bool) []keys.Finding {
 	dir := "/sys/class/tpm/tpm0"
 	major, err := os.ReadFile(filepath.Join(dir, "tpm_version_major"))
 	if version := strings.TrimSpace(string(major)); err == nil && version != "2" {
-		return []keys.Finding{{Verdict: verdict, Detail: "TPM version " + version + ", 2 is needed", Fix: other}}
+		return []keys.Finding{{Verdict: verdict, Detail: "TPM version " + version + ", need 2", Fix: other}}
 	}
 	if exists(dir) && !exists(filepath.Join(dir, "pcr-sha256")) {
-		out = append(out, keys.Finding{Verdict: verdict, Detail: "no SHA-256 PCR bank", Fix: "switch the SHA-256 PCR bank on in the firmware"})
+		out = append(out, keys.Finding{Verdict: verdict, Detail: "no SHA-256 PCR bank", Fix: "enable the SHA-256 PCR bank in the firmware"})
 	}
 	return out
 }

@@ -44,7 +44,7 @@ func Kind() keys.Kind {
 			},
 			{
 				Name: flagZeroPCRs, Value: "false", For: keys.ForMaking | keys.ForAll, Env: true, Bool: true,
-				Usage: "seal even where the firmware measured nothing; such a slot opens whatever boots",
+				Usage: "seal even if the firmware measured nothing; such a slot opens whatever boots",
 			},
 			{
 				Name: flagPINFile, For: keys.ForSettings | keys.ForPerson, Env: true, New: flagPIN,
@@ -52,7 +52,7 @@ func Kind() keys.Kind {
 			},
 			{
 				Name: flagPCRs, For: keys.ForEnroll | keys.ForReseal, Check: checkPCRs,
-				Usage: "PCRs of a tpm slot: 0-4,6-9,12-14, sha384:7 or none (default: those of a slot that is sealed anew, or the setting pcrs, or " + DefaultPCRs + ")",
+				Usage: "PCRs of a tpm slot: 0-4,6-9,12-14, sha384:7 or none (default: those of the slot that is resealed, or the setting pcrs, or " + DefaultPCRs + ")",
 			},
 			{
 				Name: flagSignedBy, For: keys.ForEnroll,
@@ -96,7 +96,8 @@ func opening(s keys.Settings) (cfg Config, err error) {
 	return cfg, nil
 }
 
-// secret gives what reads the secret that a flag's value names; nil where it has none.
+// secret returns the function that reads the secret named by a flag's value; nil
+// without a value.
 func secret(s keys.Settings, from, what string) func(context.Context) ([]byte, error) {
 	if from == "" || s.Secret == nil {
 		return nil
@@ -115,7 +116,7 @@ func openSlots(s keys.Settings) (keys.Provider, error) {
 	return New(cfg), nil
 }
 
-// newPCRs is what a new slot is sealed to.
+// newPCRs is the PCR selection of a new slot.
 func newPCRs(s keys.Settings) (Selection, error) {
 	text := s.New[flagPCRs]
 	if text == "" {
@@ -151,8 +152,8 @@ func newSlot(_ context.Context, s keys.Settings) (keys.Provider, error) {
 	return New(cfg), nil
 }
 
-// sealAgain makes a provider that seals slot to the present values of its PCRs, or of those
-// that are given, with the same signer and PIN.
+// sealAgain makes a provider that reseals slot to the current values of its PCRs, or of the
+// given ones, with the same signer and PIN.
 func sealAgain(_ context.Context, s keys.Settings, slot keys.Slot) (keys.Provider, error) {
 	cfg, err := describing(s)
 	if err != nil {
@@ -168,7 +169,7 @@ func sealAgain(_ context.Context, s keys.Settings, slot keys.Slot) (keys.Provide
 	cfg.SignedBy, cfg.NewPIN = sealing.SignedBy, nil
 	if sealing.PIN {
 		if cfg.PIN == nil {
-			return nil, fmt.Errorf("slot %s: %w: give it with --pin-file", slot.Title(), ErrNoPIN)
+			return nil, fmt.Errorf("slot %s: %w: --pin-file is not set", slot.Title(), ErrNoPIN)
 		}
 		cfg.NewPIN, cfg.KeepPIN = cfg.PIN, true
 	}
@@ -199,8 +200,8 @@ func readPublic(path string) (crypto.PublicKey, error) {
 	return key, nil
 }
 
-// leastPCRs is the selection that a slot must have at least, so that it opens without a
-// person; without a setting it must only have some.
+// leastPCRs is the minimal selection for opening without a person; without a setting
+// any selection except none is enough.
 func leastPCRs(s keys.Settings) (Selection, error) {
 	if s.Set[flagPCRs] == "" {
 		return Selection{}, nil
@@ -208,7 +209,7 @@ func leastPCRs(s keys.Settings) (Selection, error) {
 	return ParsePCRs(s.Set[flagPCRs])
 }
 
-// admit refuses a slot that is sealed to less than the settings ask for.
+// admit rejects a slot sealed to less than the settings require.
 func admit(s keys.Settings, blob json.RawMessage) error {
 	least, err := leastPCRs(s)
 	if err != nil {
@@ -224,10 +225,10 @@ func admit(s keys.Settings, blob json.RawMessage) error {
 	missing := least.Without(sealing.PCRs)
 	switch {
 	case sealing.PCRs.None():
-		return fmt.Errorf("%w: it is sealed to no PCRs, so whatever boots this machine opens it; layervault key reseal --pcrs %s --recovery-key-file FILE, or set pcrs=none",
+		return fmt.Errorf("%w: sealed to no PCRs, opens whatever boots; run \"layervault key reseal --pcrs %s --recovery-key-file FILE\", or set pcrs=none",
 			keys.ErrWeakSlot, DefaultPCRs)
 	case len(missing.PCRs) != 0:
-		return fmt.Errorf("%w: it is sealed to PCRs %s, the setting is pcrs=%s: %s is missing; layervault key reseal --pcrs %s --recovery-key-file FILE, or set pcrs=%s",
+		return fmt.Errorf("%w: sealed to PCRs %s, setting is pcrs=%s: %s is missing; run \"layervault key reseal --pcrs %s --recovery-key-file FILE\", or set pcrs=%s",
 			keys.ErrWeakSlot, sealing.PCRs, least, missing, least, sealing.PCRs)
 	}
 	return nil

@@ -38,9 +38,9 @@ func Locate(path string) (string, error) {
 	}
 	switch len(others) {
 	case 0:
-		return "", fmt.Errorf("%w: %s does not exist; is the TPM enabled in the firmware and tpm_tis or tpm_crb loaded", ErrNoTPM, path)
+		return "", fmt.Errorf("%w: %s does not exist; the TPM may be off in the firmware, or tpm_tis or tpm_crb not loaded", ErrNoTPM, path)
 	case 1:
 		return others[0], nil
 	}
-	return "", fmt.Errorf("%w: %s does not exist, but %q do: say which one it is with tpm=", ErrNoTPM, path, others)
+	return "", fmt.Errorf("%w: %s does not exist, found %q; choose one with tpm=", ErrNoTPM, path, others)
 }

@@ -8,10 +8,10 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// A PIN rests on the TPM's protection against guessing ("dictionary attack", TPM 2.0 part
-// 1, section 19.8): after MaxTries failures it refuses, and forgets one failure each
-// Recovery. Whoever has the lockout authorisation can clear the count; on most machines it
-// is empty, so everybody has it, and only the speed of the TPM bounds guessing.
+// A PIN depends on the TPM's protection against guessing ("dictionary attack", TPM 2.0
+// part 1, section 19.8): after MaxTries failures the TPM refuses, and forgets one failure
+// every Recovery. The lockout authorisation can clear the count; on most machines it is
+// empty, so anyone can clear it, and only the speed of the TPM bounds guessing.
 
 // lockoutRules are those of one TPM.
 type lockoutRules struct {
@@ -20,15 +20,15 @@ type lockoutRules struct {
 	Recovery time.Duration // one failure is forgotten after this long; 0: none counts
 }
 
-// guessesPerSecond is how many PINs a fast TPM tries when nothing keeps it from that:
-// discrete ones take 50 to 200 ms for a session and an HMAC, those in firmware less.
+// guessesPerSecond is the number of PINs that a fast TPM tries without lockout:
+// discrete TPMs take 50 to 200 ms for a session and an HMAC, firmware TPMs less.
 const guessesPerSecond = 100
 
-// pinMargin: a PIN of digits shall outlast a year of guessing this many times, so that a
-// guess within a year has one chance in that many.
+// pinMargin: the number of numeric PINs must be this multiple of the guesses in a year,
+// so that a year of guessing succeeds with one chance in pinMargin.
 const pinMargin = 10
 
-// guessesPerYear is how often somebody who has the machine can guess.
+// guessesPerYear is the number of guesses in a year with access to the machine.
 func (r lockoutRules) guessesPerYear() float64 {
 	const year = 365 * 24 * time.Hour
 	if !r.AuthSet || r.MaxTries == 0 || r.Recovery == 0 {
@@ -42,7 +42,7 @@ func (r lockoutRules) leastPIN() int {
 	return max(minPIN, int(math.Ceil(math.Log10(pinMargin*r.guessesPerYear()))))
 }
 
-// judge refuses a new PIN that the TPM does not protect for long.
+// judge rejects a new PIN that the TPM cannot protect for long.
 func (r lockoutRules) judge(pin []byte) error {
 	least := r.leastPIN()
 	if len(pin) >= least {
@@ -51,13 +51,13 @@ func (r lockoutRules) judge(pin []byte) error {
 	set := lockoutRules{AuthSet: true, MaxTries: r.MaxTries, Recovery: r.Recovery}.leastPIN()
 	switch {
 	case !r.AuthSet && set < least:
-		return fmt.Errorf("%w: it has %d characters, and %d are the least while everybody can clear this TPM's lockout (no lockout authorisation is set); set one, and %d will do: tpm2_changeauth -c lockout PASSWORD",
+		return fmt.Errorf("%w: %d characters, minimum is %d while no lockout authorisation is set and anyone can clear the lockout; minimum is %d after tpm2_changeauth -c lockout PASSWORD",
 			ErrWeakPIN, len(pin), least, set)
 	case r.MaxTries == 0 || r.Recovery == 0:
-		return fmt.Errorf("%w: it has %d characters, and %d are the least while this TPM counts no failures; have it count: tpm2_dictionarylockout -s -n 32 -t 600 -l 86400",
+		return fmt.Errorf("%w: %d characters, minimum is %d while the TPM counts no failures; to enable counting: tpm2_dictionarylockout -s -n 32 -t 600 -l 86400",
 			ErrWeakPIN, len(pin), least)
 	}
-	return fmt.Errorf("%w: it has %d characters, and %d are the least for this TPM (%d tries, one more each %s)",
+	return fmt.Errorf("%w: %d characters, minimum is %d for this TPM (%d tries, one more every %s)",
 		ErrWeakPIN, len(pin), least, r.MaxTries, r.Recovery)
 }
 
@@ -82,11 +82,11 @@ func (d *device) lockoutRules() (r lockoutRules, err error) {
 func (d *device) properties(first tpm2.TPMPT, n uint32) (map[tpm2.TPMPT]uint32, error) {
 	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(first), PropertyCount: n}.Execute(d)
 	if err != nil {
-		return nil, fmt.Errorf("read the TPM's properties: %w", d.explain(err))
+		return nil, fmt.Errorf("read TPM properties: %w", d.explain(err))
 	}
 	list, err := rsp.CapabilityData.Data.TPMProperties()
 	if err != nil {
-		return nil, fmt.Errorf("read the TPM's properties: %w", err)
+		return nil, fmt.Errorf("read TPM properties: %w", err)
 	}
 	out := map[tpm2.TPMPT]uint32{}
 	for _, p := range list.TPMProperty {

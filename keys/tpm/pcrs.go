@@ -34,7 +34,7 @@ var banks = map[string]tpm2.TPMAlgID{
 // is given. An empty text is an error: "none" must be said. Error: ErrBadPCRs.
 func ParsePCRs(text string) (Selection, error) {
 	fail := func(format string, args ...any) (Selection, error) {
-		return Selection{}, fmt.Errorf("%w: pcrs %q: %s; write for example %q, \"sha256:7\" or \"none\"",
+		return Selection{}, fmt.Errorf("%w: pcrs %q: %s; examples: %q, \"sha256:7\", \"none\"",
 			ErrBadPCRs, text, fmt.Sprintf(format, args...), DefaultPCRs)
 	}
 	list := strings.ToLower(strings.TrimSpace(text))
@@ -75,7 +75,7 @@ func ParsePCRs(text string) (Selection, error) {
 func parseIndex(s string) (int, error) {
 	n, err := strconv.ParseUint(s, 10, 8)
 	if err != nil {
-		return 0, fmt.Errorf("%q is no PCR index", s)
+		return 0, fmt.Errorf("%q is not a PCR index", s)
 	}
 	if n > maxPCR {
 		return 0, fmt.Errorf("PCR %d is out of range 0..%d", n, maxPCR)
@@ -119,7 +119,7 @@ func (s Selection) valid() error {
 		return err
 	}
 	if !slices.Equal(again.PCRs, s.PCRs) {
-		return fmt.Errorf("pcrs %v are not ascending", s.PCRs)
+		return fmt.Errorf("pcrs %v are not in ascending order", s.PCRs)
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ func newPINSalt() *pinSalt {
 // enough, because guesses go through the TPM's lockout. judge, if set, may refuse the PIN.
 func (p *pinSalt) authValue(ctx context.Context, ask func(context.Context) ([]byte, error), judge func(pin []byte) error) ([]byte, error) {
 	if ask == nil {
-		return nil, fmt.Errorf("%w: this slot wants its PIN", keys.ErrNeedsPerson)
+		return nil, fmt.Errorf("%w: slot needs a PIN", keys.ErrNeedsPerson)
 	}
 	pin, err := ask(ctx)
 	if err != nil {
@@ -39,7 +39,7 @@ func (p *pinSalt) authValue(ctx context.Context, ask func(context.Context) ([]by
 	}
 	defer clear(pin)
 	if len(pin) < minPIN {
-		return nil, fmt.Errorf("%w: a PIN has at least %d characters", ErrWrongPIN, minPIN)
+		return nil, fmt.Errorf("%w: minimum is %d characters", ErrWrongPIN, minPIN)
 	}
 	if judge != nil {
 		if err := judge(pin); err != nil {

@@ -23,7 +23,7 @@ func (d *device) readPCRs(sel Selection) ([][]byte, error) {
 			return nil, fmt.Errorf("read PCRs %s: %w", ask, d.explain(err))
 		}
 		if len(rsp.PCRValues.Digests) != len(ask.PCRs) {
-			return nil, fmt.Errorf("%w: this TPM has no %s values for PCRs %s; choose another bank or switch this one on in the firmware",
+			return nil, fmt.Errorf("%w: TPM has no %s values for PCRs %s; choose another bank, or enable this one in the firmware",
 				ErrPCRBank, ask.Bank, ask)
 		}
 		for _, v := range rsp.PCRValues.Digests {
@@ -34,12 +34,12 @@ func (d *device) readPCRs(sel Selection) ([][]byte, error) {
 	return values, nil
 }
 
-// checkBank refuses a bank that nobody measures into: a key sealed to it would open
-// whatever boots. PCR 0 (firmware) and 4 (boot loader) are never zero on a machine that
-// measures its boot, and a selection that is all zero or all FF says nothing.
+// checkBank rejects a bank without measurements: a key sealed to it would open whatever
+// boots. PCR 0 (firmware) and 4 (boot loader) are never zero on a machine that measures
+// its boot, and a selection of only zeros or only FF proves nothing.
 func (d *device) checkBank(sel Selection, values [][]byte) error {
 	refuse := func(what string) error {
-		return fmt.Errorf("%w: %s in bank %s, so the boot is not measured; choose another bank, or accept it with allow-zero-pcrs",
+		return fmt.Errorf("%w: %s in bank %s, so the boot is not measured; choose another bank, or set allow-zero-pcrs",
 			ErrPCRBank, what, sel.Bank)
 	}
 	if allBytes(values, 0) {
@@ -149,16 +149,16 @@ func (b *blob) sealedValues() ([][]byte, error) {
 	return values, nil
 }
 
-// errPolicy says that the TPM's PCRs do not give the policy that was sealed to.
+// errPolicy: the TPM's PCRs do not match the sealed policy.
 type errPolicy struct{ want, got []byte }
 
 func (e *errPolicy) Error() string {
 	return fmt.Sprintf("PCR policy is %x, sealed to %x", e.got, e.want)
 }
 
-// satisfy runs the policy in a session and compares the digest before the TPM does,
-// so that a mismatch is ours to explain and costs no failed authorisation. t is nil
-// unless a signed policy is to be used.
+// satisfy runs the policy in a session and compares the digest before the TPM does, so
+// that layervault explains a mismatch, without a failed authorisation. t is nil unless
+// a signed policy is to be used.
 func satisfy(b *blob, t *ticket) tpm2.PolicyCallback {
 	return func(tpm transport.TPM, session tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
 		sel := b.selection()
@@ -222,7 +222,8 @@ func expectPolicy(tpm transport.TPM, session tpm2.TPMISHPolicy, want []byte) err
 	return nil
 }
 
-// changed compares the values of now with those at sealing time (hex by PCR index).
+// changed compares the current PCR values with those at sealing time (hex by PCR
+// index).
 func changed(sel Selection, sealed map[int]string, values [][]byte) []*keys.PCRMismatch {
 	var out []*keys.PCRMismatch
 	for i, n := range sel.PCRs {

@@ -66,7 +66,7 @@ func DecodePolicies(r io.Reader, name string) (PolicyFile, error) {
 		for i, a := range approvals {
 			sel := Selection{Bank: bank, PCRs: a.PCRs}
 			if _, known := banks[bank]; !known || sel.None() || sel.valid() != nil || len(a.Policy) != sha256.Size {
-				return nil, fmt.Errorf("%w: %s: number %d of bank %q", ErrBadPolicy, name, i+1, bank)
+				return nil, fmt.Errorf("%w: %s: entry %d of bank %q", ErrBadPolicy, name, i+1, bank)
 			}
 		}
 	}
@@ -81,15 +81,15 @@ func SignPolicy(private crypto.Signer, sel Selection, values [][]byte) (PolicyFi
 		return nil, err
 	}
 	if sel.None() || len(values) != len(sel.PCRs) {
-		return nil, fmt.Errorf("%w: %d values for PCRs %s", ErrBadPolicy, len(values), sel)
+		return nil, fmt.Errorf("%w: %d values given for PCRs %s", ErrBadPolicy, len(values), sel)
 	}
 	alg, err := banks[sel.Bank].Hash()
 	if err != nil {
-		return nil, fmt.Errorf("%w: bank %q", ErrBadPolicy, sel.Bank)
+		return nil, fmt.Errorf("%w: unknown bank %q", ErrBadPolicy, sel.Bank)
 	}
 	for i, v := range values {
 		if len(v) != alg.Size() {
-			return nil, fmt.Errorf("%w: PCR %d has a value of %d bytes, bank %s has %d", ErrBadPolicy, sel.PCRs[i], len(v), sel.Bank, alg.Size())
+			return nil, fmt.Errorf("%w: value of PCR %d has %d bytes, bank %s needs %d", ErrBadPolicy, sel.PCRs[i], len(v), sel.Bank, alg.Size())
 		}
 	}
 	a := Approval{PCRs: sel.PCRs, Key: s.print}
@@ -101,7 +101,7 @@ func SignPolicy(private crypto.Signer, sel Selection, values [][]byte) (PolicyFi
 		return nil, fmt.Errorf("sign the policy: %w", err)
 	}
 	if !s.verify(a.Policy, a.Signature) {
-		return nil, fmt.Errorf("%w: the signature just made does not verify", ErrBadPolicyKey)
+		return nil, fmt.Errorf("%w: new signature does not verify", ErrBadPolicyKey)
 	}
 	return PolicyFile{sel.Bank: {a}}, nil
 }

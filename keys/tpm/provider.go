@@ -21,12 +21,12 @@ import (
 // Name is the provider's name in the ring and on the command line.
 const Name = "tpm"
 
-// Config says which TPM, and what new slots are sealed to.
+// Config selects the TPM, and the policy of new slots.
 type Config struct {
 	// Path is a TPM device or the unix socket of an emulator; "" = DefaultPath.
 	Path string
-	// PCRs is what a new slot is sealed to; the zero value is "none". Existing slots
-	// carry their own selection.
+	// PCRs is the selection to which a new slot is sealed; the zero value is "none".
+	// Existing slots carry their own selection.
 	PCRs Selection
 	// AllowZeroPCRs accepts a bank in which nothing was measured (see checkBank). For
 	// machines that have a TPM but whose firmware measures nothing, and for tests.
@@ -39,8 +39,8 @@ type Config struct {
 	Policies string
 	// NewPIN, when set, gives the PIN of a new slot (the result is wiped).
 	NewPIN func(ctx context.Context) ([]byte, error)
-	// KeepPIN: NewPIN is the PIN of a slot that is sealed anew. It was chosen before, and is
-	// not judged again: a machine must come back from an update.
+	// KeepPIN: NewPIN is the existing PIN of a resealed slot. Its length is not checked
+	// again: a machine must recover after an update.
 	KeepPIN bool
 	// PIN, when set, gives the PIN of a slot that wants one (the result is wiped).
 	// Without it such a slot answers keys.ErrNeedsPerson: guessing would run the TPM
@@ -62,8 +62,8 @@ func New(cfg Config) *Provider {
 // Name implements keys.Provider.
 func (p *Provider) Name() string { return Name }
 
-// blob is a slot in the ring. All that explains how the key was sealed is in it:
-// nothing else needs to survive for a slot to be opened or diagnosed.
+// blob is a slot in the ring. It contains all parameters of the sealing: opening or
+// diagnosing a slot needs no other data.
 type blob struct {
 	Policy string         `json:"policy"`           // "pcr", "signed" or "none"
 	PIN    *pinSalt       `json:"pin,omitempty"`    // set when the slot wants a PIN
@@ -98,11 +98,11 @@ func parseBlob(raw json.RawMessage) (*blob, error) {
 	}
 	switch {
 	case b.Policy != policyPCR && b.Policy != policySigned && b.Policy != policyNone:
-		return nil, fmt.Errorf("%w: TPM policy %q is not known to this layervault", keys.ErrDamagedSlot, b.Policy)
+		return nil, fmt.Errorf("%w: unknown TPM policy %q", keys.ErrDamagedSlot, b.Policy)
 	case (b.Policy == policyNone) != b.selection().None():
 		return nil, fmt.Errorf("%w: policy %q with %d PCRs", keys.ErrDamagedSlot, b.Policy, len(b.PCRs))
 	case len(b.SRK) == 0 || len(b.Public) == 0 || len(b.Secret) == 0:
-		return nil, fmt.Errorf("%w: the sealed object is incomplete", keys.ErrDamagedSlot)
+		return nil, fmt.Errorf("%w: sealed object is incomplete", keys.ErrDamagedSlot)
 	}
 	if err := b.selection().valid(); err != nil {
 		return nil, fmt.Errorf("%w: %w", keys.ErrDamagedSlot, err)
@@ -115,14 +115,14 @@ func parseBlob(raw json.RawMessage) (*blob, error) {
 
 func (b *blob) selection() Selection { return Selection{Bank: b.Bank, PCRs: b.PCRs} }
 
-// Sealing is what a slot is sealed to.
+// Sealing is the policy to which a slot is sealed.
 type Sealing struct {
 	PCRs     Selection
 	PIN      bool
-	SignedBy crypto.PublicKey // who may approve other PCR values; nil for nobody
+	SignedBy crypto.PublicKey // key that may approve other PCR values; nil for none
 }
 
-// SealingOf reads what a slot is sealed to, for sealing it anew in the same way.
+// SealingOf reads the policy of a slot, for resealing with the same one.
 func SealingOf(raw json.RawMessage) (Sealing, error) {
 	b, err := parseBlob(raw)
 	if err != nil {

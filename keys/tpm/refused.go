@@ -7,10 +7,10 @@ import (
 	"layervault/keys"
 )
 
-// refused remembers, for as long as the process lives, the PINs that a TPM refused: a
-// plugin whose PIN file is wrong is asked again and again, and each try counts towards a
-// lockout of everything that is sealed in the TPM. Another PIN, as when the file changes,
-// is tried; so is any PIN for a slot that was sealed anew.
+// refused records the PINs that a TPM rejected, for the life of the process: a plugin
+// with a wrong PIN file retries repeatedly, and each try counts towards a lockout of all
+// sealed objects in the TPM. Another PIN is tried, for instance after the file changes;
+// so is any PIN for a resealed slot.
 var refused = refusals{seen: map[[sha256.Size]byte]bool{}}
 
 // maxRefused bounds that memory: entries, of 32 bytes. A person types a handful.
@@ -21,7 +21,7 @@ type refusals struct {
 	seen map[[sha256.Size]byte]bool
 }
 
-// before says whether auth was refused for the object before.
+// before reports whether auth was rejected for the object before.
 func (r *refusals) before(object, auth []byte) (bool, error) {
 	sum, err := keys.SHA256(auth, object)
 	if err != nil {

@@ -87,11 +87,11 @@ func (p *Provider) seal(ctx context.Context, d *device, kek []byte) (*blob, erro
 	// worth something only when it has opened once.
 	back, err := d.unseal(srk, b, nil, auth)
 	if err != nil {
-		return nil, fmt.Errorf("the sealed key does not open again, nothing was changed: %w", err)
+		return nil, fmt.Errorf("new sealed key does not open, nothing was changed: %w", err)
 	}
 	defer clear(back)
 	if !bytes.Equal(back, kek) {
-		return nil, fmt.Errorf("the TPM unsealed something else, nothing was changed: %w", keys.ErrWrongKey)
+		return nil, fmt.Errorf("TPM unsealed a different key, nothing was changed: %w", keys.ErrWrongKey)
 	}
 	return b, nil
 }
@@ -113,7 +113,7 @@ func (p *Provider) newAuth(ctx context.Context, d *device, b *blob) ([]byte, err
 // it cannot verify with would be found out only when it is needed.
 func (d *device) name(b *blob, key crypto.PublicKey, values [][]byte) error {
 	if b.Policy != policyPCR {
-		return fmt.Errorf("%w: a signed policy wants PCRs to speak of", ErrBadPolicy)
+		return fmt.Errorf("%w: a signed policy needs at least one PCR", ErrBadPolicy)
 	}
 	s, err := newSigner(key)
 	if err != nil {

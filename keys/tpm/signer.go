@@ -44,7 +44,7 @@ func newSigner(key crypto.PublicKey) (*signer, error) {
 	case *ecdsa.PublicKey:
 		point, err := k.Bytes() // 0x04, X, Y
 		if err != nil || k.Curve != elliptic.P256() {
-			return nil, fmt.Errorf("%w: an ECDSA key on %s; TPMs verify P-256", ErrBadPolicyKey, k.Params().Name)
+			return nil, fmt.Errorf("%w: ECDSA key on curve %s; TPMs verify P-256", ErrBadPolicyKey, k.Params().Name)
 		}
 		s.print = fingerprint(point)
 		public.Type = tpm2.TPMAlgECC
@@ -55,7 +55,7 @@ func newSigner(key crypto.PublicKey) (*signer, error) {
 	case *rsa.PublicKey:
 		bits := k.N.BitLen()
 		if bits < minRSABits || bits > maxRSABits || bits%1024 != 0 || k.E != rsaExponent {
-			return nil, fmt.Errorf("%w: RSA of %d bits, exponent %d; TPMs verify 2048 bits (some 3072 and 4096), exponent %d",
+			return nil, fmt.Errorf("%w: RSA key of %d bits, exponent %d; TPMs verify 2048 bits (some 3072 and 4096), exponent %d",
 				ErrBadPolicyKey, bits, k.E, rsaExponent)
 		}
 		s.print = fingerprint(x509.MarshalPKCS1PublicKey(k))
@@ -63,7 +63,7 @@ func newSigner(key crypto.PublicKey) (*signer, error) {
 		public.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{KeyBits: tpm2.TPMIRSAKeyBits(bits)})
 		public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: k.N.Bytes()})
 	default:
-		return nil, fmt.Errorf("%w: %T; it is ECDSA P-256 or RSA", ErrBadPolicyKey, key)
+		return nil, fmt.Errorf("%w: %T; must be ECDSA P-256 or RSA", ErrBadPolicyKey, key)
 	}
 	name, err := tpm2.ObjectName(&public)
 	if err != nil {

@@ -13,36 +13,36 @@ import (
 // root key at the next one. So nothing is taken for a storage key by its handle.
 var srkHandles = []tpm2.TPMHandle{0x81000001, 0x81000002}
 
-// root is the storage root key under which we seal.
+// root is the storage root key used for sealing.
 type root struct {
 	handle    tpm2.TPMHandle
 	name      tpm2.TPM2BName
 	public    tpm2.TPMTPublic
-	transient bool // we made it and must flush it
+	transient bool // made by this process, which must flush it
 }
 
-// nameOf is the name of an object with that public area, as TPM 2.0 part 1, section 16
-// has it: computed. What the TPM, or who answers in its place, tells is only compared: a
-// session is salted with the public area, so who swaps that and keeps the name would read
-// all that passes. (A variable, so that a test can show just that.)
+// nameOf computes the name of an object from its public area (TPM 2.0 part 1, section
+// 16). The name reported by the TPM, or by an interposer, is only compared: a session is
+// salted with the public area, so an interposer that swaps the area and keeps the name
+// could read all traffic. (A variable, so that a test can demonstrate this.)
 var nameOf = func(public *tpm2.TPMTPublic, told tpm2.TPM2BName) (*tpm2.TPM2BName, error) {
 	name, err := tpm2.ObjectName(public)
 	if err != nil {
 		return nil, fmt.Errorf("name of a key: %w", err)
 	}
 	if !bytes.Equal(name.Buffer, told.Buffer) {
-		return nil, fmt.Errorf("%w: it tells of the key %x, whose name is %x", ErrForgedAnswer, told.Buffer, name.Buffer)
+		return nil, fmt.Errorf("%w: response names key %x, computed name is %x", ErrForgedAnswer, told.Buffer, name.Buffer)
 	}
 	return name, nil
 }
 
-// findRoot returns the storage root key of a slot, by its name: ErrOtherTPM when this
-// TPM has none such. At is where a persistent one was; 0 if it was none, or for a slot that
-// does not say. With again, persistent keys are passed over: the one that fits did not take
-// an empty password, which the name does not tell.
+// findRoot returns the storage root key of a slot, by its name: ErrOtherTPM if this TPM has
+// no such key. at is the handle of a persistent key; 0 if the slot used none, or names
+// none. With again, persistent keys are skipped: the matching one rejected an empty
+// password, which its name does not show.
 //
-// The first try of a machine is trust on first use: who sits between it and the TPM from
-// the first sealing on, with a key of his own, gives that key a right name.
+// The first use is trust on first use: an attacker on the bus at the first sealing can
+// substitute a key of their own, with a correct name.
 func (d *device) findRoot(want []byte, at tpm2.TPMHandle, again bool) (*root, error) {
 	for _, handle := range srkHandles {
 		if again {
@@ -75,22 +75,22 @@ func (d *device) findRoot(want []byte, at tpm2.TPMHandle, again bool) (*root, er
 	}
 	switch {
 	case at != 0:
-		return nil, fmt.Errorf("%w: the slot was sealed under the storage key at %#x, which is not there any more, or is another one (tpm2_readpublic -c %#x): it was evicted, or the TPM was cleared or replaced; put it back, or: layervault key recover",
+		return nil, fmt.Errorf("%w: storage key %#x of the slot is missing or different (tpm2_readpublic -c %#x): evicted, or TPM cleared or replaced",
 			ErrOtherTPM, uint32(at), uint32(at))
 	case len(here) == 0:
 		return nil, last
 	}
-	return nil, fmt.Errorf("%w, or this one was cleared, or the persistent storage key was evicted: the slot wants the storage key %x, this TPM has %x",
+	return nil, fmt.Errorf("%w, or this TPM was cleared, or the persistent storage key was evicted: slot needs storage key %x, this TPM has %x",
 		ErrOtherTPM, want, here)
 }
 
-// chooseRoot gives a storage root key for new slots: a persistent one that is ours to use,
-// else the standard primary of the owner hierarchy, made anew (the same template gives the
-// same key until the TPM is cleared).
+// chooseRoot returns a storage root key for new slots: a persistent one that is usable,
+// else the standard primary of the owner hierarchy, created again (the same template gives
+// the same key until the TPM is cleared).
 //
-// Passed over are keys that count failures (no TPMA_OBJECT_NODA: others' failures would
-// shut our slot, and a try with the wrong password would shut theirs) and keys with a
-// password.
+// Skipped are keys subject to the dictionary attack lockout (no TPMA_OBJECT_NODA:
+// failures of other programs would lock the slot, and a try with a wrong password would
+// lock theirs) and keys with a password.
 func (d *device) chooseRoot() (*root, error) {
 	var passed []error
 	for _, handle := range srkHandles {
@@ -120,14 +120,14 @@ func (d *device) chooseRoot() (*root, error) {
 	return nil, errors.Join(append(passed, err)...)
 }
 
-// usable says why a persistent key is not to be sealed under.
+// usable returns the reason why a persistent key must not be used for sealing.
 func (d *device) usable(r *root) error {
 	if !r.public.ObjectAttributes.NoDA {
-		return fmt.Errorf("the key at %#x counts failures (made without noda), so others could shut what is sealed under it", uint32(r.handle))
+		return fmt.Errorf("key %#x is subject to the dictionary attack lockout (made without noda): other programs could lock it", uint32(r.handle))
 	}
 	trial, end, err := tpm2.PolicySession(d, tpm2.TPMAlgSHA256, nonceSize, tpm2.Trial())
 	if err != nil {
-		return fmt.Errorf("try the key at %#x: %w", uint32(r.handle), d.explain(err))
+		return fmt.Errorf("try key %#x: %w", uint32(r.handle), d.explain(err))
 	}
 	defer func() { _ = end() }() // as flush
 	_, err = tpm2.PolicySecret{
@@ -135,10 +135,10 @@ func (d *device) usable(r *root) error {
 		PolicySession: trial.Handle(),
 	}.Execute(d)
 	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
-		return fmt.Errorf("the key at %#x has a password", uint32(r.handle))
+		return fmt.Errorf("key %#x has a password", uint32(r.handle))
 	}
 	if err != nil {
-		return fmt.Errorf("try the key at %#x: %w", uint32(r.handle), d.explain(err))
+		return fmt.Errorf("try key %#x: %w", uint32(r.handle), d.explain(err))
 	}
 	return nil
 }
@@ -150,18 +150,18 @@ func (d *device) persistentRoot(handle tpm2.TPMHandle) (*root, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the key at %#x: %w", uint32(handle), d.explain(err))
+		return nil, fmt.Errorf("read key %#x: %w", uint32(handle), d.explain(err))
 	}
 	public, err := rsp.OutPublic.Contents()
 	if err != nil {
-		return nil, fmt.Errorf("read the key at %#x: %w", uint32(handle), err)
+		return nil, fmt.Errorf("read key %#x: %w", uint32(handle), err)
 	}
 	if !isStorageRoot(public) {
 		return nil, nil // some other key, for example EVE's endorsement key
 	}
 	name, err := nameOf(public, rsp.Name)
 	if err != nil {
-		return nil, fmt.Errorf("read the key at %#x: %w", uint32(handle), err)
+		return nil, fmt.Errorf("read key %#x: %w", uint32(handle), err)
 	}
 	return &root{handle: handle, name: *name, public: *public}, nil
 }
@@ -232,7 +232,7 @@ func (d *device) primaryRoot(template tpm2.TPMTPublic) (*root, error) {
 		InPublic:      tpm2.New2B(template),
 	}.Execute(d)
 	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
-		return nil, fmt.Errorf("%w: the TPM's owner has a password, and without it no storage key can be made; %s: %w", ErrOwnerPassword, persistAdvice, err)
+		return nil, fmt.Errorf("%w: no storage key can be made without the password; %s: %w", ErrOwnerPassword, persistAdvice, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make the storage root key: %w", d.explain(err))
@@ -241,7 +241,7 @@ func (d *device) primaryRoot(template tpm2.TPMTPublic) (*root, error) {
 	public, err := rsp.OutPublic.Contents()
 	if err != nil || !isStorageRoot(public) {
 		d.releaseRoot(r)
-		return nil, fmt.Errorf("the TPM made a storage root key that is not of the asked kind: %w", errors.Join(err, ErrNoTPM))
+		return nil, fmt.Errorf("TPM made a storage root key of the wrong kind: %w", errors.Join(err, ErrNoTPM))
 	}
 	name, err := nameOf(public, rsp.Name)
 	if err != nil {
@@ -252,9 +252,10 @@ func (d *device) primaryRoot(template tpm2.TPMTPublic) (*root, error) {
 	return r, nil
 }
 
-// persistAdvice makes the standard key with the owner's password, once. Without noda, or
-// with another unique field, tpm2-tools make another key: not one that opens our slots.
-const persistAdvice = "make the standard key persistent once, with tpm2-tools: " +
+// persistAdvice is the commands that make the standard key persistent with the owner's
+// password, once. Without noda, or with another unique field, tpm2-tools make another
+// key, which does not open layervault's slots.
+const persistAdvice = "make the standard storage key persistent once, with tpm2-tools: " +
 	`(printf '\040\0'; head -c 128 /dev/zero; printf '\040\0'; head -c 128 /dev/zero) >unique; ` +
 	"tpm2_createprimary -C o -P PASSWORD -g sha256 -G ecc256:aes128cfb -u unique " +
 	"-a 'fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt' -c srk.ctx; " +

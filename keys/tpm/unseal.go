@@ -28,7 +28,7 @@ func (p *Provider) Unwrap(ctx context.Context, binding keys.Binding, raw json.Ra
 		}
 		defer clear(auth)
 		if again, err := refused.before(b.Public, auth); again || err != nil {
-			return nil, errors.Join(err, fmt.Errorf("%w: the TPM refused this PIN before, so it was not asked again; put the right one in place", ErrWrongPIN))
+			return nil, errors.Join(err, fmt.Errorf("%w: TPM refused this PIN before, not tried again; correct the PIN", ErrWrongPIN))
 		}
 	}
 	d, err := open(ctx, p.cfg.Path)
@@ -50,9 +50,9 @@ func (p *Provider) Unwrap(ctx context.Context, binding keys.Binding, raw json.Ra
 	return keys.UnwrapKey(kek, binding, b.Key)
 }
 
-// errRootPassword: the persistent storage key has a password, so another of the same name
+// errRootPassword: persistent storage key has a password, so another of the same name
 // is to be made.
-var errRootPassword = errors.New("the persistent storage key has a password")
+var errRootPassword = errors.New("persistent storage key has a password")
 
 // unsealUnder is unseal under the slot's storage key, found with again as findRoot has it.
 func (p *Provider) unsealUnder(d *device, b *blob, auth []byte, again bool) ([]byte, error) {
@@ -69,7 +69,7 @@ func (p *Provider) unsealUnder(d *device, b *blob, auth []byte, again bool) ([]b
 	return d.unseal(srk, b, approval, auth)
 }
 
-// unseal loads the object and gives its data; the caller wipes it.
+// unseal loads the object and returns its data; the caller wipes it.
 func (d *device) unseal(srk *root, b *blob, approval *ticket, auth []byte) ([]byte, error) {
 	public, err := tpm2.Unmarshal[tpm2.TPM2BPublic](b.Public)
 	if err != nil {
@@ -85,13 +85,13 @@ func (d *device) unseal(srk *root, b *blob, approval *ticket, auth []byte) ([]by
 	}
 	loaded, err := tpm2.Load{ParentHandle: srk.authorised(), InPrivate: *private, InPublic: *public}.Execute(d)
 	if errors.Is(err, tpm2.TPMRCIntegrity) {
-		return nil, fmt.Errorf("%w: the TPM refuses the sealed object: %w", keys.ErrDamagedSlot, err)
+		return nil, fmt.Errorf("%w: TPM rejected the sealed object: %w", keys.ErrDamagedSlot, err)
 	}
 	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
 		return nil, fmt.Errorf("load the sealed key: %w: %w", errRootPassword, err)
 	}
 	if err != nil && !srk.public.ObjectAttributes.NoDA && errors.Is(err, tpm2.TPMRCLockout) {
-		return nil, fmt.Errorf("load the sealed key: the slot lies under the storage key at %#x, which counts failures of all others too (made without noda): %w; once the TPM lets go, layervault key reseal puts it under another",
+		return nil, fmt.Errorf("load the sealed key: storage key %#x is subject to the dictionary attack lockout (made without noda): %w; after the lockout, \"layervault key reseal\" moves the slot to another storage key",
 			uint32(srk.handle), d.explain(err))
 	}
 	if err != nil {
@@ -121,17 +121,18 @@ func (d *device) unseal(srk *root, b *blob, approval *ticket, auth []byte) ([]by
 	return rsp.OutData.Buffer, nil
 }
 
-// diagnose says why unsealing failed. It never replaces the failure by one of its own.
+// diagnose finds the reason of a failed unsealing. Its own errors never replace the
+// failure.
 func (d *device) diagnose(b *blob, failure error) error {
 	var policy *errPolicy
 	switch {
 	case errors.Is(failure, tpm2.TPMRCAuthFail) || errors.Is(failure, tpm2.TPMRCBadAuth):
-		return fmt.Errorf("%w (a wrong one counts towards the TPM's lockout)", ErrWrongPIN)
+		return fmt.Errorf("%w (each wrong PIN counts towards the TPM lockout)", ErrWrongPIN)
 	case errors.As(failure, &policy) || errors.Is(failure, tpm2.TPMRCPolicyFail) ||
 		errors.Is(failure, tpm2.TPMRCPCRChanged) || errors.Is(failure, tpm2.TPMRCValue):
 		values, err := d.readPCRs(b.selection())
 		if errors.Is(err, ErrPCRBank) {
-			return fmt.Errorf("%w: or seal the slot to another bank: layervault key reseal --recovery-key-file FILE --pcrs sha384:%s", err, strings.TrimPrefix(b.selection().String(), b.Bank+":"))
+			return fmt.Errorf("%w; another bank is possible: layervault key reseal --recovery-key-file FILE --pcrs sha384:%s", err, strings.TrimPrefix(b.selection().String(), b.Bank+":"))
 		}
 		if err == nil {
 			if diff := changed(b.selection(), b.Values, values); len(diff) > 0 {
@@ -142,17 +143,17 @@ func (d *device) diagnose(b *blob, failure error) error {
 	return fmt.Errorf("unseal the key: %w", d.explain(failure))
 }
 
-// explain turns a lockout into Lockout with the TPM's own numbers, and names what has
-// no room left.
+// explain turns a lockout into Lockout with the TPM's own numbers, and names the TPM
+// memory that is full.
 func (d *device) explain(err error) error {
 	for _, full := range []tpm2.TPMRC{tpm2.TPMRCSessionMemory, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap} {
 		if errors.Is(err, full) {
-			return fmt.Errorf("%w for another session; some program left its own there: tpm2_flushcontext -l -s, and use /dev/tpmrm0, which keeps programs apart: %w", ErrTPMFull, err)
+			return fmt.Errorf("%w for another session; a program left its sessions open: run tpm2_flushcontext -l -s, and use /dev/tpmrm0, which separates programs: %w", ErrTPMFull, err)
 		}
 	}
 	for _, full := range []tpm2.TPMRC{tpm2.TPMRCObjectMemory, tpm2.TPMRCObjectHandles} {
 		if errors.Is(err, full) {
-			return fmt.Errorf("%w for another object; some program left its own there: tpm2_flushcontext -t, and use /dev/tpmrm0, which keeps programs apart: %w", ErrTPMFull, err)
+			return fmt.Errorf("%w for another object; a program left its objects loaded: run tpm2_flushcontext -t, and use /dev/tpmrm0, which separates programs: %w", ErrTPMFull, err)
 		}
 	}
 	if !errors.Is(err, tpm2.TPMRCLockout) {

@@ -25,14 +25,14 @@ import (
 //	14    shim's own keys (MOK)                                 yes
 //	15    machine id, root file system, by systemd              no: another value early than late
 //
-// What 11 says of a kernel, 4 says too: the firmware measures a UKI as one file. Without 4,
-// 8 and 9 any other system that the firmware's keys accept, a live medium, would open the
-// vault, so an update of the kernel asks for a signed policy or the recovery key.
-// Who needs 10 or 11 (EVE has them) sets them, and gets Unsteady's word.
+// PCR 4 covers the kernel as PCR 11 does: the firmware measures a UKI as one file. Without
+// 4, 8 and 9 any other system accepted by the firmware's keys, such as a live medium, would
+// open the vault, so a kernel update needs a signed policy or the recovery key. To use 10
+// or 11 (as EVE does), set them explicitly; Unsteady then warns.
 
-// Unsteady names those of sel that have other values early in a boot than late on this
-// machine, and why: a key that is sealed now, when all is up, would not open at the next
-// boot.
+// Unsteady lists the PCRs of sel whose values differ between early and late boot on this
+// machine, with reasons: a key sealed now, late in the boot, would not open early in the
+// next boot.
 func Unsteady(sel Selection) []string { return unsteadyIn("/", sel) }
 
 func unsteadyIn(root string, sel Selection) []string {
@@ -41,13 +41,13 @@ func unsteadyIn(root string, sel Selection) []string {
 		text, err := os.ReadFile(filepath.Join(root, "sys/kernel/security/ima/runtime_measurements_count"))
 		// The first measurement is of the boot and comes before all others.
 		if n, numErr := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && numErr == nil && n > 1 {
-			out = append(out, fmt.Sprintf("PCR 10: IMA measures files on this machine (%d since the boot)", n))
+			out = append(out, fmt.Sprintf("PCR 10: IMA measures files on this machine (%d since boot)", n))
 		}
 	}
 	phases, _ := filepath.Glob(filepath.Join(root, "sys/firmware/efi/efivars/StubPcrKernelImage-*")) // the pattern is right
 	for _, n := range []int{11, 15} {
 		if slices.Contains(sel.PCRs, n) && len(phases) > 0 {
-			out = append(out, fmt.Sprintf("PCR %d: systemd extends it in the course of the boot of a measured kernel (systemd-pcrphase, systemd-pcrmachine)", n))
+			out = append(out, fmt.Sprintf("PCR %d: systemd extends this PCR while a measured kernel boots (systemd-pcrphase, systemd-pcrmachine)", n))
 		}
 	}
 	return out

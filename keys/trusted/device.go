@@ -23,7 +23,8 @@ const backing = 4096
 // theirs when the plugin starts (crypt.Sweep).
 const devicePrefix = "layervault-key-"
 
-// attempts is how often the device is made anew when that sweep took it before it was open.
+// attempts is the number of times the device is made, because that sweep may remove it
+// before it is open.
 const attempts = 3
 
 // loadTable puts the crypt table of one key into the device name.
@@ -62,7 +63,7 @@ func encryptSector(ctx context.Context, c cipher, sector []byte, load loadTable)
 	})
 }
 
-// decryptSector replaces ciphertext by what it says under the key.
+// decryptSector replaces ciphertext by its plaintext under the key.
 func decryptSector(ctx context.Context, c cipher, sector []byte, load loadTable) error {
 	return withDevice(ctx, c, load, func(device, beneath *os.File) error {
 		if _, err := beneath.WriteAt(sector, 0); err != nil {
@@ -86,12 +87,12 @@ func withDevice(ctx context.Context, c cipher, load loadTable, fn func(device, b
 	defer func() { err = errors.Join(err, control.Close()) }()
 	fd, err := unix.MemfdCreate("layervault-key", unix.MFD_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("make memory for the key's device: %w", err)
+		return fmt.Errorf("allocate memory for the key device: %w", err)
 	}
 	beneath := os.NewFile(uintptr(fd), "layervault-key")
 	defer func() { err = errors.Join(err, beneath.Close()) }()
 	if err := beneath.Truncate(backing); err != nil {
-		return fmt.Errorf("make memory for the key's device: %w", err)
+		return fmt.Errorf("allocate memory for the key device: %w", err)
 	}
 	lo, err := loop.Attach(ctx, beneath, loop.Options{BlockSize: sectorSize})
 	if err != nil {
@@ -109,17 +110,17 @@ func withDevice(ctx context.Context, c cipher, load loadTable, fn func(device, b
 }
 
 // errGone: the device went before it was open.
-var errGone = errors.New("the key's device is gone")
+var errGone = errors.New("key device is gone")
 
 // useDevice makes the device of one table, opens it, and removes it again. A kill leaves, at
-// most, a device that nobody has open.
+// most, an unused device.
 func useDevice(control *dm.Control, table dm.CryptTable, load loadTable, fn func(*os.File) error) (err error) {
 	name := devicePrefix + randomName()
 	if _, err := control.Create(name, ""); err != nil {
 		return err
 	}
 	defer func() {
-		// Deferred, for udev or a person may be looking at it.
+		// Deferred, because udev or a person may have the device open.
 		if e := control.Remove(name, true); e != nil && !errors.Is(e, dm.ErrNotExist) {
 			err = errors.Join(err, e)
 		}
@@ -136,7 +137,7 @@ func useDevice(control *dm.Control, table dm.CryptTable, load loadTable, fn func
 	}
 	device, err := os.OpenFile(info.Node(), os.O_RDWR|os.O_SYNC|unix.O_DIRECT, 0)
 	if err != nil {
-		return gone(fmt.Errorf("open the key's device: %w", err))
+		return gone(fmt.Errorf("open the key device: %w", err))
 	}
 	return errors.Join(fn(device), device.Close())
 }

@@ -6,10 +6,10 @@ import "errors"
 // with others is in package keys.
 var (
 	// ErrBadSource: no source of kernel trusted keys is set, or it makes no sense.
-	ErrBadSource = errors.New("not a source of trusted keys")
+	ErrBadSource = errors.New("invalid source of trusted keys")
 	// ErrNoTrusted: this kernel makes no keys of that source, or its dm-crypt takes none.
 	ErrNoTrusted = errors.New("no such trusted keys in this kernel")
 	// ErrOtherChip: the kernel does not open what is in the slot. Another chip sealed it,
 	// or this one was cleared.
-	ErrOtherChip = errors.New("the kernel's keys do not open this slot")
+	ErrOtherChip = errors.New("kernel keys do not open this slot")
 )

@@ -199,7 +199,7 @@ func TestTrustedKeys(t *testing.T) {
 	if err := (Source{kind: kindTPM}).checkMaker(slot); err != nil {
 		t.Error(err)
 	}
-	if err := (Source{kind: kindCAAM}).checkMaker(slot); !errors.Is(err, ErrNoTrusted) || !strings.Contains(err.Error(), "they rest on tpm here") {
+	if err := (Source{kind: kindCAAM}).checkMaker(slot); !errors.Is(err, ErrNoTrusted) || !strings.Contains(err.Error(), "kernel uses tpm") {
 		t.Errorf("cipher %s: %v", c.name, err)
 	}
 

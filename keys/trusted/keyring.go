@@ -98,7 +98,7 @@ func withKey(src Source, payload string, fn func(dm.KeyRef) error) (sealed strin
 		_, invalid := unix.KeyctlInt(unix.KEYCTL_INVALIDATE, id, 0, 0, 0)
 		_, unlinked := unix.KeyctlInt(unix.KEYCTL_UNLINK, id, unix.KEY_SPEC_THREAD_KEYRING, 0, 0)
 		if invalid != nil && unlinked != nil {
-			err = errors.Join(err, fmt.Errorf("drop the key %s from the thread's keyring: %w", description, unlinked))
+			err = errors.Join(err, fmt.Errorf("remove key %s from the thread keyring: %w", description, unlinked))
 		}
 	}()
 	buf := make([]byte, maxRead)
@@ -107,14 +107,14 @@ func withKey(src Source, payload string, fn func(dm.KeyRef) error) (sealed strin
 		return "", explain(src, payload, err) // of an encrypted key, the master key is first wanted here
 	}
 	if n > len(buf) {
-		return "", fmt.Errorf("%w: the sealed form of a %s key has %d bytes, at most %d were expected", ErrNoTrusted, src.keyType(), n, len(buf))
+		return "", fmt.Errorf("%w: sealed %s key has %d bytes, limit is %d", ErrNoTrusted, src.keyType(), n, len(buf))
 	}
 	return string(buf[:n]), fn(dm.KeyRef{Type: src.keyType(), Description: description})
 }
 
 func linkUserKeyring() (unlink func(), err error) {
 	if _, err := unix.KeyctlInt(unix.KEYCTL_LINK, unix.KEY_SPEC_USER_KEYRING, unix.KEY_SPEC_THREAD_KEYRING, 0, 0); err != nil {
-		return nil, fmt.Errorf("look into root's keyring: %w", err)
+		return nil, fmt.Errorf("search root's keyring: %w", err)
 	}
 	return func() {
 		// Should it fail, the thread's keyring ends with the thread.
@@ -126,24 +126,24 @@ func linkUserKeyring() (unlink func(), err error) {
 func explain(src Source, payload string, errno error) error {
 	switch {
 	case errors.Is(errno, unix.ENODEV) && src.kind == kindEncrypted:
-		return fmt.Errorf("%w: it was built without CONFIG_ENCRYPTED_KEYS: %w", ErrNoTrusted, errno)
+		return fmt.Errorf("%w: kernel built without CONFIG_ENCRYPTED_KEYS: %w", ErrNoTrusted, errno)
 	case errors.Is(errno, unix.ENODEV):
-		return fmt.Errorf("%w: it was built without CONFIG_TRUSTED_KEYS, or the module is not loaded (modprobe trusted source=%s), or found no %s: %w",
+		return fmt.Errorf("%w: kernel built without CONFIG_TRUSTED_KEYS, or module not loaded (modprobe trusted source=%s), or no %s found: %w",
 			ErrNoTrusted, src.kind, src.kind, errno)
 	case errors.Is(errno, unix.ENOKEY) && src.kind == kindEncrypted:
-		return fmt.Errorf("%w: there is no master key %s in root's keyring; whatever puts it there at boot has not (keyctl show @u): %w",
+		return fmt.Errorf("%w: master key %s is not in root's keyring, a boot service must add it (keyctl show @u): %w",
 			ErrOtherChip, src.master, errno)
 	case errors.Is(errno, unix.EDQUOT):
-		return fmt.Errorf("add a %s key: the user's quota of keys is full (/proc/sys/kernel/keys): %w", src.keyType(), errno)
+		return fmt.Errorf("add a %s key: key quota of the user is full (/proc/sys/kernel/keys): %w", src.keyType(), errno)
 	case errors.Is(errno, unix.ENOMEM):
 		return fmt.Errorf("add a %s key: %w", src.keyType(), errno)
 	case payload[0] == 'l' && src.kind == kindEncrypted:
-		return fmt.Errorf("%w: the master key %s is another than at enrolment: %w", ErrOtherChip, src.master, errno)
+		return fmt.Errorf("%w: master key %s differs from the one at enrolment: %w", ErrOtherChip, src.master, errno)
 	case payload[0] == 'l':
-		return fmt.Errorf("%w: another %s sealed it, this one was cleared, or the kernel's trusted keys rest on another source: %w",
+		return fmt.Errorf("%w: sealed by another %s, chip was cleared, or kernel uses another trusted key source: %w",
 			ErrOtherChip, src.kind, errno)
 	case src.kind == kindTPM:
-		return fmt.Errorf("%w: the TPM refused: is there a storage key at %#x? (tpm2_createprimary -C o -G rsa2048 -c srk.ctx; tpm2_evictcontrol -C o -c srk.ctx %#x): %w",
+		return fmt.Errorf("%w: TPM refused, storage key %#x may be missing (tpm2_createprimary -C o -G rsa2048 -c srk.ctx; tpm2_evictcontrol -C o -c srk.ctx %#x): %w",
 			ErrNoTrusted, src.handle, src.handle, errno)
 	}
 	return fmt.Errorf("%w: %s refused a new key: %w", ErrNoTrusted, src, errno)

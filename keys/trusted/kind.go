@@ -20,7 +20,7 @@ func Kind() keys.Kind {
 		Help:  "Sources of trusted keys:\n  " + Help,
 		Flags: []keys.Flag{{
 			Name: flagSource, For: keys.ForMaking | keys.ForAll, Env: true,
-			Usage: "what new trusted slots rest on: " + sourceNames + "; see key enroll --help",
+			Usage: "source of new trusted slots: " + sourceNames + "; see key enroll --help",
 		}},
 		Hardware: &keys.Hardware{Title: "trusted keys", Check: checkHost},
 		New:      func(_ context.Context, s keys.Settings) (keys.Provider, error) { return fromSettings(s) },
@@ -50,15 +50,15 @@ func sealAgain(_ context.Context, s keys.Settings, slot keys.Slot) (keys.Provide
 	return fromSettings(s)
 }
 
-// checkHost looks at the kernel's trusted keys where the vault wants them: by the setting,
-// or in a slot.
+// checkHost examines the kernel's trusted keys if the vault needs them: by the setting, or
+// for a slot.
 func checkHost(s keys.Settings, wanted bool, slots []keys.Slot) []keys.Finding {
 	sources := map[string]Source{}
 	if wanted {
 		src, err := ParseSource(s.Set[flagSource])
 		if err != nil || src.None() {
 			return []keys.Finding{{
-				Verdict: keys.Missing, Detail: fmt.Sprintf("key=trusted wants a source; source=%q is none", s.Set[flagSource]),
+				Verdict: keys.Missing, Detail: fmt.Sprintf("key=trusted needs a source; source=%q is invalid", s.Set[flagSource]),
 				Fix: "docker plugin set layervault source=caam (or tpm, dcp, tee, tagged)",
 			}}
 		}
@@ -79,7 +79,7 @@ func checkHost(s keys.Settings, wanted bool, slots []keys.Slot) []keys.Finding {
 	return out
 }
 
-// checkSource looks whether the kernel makes keys of src, and what they are worth.
+// checkSource checks whether the kernel makes keys of src, and how strong they are.
 func checkSource(src Source) keys.Finding {
 	if err := Available(src); err != nil {
 		return keys.Finding{Verdict: keys.Missing, Detail: err.Error(), Fix: "a kernel with that source, or: layervault key recover with another slot"}
@@ -88,12 +88,12 @@ func checkSource(src Source) keys.Finding {
 	switch {
 	case err != nil:
 		return keys.Finding{
-			Verdict: keys.Warning, Detail: fmt.Sprintf("%s: cannot see whether the chip seals with a test key: %v", src, err),
+			Verdict: keys.Warning, Detail: fmt.Sprintf("%s: cannot check whether the chip seals with a test key: %v", src, err),
 			Fix: "run doctor as root, outside of containers",
 		}
 	case why != "":
 		return keys.Finding{
-			Verdict: keys.Warning, Detail: fmt.Sprintf("%s: slots of it protect nothing: %s", src, why),
+			Verdict: keys.Warning, Detail: fmt.Sprintf("%s: slots protect nothing: %s", src, why),
 			Fix: "fuse the board and switch secure boot (HAB) on, then: layervault key reseal",
 		}
 	}

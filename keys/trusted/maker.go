@@ -7,9 +7,9 @@ import (
 	"fmt"
 )
 
-// The kernel has one source of trusted keys at a time, chosen when it boots, and does not
-// say which. A slot that was thought to rest on CAAM and rests on a TPM is worth knowing
-// of before it is needed, and sealed keys have their makers' forms.
+// The kernel has one source of trusted keys at a time, chosen at boot, and does not
+// report which. A slot that depends on a TPM instead of the expected CAAM must be
+// detected when it is made; the format of a sealed key reveals its maker.
 
 // tpmObject is the object identifier of a TPM 2.0 loadable key in DER, 2.23.133.10.1.5,
 // which the kernel's blobs begin with (security/keys/trusted-keys/trusted_tpm2.c).
@@ -25,8 +25,8 @@ const (
 	dcpMAC    = 16
 )
 
-// makerOf tells from the form of a sealed key of n bytes who sealed it, "" if it does not.
-// Of a TEE nothing is known but that it does not look like a TPM's.
+// makerOf derives the maker of a sealed key of n bytes from its format, "" if unknown. A
+// TEE's format is only known to differ from a TPM's.
 func makerOf(sealed []byte, n int) string {
 	const derSequence, dcpVersion = 0x30, 1
 	switch {
@@ -40,14 +40,14 @@ func makerOf(sealed []byte, n int) string {
 	return ""
 }
 
-// checkMaker refuses a slot that rests on something else than it says.
+// checkMaker rejects a slot that depends on another source than it names.
 func (s Source) checkMaker(slot blob) error {
 	if s.keyType() != "trusted" {
 		return nil
 	}
 	sealed, err := hex.DecodeString(slot.Sealed)
 	if err != nil {
-		return fmt.Errorf("%w: the kernel gave no hex: %w", ErrNoTrusted, err)
+		return fmt.Errorf("%w: kernel returned no hex: %w", ErrNoTrusted, err)
 	}
 	c, _ := s.cipherNamed(slot.Cipher)
 	maker := makerOf(sealed, c.key)
@@ -55,8 +55,8 @@ func (s Source) checkMaker(slot blob) error {
 		return nil
 	}
 	if maker == "" {
-		maker = "something else"
+		maker = "another source"
 	}
-	return fmt.Errorf("%w: they rest on %s here, not on %s; boot with trusted.source=%s (a module: modprobe trusted source=%s)",
+	return fmt.Errorf("%w: kernel uses %s, not %s; boot with trusted.source=%s (as a module: modprobe trusted source=%s)",
 		ErrNoTrusted, maker, s.kind, s.kind, s.kind)
 }

@@ -34,7 +34,7 @@ const (
 
 func writeRecord(sector []byte, b keys.Binding, key []byte) error {
 	if len(key) != keys.KeySize {
-		return fmt.Errorf("%w: a key of %d bytes, want %d", keys.ErrWrongKey, len(key), keys.KeySize)
+		return fmt.Errorf("%w: key has %d bytes, want %d", keys.ErrWrongKey, len(key), keys.KeySize)
 	}
 	clear(sector)
 	copy(sector, recordMagic)
@@ -54,7 +54,7 @@ func readRecord(sector []byte, b keys.Binding) ([]byte, error) {
 	whole := string(sector[:offKey]) == recordMagic && subtle.ConstantTimeCompare(sum[:], sector[offSum:offZeros]) == 1 &&
 		len(bytes.Trim(sector[offZeros:], "\x00")) == 0
 	if !whole {
-		return nil, fmt.Errorf("%w: the checksum does not match; it was damaged, or moved here from another slot", keys.ErrWrongKey)
+		return nil, fmt.Errorf("%w: checksum mismatch; slot was damaged, or moved here from another slot", keys.ErrWrongKey)
 	}
 	return bytes.Clone(key), nil
 }
@@ -79,23 +79,23 @@ type blob struct {
 // characters.
 const maxSealed = 4096
 
-// parseBlob checks all that goes to the kernel afterwards: who can write to the disk can
-// write slots.
+// parseBlob validates all values before they reach the kernel: an attacker with write
+// access to the disk can write slots.
 func parseBlob(raw json.RawMessage) (slot blob, src Source, c cipher, err error) {
 	if err := json.Unmarshal(raw, &slot); err != nil {
 		return slot, src, c, fmt.Errorf("%w: %w", keys.ErrDamagedSlot, err)
 	}
 	if src, err = ParseSource(slot.Source); err != nil || src.None() {
-		return slot, src, c, fmt.Errorf("%w: source %q is not known to this layervault", keys.ErrDamagedSlot, slot.Source)
+		return slot, src, c, fmt.Errorf("%w: unknown source %q", keys.ErrDamagedSlot, slot.Source)
 	}
 	c, known := src.cipherNamed(slot.Cipher)
 	switch {
 	case !known:
-		return slot, src, c, fmt.Errorf("%w: cipher %q does not go with source %s", keys.ErrDamagedSlot, slot.Cipher, src)
+		return slot, src, c, fmt.Errorf("%w: cipher %q does not match source %s", keys.ErrDamagedSlot, slot.Cipher, src)
 	case len(slot.Sector) != sectorSize:
-		return slot, src, c, fmt.Errorf("%w: a sector of %d bytes, want %d", keys.ErrDamagedSlot, len(slot.Sector), sectorSize)
+		return slot, src, c, fmt.Errorf("%w: sector has %d bytes, want %d", keys.ErrDamagedSlot, len(slot.Sector), sectorSize)
 	case len(slot.Sealed) > maxSealed || !sealedFits(src, c, slot.Sealed):
-		return slot, src, c, fmt.Errorf("%w: the sealed key is not one of source %s", keys.ErrDamagedSlot, src)
+		return slot, src, c, fmt.Errorf("%w: sealed key is not of source %s", keys.ErrDamagedSlot, src)
 	}
 	return slot, src, c, nil
 }

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Source says which chip, or which other key, a slot rests on.
+// Source is the chip, or the other key, on which a slot depends.
 type Source struct {
 	kind   string
 	handle uint32 // tpm: persistent handle of the storage key
@@ -31,7 +31,7 @@ const Help = `tpm, tpm:0x81000001    kernel trusted key of the TPM, under the st
   caam, dcp, tee         kernel trusted key of i.MX CAAM or DCP, or of a TEE
   tagged                 CAAM by NXP's own kernels (/dev/caam-keygen)
   encrypted:user:NAME    kernel encrypted key under the "user" key NAME (or trusted:NAME),
-                         which something else puts into root's keyring at each boot`
+                         which a boot service must add to root's keyring`
 
 // defaultHandle is where the TCG's provisioning guidance has the storage root key
 // (TCG TPM v2.0 Provisioning Guidance, section 7.8).
@@ -55,7 +55,7 @@ func ParseSource(s string) (Source, error) {
 		if more {
 			n, err := strconv.ParseUint(rest, 0, 32)
 			if err != nil || n < firstPersistent || n > lastPersistent {
-				return Source{}, fmt.Errorf("%w: %q: the handle is one from %#x to %#x", ErrBadSource, s, firstPersistent, lastPersistent)
+				return Source{}, fmt.Errorf("%w: %q: handle must be between %#x and %#x", ErrBadSource, s, firstPersistent, lastPersistent)
 			}
 			src.handle = uint32(n)
 		}
@@ -68,19 +68,19 @@ func ParseSource(s string) (Source, error) {
 	case !more && (kind == kindCAAM || kind == kindDCP || kind == kindTEE || kind == kindTagged):
 		return Source{kind: kind}, nil
 	}
-	return Source{}, fmt.Errorf("%w: %q; known are %s", ErrBadSource, s, sourceNames)
+	return Source{}, fmt.Errorf("%w: %q; known sources: %s", ErrBadSource, s, sourceNames)
 }
 
-// checkMaster takes what the kernel's encrypted keys take as their master key.
+// checkMaster accepts the master keys that the kernel's encrypted keys accept.
 func checkMaster(s string) error {
 	kind, name, _ := strings.Cut(s, ":")
 	switch {
 	case kind != "user" && kind != "trusted":
-		return fmt.Errorf("name the master key, as in encrypted:user:NAME")
+		return fmt.Errorf("master key is missing, as in encrypted:user:NAME")
 	case name == "" || len(name) > maxName:
-		return fmt.Errorf("the master key's name has 1 to %d characters", maxName)
+		return fmt.Errorf("master key name must have 1 to %d characters", maxName)
 	case strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return fmt.Errorf("the master key's name is of printable characters without spaces")
+		return fmt.Errorf("master key name must be printable, without spaces")
 	}
 	return nil
 }
@@ -110,8 +110,8 @@ func (s Source) keyType() string {
 	return "trusted"
 }
 
-// software says that no chip is behind the source: an encrypted key is as good as what
-// put its master key there.
+// software reports that no chip is behind the source: an encrypted key is only as
+// strong as the origin of its master key.
 func (s Source) software() bool { return strings.HasPrefix(s.master, "user:") }
 
 func (s Source) detail() string {

@@ -59,7 +59,7 @@ const taggedKeySize = "16"
 func taggedAvailable() error {
 	_, err := os.Stat(taggedDevice)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: there is no %s, which NXP's kernels for i.MX have (others: source=caam): %w", ErrNoTrusted, taggedDevice, err)
+		return fmt.Errorf("%w: no %s, only NXP's i.MX kernels have it (on others: source=caam): %w", ErrNoTrusted, taggedDevice, err)
 	}
 	return err
 }
@@ -85,7 +85,7 @@ func createTagged(size int) (key []byte, sealed string, err error) {
 		return nil, "", err
 	}
 	if int64(cmd.blobLen) > int64(len(blob)) {
-		return nil, "", fmt.Errorf("%w: CAAM gave a blob of %d bytes", ErrNoTrusted, cmd.blobLen)
+		return nil, "", fmt.Errorf("%w: CAAM returned a blob of %d bytes", ErrNoTrusted, cmd.blobLen)
 	}
 	return key, hex.EncodeToString(blob[:cmd.blobLen]), nil
 }
@@ -97,7 +97,7 @@ func importTagged(sealed string, size int) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", keys.ErrDamagedSlot, err)
 	}
 	if len(blob) == 0 || len(blob) > maxBlob { // the kernel has room for no more
-		return nil, fmt.Errorf("%w: a blob of %d bytes, CAAM makes at most %d", keys.ErrDamagedSlot, len(blob), maxBlob)
+		return nil, fmt.Errorf("%w: blob has %d bytes, CAAM limit is %d", keys.ErrDamagedSlot, len(blob), maxBlob)
 	}
 	key := make([]byte, maxBlackKey)
 	var pins runtime.Pinner
@@ -107,7 +107,7 @@ func importTagged(sealed string, size int) ([]byte, error) {
 		if errors.Is(err, ErrNoTrusted) {
 			return nil, err
 		}
-		return nil, fmt.Errorf("%w: another CAAM made it, or it was damaged (%s): %w", ErrOtherChip, said(key), err)
+		return nil, fmt.Errorf("%w: blob is from another CAAM, or damaged (%s): %w", ErrOtherChip, said(key), err)
 	}
 	return taggedKey(key, cmd.blackKeyLen, size)
 }
@@ -115,7 +115,7 @@ func importTagged(sealed string, size int) ([]byte, error) {
 func taggedKey(buf []byte, n uint32, size int) ([]byte, error) {
 	if int64(n) != int64(size) {
 		clear(buf)
-		return nil, fmt.Errorf("%w: CAAM gave a tagged key of %d bytes, want %d", ErrNoTrusted, n, size)
+		return nil, fmt.Errorf("%w: CAAM returned a tagged key of %d bytes, want %d", ErrNoTrusted, n, size)
 	}
 	return buf[:size], nil
 }

@@ -26,7 +26,7 @@ import (
 // Name is the provider's name in the ring and on the command line.
 const Name = "trusted"
 
-// Config says what new slots are made with.
+// Config is the configuration of new slots.
 type Config struct {
 	// Source of new slots (ParseSource); the zero value is none, which Wrap refuses.
 	// Existing slots say what they were made with.
@@ -41,16 +41,16 @@ type Provider struct {
 	kernel kernel
 }
 
-// kernel is what the provider wants of the kernel; tests that run without device-mapper
-// have one of their own.
+// kernel is the provider's interface to the kernel; tests without device-mapper have an
+// implementation of their own.
 type kernel interface {
 	// seal makes a new key of src and encrypts sector (sectorSize bytes) in place with
 	// it. sealed is what opens it again, fit for JSON.
 	seal(ctx context.Context, src Source, c cipher, sector []byte) (sealed string, err error)
 	// open decrypts sector in place.
 	open(ctx context.Context, src Source, c cipher, sealed string, sector []byte) error
-	// weakness says why the chip behind src protects less than one would think, or "".
-	// The error is that nobody knows.
+	// weakness returns the reason why the chip behind src protects less than expected, or
+	// "". An error means that the state is unknown.
 	weakness(src Source) (string, error)
 }
 
@@ -69,7 +69,7 @@ func (p *Provider) Name() string { return Name }
 // Wrap implements keys.Provider. Errors: ErrBadSource, ErrNoTrusted.
 func (p *Provider) Wrap(ctx context.Context, b keys.Binding, key []byte) (json.RawMessage, error) {
 	if p.source.None() {
-		return nil, fmt.Errorf("%w: none is set; choose one with source= (plugin) or --source: %s", ErrBadSource, sourceNames)
+		return nil, fmt.Errorf("%w: source is not set; choose with source= (plugin) or --source: %s", ErrBadSource, sourceNames)
 	}
 	slot, err := p.wrap(ctx, b, key)
 	if err != nil {
@@ -77,7 +77,7 @@ func (p *Provider) Wrap(ctx context.Context, b keys.Binding, key []byte) (json.R
 	}
 	switch slot.Weak, err = p.kernel.weakness(p.source); {
 	case err != nil:
-		p.log.Warn("cannot see whether the chip seals with a test key; run \"layervault doctor\" on the host", "slot", b.SlotID, "source", p.source.String(), "error", err)
+		p.log.Warn("cannot check whether the chip seals with a test key; run \"layervault doctor\" on the host", "slot", b.SlotID, "source", p.source.String(), "error", err)
 	case slot.Weak != "":
 		p.log.Warn("this key slot protects nothing", "slot", b.SlotID, "source", p.source.String(), "why", slot.Weak)
 	}
@@ -87,11 +87,11 @@ func (p *Provider) Wrap(ctx context.Context, b keys.Binding, key []byte) (json.R
 	}
 	back, err := p.Unwrap(ctx, b, raw)
 	if err != nil {
-		return nil, fmt.Errorf("the new key slot does not open: %w", err)
+		return nil, fmt.Errorf("new key slot does not open: %w", err)
 	}
 	defer clear(back)
 	if subtle.ConstantTimeCompare(back, key) != 1 {
-		return nil, fmt.Errorf("%w: the new key slot gives another key", keys.ErrDamagedSlot)
+		return nil, fmt.Errorf("%w: new key slot returns a different key", keys.ErrDamagedSlot)
 	}
 	return raw, nil
 }
@@ -116,7 +116,7 @@ func (p *Provider) wrap(ctx context.Context, b keys.Binding, key []byte) (slot b
 	}
 	switch {
 	case errors.Is(err, dm.ErrTarget):
-		return slot, fmt.Errorf("%w: dm-crypt takes no key of type %s, or has no AES (the kernel's log says which): %w", ErrNoTrusted, p.source.keyType(), err)
+		return slot, fmt.Errorf("%w: dm-crypt does not accept key type %s, or has no AES (the kernel log says which): %w", ErrNoTrusted, p.source.keyType(), err)
 	case err != nil:
 		return slot, err
 	}
@@ -159,7 +159,7 @@ func (p *Provider) Describe(raw json.RawMessage) keys.Description {
 	return d
 }
 
-// SourceOf reads what a slot was made with, for making it anew in the same way.
+// SourceOf reads the source of a slot, for resealing with the same one.
 func SourceOf(raw json.RawMessage) (Source, error) {
 	_, src, _, err := parseBlob(raw)
 	return src, err

@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Both i.MX chips seal with a key that is known to everybody until they are fused and boot
-// in secure mode (HAB). Mainline kernels write that to their log at each sealing
-// (drivers/crypto/caam/blob_gen.c) or refuse DCP's zero key, unless told not to look
-// (trusted.dcp_skip_zk_test, security/keys/trusted-keys/trusted_dcp.c).
+// Both i.MX chips seal with a publicly known key until they are fused and boot in secure
+// mode (HAB). Mainline kernels log that at each sealing (drivers/crypto/caam/blob_gen.c)
+// or refuse DCP's zero key, unless the check is disabled (trusted.dcp_skip_zk_test,
+// security/keys/trusted-keys/trusted_dcp.c).
 const (
 	testKeyWords = "insecure test key" // CAAM's; in NXP's kernels DCP's too
 	zeroKeyWords = "neither in secure nor trusted mode"
@@ -20,15 +20,15 @@ const (
 
 func (linux) weakness(src Source) (string, error) { return Weakness(src) }
 
-// Weakness says why the chip behind a source protects less than one would think, or "". It
-// reads the kernel's log and command line. The error is that it may not, where it matters.
+// Weakness returns the reason why the chip behind a source protects less than expected, or
+// "". It reads the kernel's log and command line. The error is that they are not readable.
 func Weakness(src Source) (string, error) {
 	if src.kind != kindCAAM && src.kind != kindDCP && src.kind != kindTagged {
 		return "", nil
 	}
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
-		return "", fmt.Errorf("read the kernel's command line: %w", err)
+		return "", fmt.Errorf("read the kernel command line: %w", err)
 	}
 	log, err := kernelLog()
 	if why := weaknessFrom(src.kind, log, string(cmdline)); why != "" {
@@ -42,9 +42,9 @@ func weaknessFrom(kind, log, cmdline string) string {
 	said := strings.Contains(log, testKeyWords) || kind == kindDCP && strings.Contains(log, zeroKeyWords)
 	switch {
 	case said && (kind == kindCAAM || kind == kindTagged):
-		return "CAAM is not in secure mode (HAB) and seals with a test key that all such chips share"
+		return "CAAM is not in secure mode (HAB) and seals with a test key shared by all such chips"
 	case kind == kindDCP && (said || paramSet(cmdline, zeroKeyParam)):
-		return "DCP is not in secure mode (HAB), or nobody looked: its key may be the known zero key"
+		return "DCP is not in secure mode (HAB), or the mode is unknown: the key may be the known zero key"
 	}
 	return ""
 }
@@ -64,12 +64,12 @@ func paramSet(cmdline, name string) bool {
 func kernelLog() (string, error) {
 	size, err := unix.Klogctl(unix.SYSLOG_ACTION_SIZE_BUFFER, nil)
 	if err != nil {
-		return "", fmt.Errorf("size of the kernel's log: %w", err)
+		return "", fmt.Errorf("size of the kernel log: %w", err)
 	}
 	buf := make([]byte, size)
 	n, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, buf)
 	if err != nil {
-		return "", fmt.Errorf("read the kernel's log: %w", err)
+		return "", fmt.Errorf("read the kernel log: %w", err)
 	}
 	return string(buf[:n]), nil
 }

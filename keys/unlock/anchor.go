@@ -7,7 +7,7 @@ import (
 	"layervault/keys"
 )
 
-// Anchor lets ring be anchored in the hardware that it has to do with, where that is there.
+// Anchor anchors ring in its hardware, if that is present.
 func (c Config) Anchor(ring *keys.Ring) {
 	if c.NoAnchor {
 		ring.UseNone()
@@ -21,7 +21,7 @@ func (c Config) Anchor(ring *keys.Ring) {
 	}
 }
 
-// anchors are the kinds whose hardware can remember a ring.
+// anchors are the kinds whose hardware can anchor a ring.
 func anchors() []keys.Kind {
 	var out []keys.Kind
 	for _, k := range Kinds() {
@@ -32,8 +32,8 @@ func anchors() []keys.Kind {
 	return out
 }
 
-// concerns says whether ring has to do with the hardware of k: by the setting, a slot, or
-// the ring's own word.
+// concerns reports whether ring uses the hardware of k: by the setting, by a slot, or by
+// its recorded anchor.
 func (c Config) concerns(k keys.Kind, ring *keys.Ring) bool {
 	if k.Hardware == nil {
 		return false
@@ -52,12 +52,12 @@ func (c Config) concerns(k keys.Kind, ring *keys.Ring) bool {
 	return false
 }
 
-// present says whether the hardware of k is there, as far as can be asked.
+// present reports whether the hardware of k is present, as far as k can tell.
 func (c Config) present(k keys.Kind) bool {
 	return k.Hardware == nil || k.Hardware.Present == nil || k.Hardware.Present(c.Settings()) == nil
 }
 
-// CanAnchor says whether hardware is there that can remember a ring.
+// CanAnchor reports whether the machine has hardware that can anchor a ring.
 func (c Config) CanAnchor() bool {
 	for _, k := range anchors() {
 		if c.present(k) {
@@ -67,17 +67,17 @@ func (c Config) CanAnchor() bool {
 	return false
 }
 
-// pause is how often a wait for a device looks.
+// pause is the interval at which a wait checks for a device.
 const pause = 100 * time.Millisecond
 
-// await waits until WaitUntil for the device of hardware whose driver is late. An absence is
-// told by those that want the device.
+// await waits until WaitUntil for a device whose driver loads late. A missing device is
+// reported by the code that needs it.
 func (c Config) await(ctx context.Context, k keys.Kind) {
 	if c.present(k) || !time.Now().Before(c.WaitUntil) {
 		return
 	}
 	if c.Log != nil {
-		c.Log.Info("waiting for the "+k.Hardware.Title+", whose device is not there yet",
+		c.Log.Info("waiting for the "+k.Hardware.Title+": device does not exist yet",
 			"why", k.Hardware.Present(c.Settings()), "until", c.WaitUntil.Format(time.TimeOnly))
 	}
 	ctx, cancel := context.WithDeadline(ctx, c.WaitUntil)
@@ -102,8 +102,8 @@ func (c Config) anchorOfNew(p keys.Provider) keys.Anchor {
 	return k.Hardware.Anchor(c.Settings())
 }
 
-// Unpin forgets what hardware remembers of the tier's ring, to begin anew with another. A
-// ring that is there is locked by that, until key recover.
+// Unpin deletes the hardware's record of the tier's ring, so that another ring can be
+// created. An existing ring is locked then, until key recover.
 func (c Config) Unpin(ctx context.Context) (removed int, err error) {
 	for _, k := range anchors() {
 		anchor := k.Hardware.Anchor(c.Settings())

@@ -102,7 +102,7 @@ var shapes = map[string]struct {
 			chip.Persist(withoutNoDA(), srkHandle, "", "")
 			chip.Password(tpm2.TPMRHOwner, "owner")
 		},
-		enroll:   outcome{tpm.ErrOwnerPassword, "counts failures (made without noda)"},
+		enroll:   outcome{tpm.ErrOwnerPassword, "dictionary attack lockout (made without noda)"},
 		notTried: true,
 	},
 	"storage key evicted": {

@@ -9,8 +9,9 @@ import (
 	"layervault/keys"
 )
 
-// What opens a tier without a person must be what the settings ask for: who can write to
-// the switched-off disk can put a ring of his own there, with slots that are easy to make.
+// A tier may open without a person only as the settings require: an attacker with write
+// access to the switched-off disk can replace the ring by one with slots that are easy to
+// make.
 //
 //   - A slot of software alone opens only where the setting names its provider: one of a
 //     kind without hardware (a key file; a key service, which wraps any key that it is
@@ -18,10 +19,10 @@ import (
 //   - What a kind asks of its slots beyond that is Kind.Admit: a tpm slot must be sealed to
 //     the configured PCRs at least.
 //
-// What a person types opens whatever it fits; key reseal then makes the slot as strong as
-// it should be.
+// A typed secret opens any slot that it matches; key reseal then makes the slot as strong
+// as required.
 
-// guarded refuses slots before the provider is asked.
+// guarded rejects slots before the provider is called.
 type guarded struct {
 	keys.Provider
 	admit func(blob json.RawMessage) error
@@ -51,9 +52,9 @@ func (c Config) guard(k keys.Kind, p keys.Provider) keys.Provider {
 	return guarded{p, func(blob json.RawMessage) error {
 		switch {
 		case k.Hardware == nil:
-			return c.named(k.Name, "anybody who can write to the disk could have made it")
+			return c.named(k.Name, "anyone with write access to the disk can make such a slot")
 		case p.Describe(blob).Software:
-			return c.named(k.Name, "no chip that protects anything is behind it")
+			return c.named(k.Name, "no protecting chip is behind it")
 		case k.Admit != nil:
 			return k.Admit(c.Settings(), blob)
 		}
@@ -68,7 +69,7 @@ func (c Config) named(provider, why string) error {
 	}
 	setting := "key is not set"
 	if c.Provider != "" {
-		setting = "the setting is key=" + c.Provider
+		setting = "setting is key=" + c.Provider
 	}
-	return fmt.Errorf("%w: %s, and %s; if you chose such a slot yourself, say so with key=%s (--key %s)", keys.ErrWeakSlot, setting, why, provider, provider)
+	return fmt.Errorf("%w: %s, and %s; to accept such a slot, set key=%s (--key %s)", keys.ErrWeakSlot, setting, why, provider, provider)
 }

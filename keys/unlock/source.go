@@ -13,10 +13,10 @@ import (
 	"layervault/keys"
 )
 
-// Source is an open tier for a process that keeps it for months: it gives image
-// passphrases of the key that the ring holds now. Were the tier key rotated behind the
-// back of such a process (it unlocked, and had to wait for the store that the rotation
-// held), it would go on to make images that nothing opens.
+// Source is an open tier for a process that keeps it for months: it derives image
+// passphrases from the ring's current key. Without it, a process that unlocked before a
+// rotation, and waited for the store during it, would make images with the old key,
+// which nothing opens.
 type Source struct {
 	cfg Config
 
@@ -27,14 +27,14 @@ type Source struct {
 	floor int
 }
 
-// newest is the floor where no ring could be read since the start: nothing older is to be
-// believed because a file is gone.
+// newest is the floor if no ring could be read since the start: older formats are
+// refused, because a missing ring must not lower the floor.
 const newest = 2
 
 // reopenTimeout bounds the unlocking after a rotation; see keys' bound of one slot.
 const reopenTimeout = 2 * time.Minute
 
-// fileID tells one version of the ring from another: every write is a new file.
+// fileID identifies one version of the ring: every write is a new file.
 type fileID struct {
 	ino   uint64
 	mtime unix.Timespec
@@ -51,8 +51,8 @@ func identify(path string) (fileID, error) {
 // NewSource takes over key, which cfg opened: Close closes it.
 func NewSource(cfg Config, key *keys.TierKey) *Source { return &Source{cfg: cfg, key: key} }
 
-// Passphrase is keys.TierKey.Passphrase. Beside its errors it has those of Open, when
-// the tier key was rotated and the new one cannot be had.
+// Passphrase is keys.TierKey.Passphrase. Further errors are those of Open, if the tier
+// key was rotated and the new one is not available.
 func (s *Source) Passphrase(format int, kind, id, imageUUID string) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -78,14 +78,14 @@ func (s *Source) MAC(what string, data []byte) ([]byte, error) {
 	return s.key.MAC(what, data)
 }
 
-// Floor is the lowest format of images and records that the tier still accepts, as the
-// ring says that the key at hand proves.
+// Floor is the lowest format of images and records that the tier still accepts,
+// according to the ring verified with the current key.
 func (s *Source) Floor() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.key != nil {
-		// A ring that cannot be followed raises no doubt about what was proved before; who
-		// needs the key hears of it.
+		// An unreadable ring does not invalidate the verified floor; the next use of the key
+		// reports the error.
 		_ = s.follow()
 	}
 	if s.floor == 0 {
@@ -115,7 +115,7 @@ func (s *Source) SetFloor(ctx context.Context, floor int) error {
 		return err
 	}
 	if ring.Rotating() {
-		return fmt.Errorf("%w: finish it first: layervault key rotate", keys.ErrUnfinished)
+		return fmt.Errorf("%w: tier key rotation is pending", keys.ErrUnfinished)
 	}
 	if ring.Version() > 1 && ring.Floor() >= floor {
 		return nil
@@ -126,8 +126,8 @@ func (s *Source) SetFloor(ctx context.Context, floor int) error {
 	return s.follow()
 }
 
-// follow looks whether the ring was written since, and takes the new key if that is
-// another. A ring that is gone or unreadable changes nothing: the key at hand is good.
+// follow checks whether the ring was written since, and adopts its key if that changed.
+// A missing or unreadable ring changes nothing: the current key stays valid.
 func (s *Source) follow() error {
 	now, err := identify(s.cfg.RingPath())
 	if err != nil || now == s.seen {
@@ -144,11 +144,11 @@ func (s *Source) follow() error {
 	case errors.Is(err, keys.ErrWrongKey):
 		key, opened, _, err := Open(ctx, s.cfg)
 		if err != nil {
-			return fmt.Errorf("the tier key was rotated: %w", err)
+			return fmt.Errorf("tier key was rotated: %w", err)
 		}
 		ring = opened
 		if s.cfg.Log != nil {
-			s.cfg.Log.Info("the tier key was rotated, using the new one", "ring", ring.Path())
+			s.cfg.Log.Info("tier key was rotated; using the new key", "ring", ring.Path())
 		}
 		old := s.key
 		s.key = key

@@ -1,5 +1,5 @@
-// Package unlock opens the key ring of one tier from settings. It has the list of the key
-// providers (Kinds), so that neither the plugin nor the command line knows one by name.
+// Package unlock opens the key ring of one tier from settings. It holds the list of key
+// providers (Kinds), so that neither the plugin nor the command line names a provider.
 package unlock
 
 import (
@@ -16,30 +16,30 @@ import (
 	"layervault/keys"
 )
 
-// Config is what settings say about one tier's keys.
+// Config is the key settings of one tier.
 type Config struct {
 	Tier string // folder of the tier, absolute: /persist/vault
-	// Provider is the name of the kind that a new ring's first slot is of (see Kinds). Empty
-	// is fine while there is a ring, and keys.ErrNoProvider when there is none.
-	// It also says which slots of software alone may open: those of this provider.
+	// Provider is the kind of a new ring's first slot (see Kinds). Empty is valid if there
+	// is a ring, and keys.ErrNoProvider if there is none. Of the software-only slots only
+	// those of this provider may open.
 	Provider string
 	// Unmeasured: the tier opens before attestation, its slots need not depend on what booted.
 	Unmeasured bool
-	// Looking: the slots are only tried, nothing is done with the key. Without a Provider
-	// slots of software alone then open too.
+	// Looking: the slots are only tried, the key is not used. Without a Provider
+	// software-only slots then open too.
 	Looking bool
-	// NoAnchor takes the ring without asking the hardware's memory of it; see keys.Anchor.
-	// It is the way back where that is lost and there is no recovery key.
+	// NoAnchor accepts the ring without checking its anchor; see keys.Anchor. It is the
+	// way back after the loss of the anchor without a recovery key.
 	NoAnchor bool
-	// WaitUntil is how long the device of hardware may take to appear; zero for not waiting.
+	// WaitUntil limits the wait for the hardware's device; zero for no wait.
 	WaitUntil time.Time
-	// Floor is that of a new ring: keys.Format1 where records lie there already for which no
-	// vault could vouch; 0 for keys.Format2.
+	// Floor is the floor of a new ring: keys.Format1 if the tier holds unauthenticated
+	// records already; 0 for keys.Format2.
 	Floor int
 	// Set, New and Secret: see keys.Settings.
 	Set, New keys.Values
 	Secret   func(ctx context.Context, from, what string) ([]byte, error)
-	// Recovery is what a person typed, nil for nothing. The caller wipes it.
+	// Recovery is the typed recovery secret, nil for none. The caller wipes it.
 	Recovery []byte
 	Log      *slog.Logger
 }
@@ -73,7 +73,7 @@ func (c Config) Providers() ([]keys.Provider, error) {
 // keys.ErrNoProvider, keys.ErrUnknownProvider.
 func (c Config) ForNewSlot(ctx context.Context, name string) (keys.Provider, error) {
 	if name == "" {
-		return nil, fmt.Errorf("%w: set %s (there is no default, so that nothing is encrypted with a key you did not choose)",
+		return nil, fmt.Errorf("%w: set %s (no default: nothing is encrypted with a key you did not choose)",
 			keys.ErrNoProvider, Names("key=", "or"))
 	}
 	k, ok := KindNamed(name)
@@ -84,10 +84,11 @@ func (c Config) ForNewSlot(ctx context.Context, name string) (keys.Provider, err
 }
 
 func unknown(name string) error {
-	return fmt.Errorf("%w %q; known are %s", keys.ErrUnknownProvider, name, Names("", "and"))
+	return fmt.Errorf("%w %q; known providers: %s", keys.ErrUnknownProvider, name, Names("", "and"))
 }
 
-// Again makes what seals a slot anew as it was sealed before, but for what c.New says.
+// Again makes the provider that reseals a slot as before, except for the changes in
+// c.New.
 // Errors: keys.ErrUnknownProvider, and those of the provider.
 func (c Config) Again(ctx context.Context, slot keys.Slot) (keys.Provider, error) {
 	k, ok := KindNamed(slot.Provider)
@@ -100,7 +101,7 @@ func (c Config) Again(ctx context.Context, slot keys.Slot) (keys.Provider, error
 	return k.Again(ctx, c.Settings(), slot)
 }
 
-// Outside names what the slots need that a copy of the ring does not hold.
+// Outside names the requirements of the slots that a copy of the ring does not contain.
 func (c Config) Outside(slots []keys.Slot) []string {
 	var out []string
 	for _, k := range Kinds() {
@@ -111,7 +112,7 @@ func (c Config) Outside(slots []keys.Slot) []string {
 	return out
 }
 
-// Unsteady looks for what may keep a slot from opening early in the next boot.
+// Unsteady lists reasons why a slot may fail to open early in the next boot.
 func (c Config) Unsteady(slot keys.Slot) []keys.Finding { return c.unsteady(slot.Provider, slot.Blob) }
 
 // UnsteadyNew is Unsteady of the new slot that c.New describes.
@@ -161,9 +162,9 @@ func Open(ctx context.Context, c Config) (*keys.TierKey, *keys.Ring, keys.Slot, 
 	return key, ring, slot, err
 }
 
-// OpenOrCreate unlocks the tier as Open does, or, when it has no ring and holds no
-// images, makes a ring with the configured provider. The caller closes the key. The
-// ring is returned with the error too when it could be read, for its slots' sake.
+// OpenOrCreate unlocks the tier as Open does, or, if it has no ring and no images,
+// creates a ring with the configured provider. The caller closes the key. A readable
+// ring is returned with the error too, so that its slots can be shown.
 func OpenOrCreate(ctx context.Context, c Config) (*keys.TierKey, *keys.Ring, error) {
 	key, ring, slot, err := Open(ctx, c)
 	if errors.Is(err, keys.ErrNoRing) {
@@ -175,7 +176,7 @@ func OpenOrCreate(ctx context.Context, c Config) (*keys.TierKey, *keys.Ring, err
 	if c.Log != nil {
 		c.Log.Info("tier unlocked", "tier", c.Tier, "slot", slot.ID, "provider", slot.Provider)
 		if c.Provider != "" && c.Provider != slot.Provider {
-			c.Log.Warn("tier was not unlocked by the configured provider; see \"layervault key list\"",
+			c.Log.Warn("tier was unlocked by another provider than configured; see \"layervault key list\"",
 				"tier", c.Tier, "configured", c.Provider, "used", slot.Provider)
 		}
 	}
@@ -199,13 +200,13 @@ func (c Config) create(ctx context.Context) (*keys.TierKey, *keys.Ring, error) {
 		return nil, nil, err
 	}
 	if c.Log != nil {
-		c.Log.Info("made a key ring; print a recovery key with \"layervault key enroll recovery\"", "ring", ring.Path(), "provider", p.Name())
+		c.Log.Info("created a key ring; print a recovery key with \"layervault key enroll recovery\"", "ring", ring.Path(), "provider", p.Name())
 	}
 	return key, ring, nil
 }
 
-// firstProvider makes the provider that the settings name, for a ring that nobody asked for
-// by hand: a person's slot is none to begin with.
+// firstProvider makes the configured provider for a ring created automatically: slots that
+// need a person are refused.
 func (c Config) firstProvider(ctx context.Context) (keys.Provider, error) {
 	k, ok := KindNamed(c.Provider)
 	if k.Person {

@@ -42,7 +42,7 @@ func fromSettings(s keys.Settings) (keys.Provider, error) {
 	path := Path(s.Tier, s.Set[flagFile])
 	rel, err := filepath.Rel(s.Tier, path)
 	if err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
-		return nil, fmt.Errorf("%w: %s lies inside the tier %s that it opens; choose another place", ErrBadKeyFile, path, s.Tier)
+		return nil, fmt.Errorf("%w: %s is inside tier %s, which it opens; choose another place", ErrBadKeyFile, path, s.Tier)
 	}
 	return New(path), nil
 }

@@ -2,11 +2,10 @@
 // over HTTP on one side and calls a [Driver] on the other. It knows no LUKS and
 // no mounts.
 //
-// The protocol has no specification but its client, moby's
-// daemon/graphdriver/proxy.go (the same in Docker 20.10 to 27): POST
-// /GraphDriver.METHOD, one JSON request, one JSON response, and two streams
-// (Diff out, ApplyDiff in). What the client does with faults decides the shape of
-// ours:
+// The protocol has no specification but its client, moby's daemon/graphdriver/proxy.go
+// (the same in Docker 20.10 to 27): POST /GraphDriver.METHOD, one JSON request, one
+// JSON response, and two streams (Diff out, ApplyDiff in). The client's error handling
+// determines this server's design:
 //
 //   - A failed connection is retried for 30 seconds with the body that was left
 //     over, often none. So a request without a body is refused, never taken for

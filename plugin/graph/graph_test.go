@@ -225,7 +225,7 @@ func TestDrain(t *testing.T) {
 	}}}
 	defer client.CloseIdleConnections()
 	got := endpoint{client: client}.post(t, "GraphDriver.Put", `{"ID":"a"}`)
-	if want := `503 {"Err":"plugin is stopping; run the command again when the plugin is back"}`; got != want {
+	if want := `503 {"Err":"plugin is stopping; run the command again after its restart"}`; got != want {
 		t.Errorf("answer is %s", got)
 	}
 }

@@ -1,4 +1,4 @@
-// Package mountns tends the mount namespace that docker gives a managed plugin.
+// Package mountns manages the mount namespace that docker gives a managed plugin.
 package mountns
 
 import (
@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrStays says that a copy of a mount could not be let go of.
-var ErrStays = errors.New("mount stays")
+// ErrStays: a copy of a mount could not be detached.
+var ErrStays = errors.New("mount was not removed")
 
 // pluginRoot is the directory that docker makes a managed plugin's root file system,
 // from the root of the file system it lies on; the first group is docker's data-root
@@ -23,19 +23,19 @@ var ErrStays = errors.New("mount stays")
 var pluginRoot = regexp.MustCompile(`^(/.*)/plugins/[0-9a-f]{64}/rootfs$|^()/plugins/[0-9a-f]{64}/rootfs$`)
 
 // LetGo detaches the copies of docker's own mounts that a managed plugin has below dir,
-// a directory that docker bound into it. Any other process it leaves alone.
+// a directory that docker bound into it. In any other process LetGo does nothing.
 //
-// docker binds a managed plugin's directories with all that is mounted below them at
-// that moment. Where docker's data-root lies below dir, these are the root file systems
-// and shared memory of containers that ran when the plugin was started anew, copies that
-// nobody unmounts: runc makes the mount that holds the plugin's root file system private
-// (libcontainer, rootfsParentMountPrivate), so no unmount of the host reaches what was
-// copied from it. Such a copy keeps the images of a container open, and its mount point
-// from being removed (EBUSY), until the plugin ends.
+// docker binds a managed plugin's directories recursively, with all mounts below them at
+// that moment. If docker's data-root lies below dir, these include root file systems and
+// shared memory of containers that were running when the plugin was restarted. Nothing
+// unmounts these copies: runc makes the mount that holds the plugin's root file system
+// private (libcontainer, rootfsParentMountPrivate), so no unmount of the host propagates
+// to them. Until the plugin ends, such a copy keeps the images of a container open and
+// blocks the removal of its mount point (EBUSY).
 func LetGo(dir string) error {
 	dir = filepath.Clean(dir)
-	// What a mount hides can only be reached once that is detached; and each round
-	// detaches one at least.
+	// A hidden mount can only be reached after the mount above is detached; each round
+	// detaches at least one.
 	for {
 		mounts, err := mountinfo.GetMounts(nil)
 		if err != nil {
@@ -45,9 +45,10 @@ func LetGo(dir string) error {
 		if len(copies) == 0 {
 			return nil
 		}
-		// Whatever the runtime left shared: from here on nothing below dir reaches the host.
+		// Independent of the runtime's propagation: from here on no change below dir reaches
+		// the host.
 		if err := unix.Mount("", dir, "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-			return fmt.Errorf("keep what happens below %s in the plugin's mount namespace: %w", dir, err)
+			return fmt.Errorf("make mounts below %s private to the plugin: %w", dir, err)
 		}
 		gone := 0
 		for _, at := range copies {
@@ -60,13 +61,13 @@ func LetGo(dir string) error {
 			}
 		}
 		if gone == 0 {
-			return fmt.Errorf("%w: %s cannot be reached in the plugin's mount namespace; start the plugin again", ErrStays, copies[0])
+			return fmt.Errorf("%w: %s is not reachable in the plugin's mount namespace; restart the plugin", ErrStays, copies[0])
 		}
 	}
 }
 
-// dockersMounts are the mount points below dir that lie in the data-root of the docker
-// whose plugin this is, those higher up first.
+// dockersMounts are the mount points below dir inside the data-root of this plugin's
+// docker, parents before children.
 func dockersMounts(mounts []*mountinfo.Info, dir string) []string {
 	roots := dataRoots(mounts, dir)
 	var found []string
@@ -103,8 +104,8 @@ func within(path, dir string) bool {
 	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
 }
 
-// detach takes a mount, with all that is mounted below it, out of this namespace alone:
-// private first, or the others would lose theirs.
+// detach removes a mount and its submounts from this namespace only: it makes them
+// private first, or the unmount would propagate.
 func detach(at string) error {
 	if err := unix.Mount("", at, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
 		return err

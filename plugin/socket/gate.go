@@ -8,11 +8,11 @@ import (
 )
 
 // ErrStopping is the answer to requests that come while the plugin stops.
-var ErrStopping = errors.New("plugin is stopping; run the command again when the plugin is back")
+var ErrStopping = errors.New("plugin is stopping; run the command again after its restart")
 
-// Gate stands between the requests of a door and what they are about, a T. Requests wait at it
-// until it is opened, fail when it is refused, and are counted, so that a plugin that stops can
-// wait for them.
+// Gate controls the requests of a door to their target, a T. Requests wait until the gate is
+// opened, fail after it is refused, and are counted, so that a stopping plugin can wait for
+// them.
 type Gate[T any] struct {
 	once sync.Once
 	// target and refused are read only after opened is closed.
@@ -20,7 +20,8 @@ type Gate[T any] struct {
 	refused error
 	opened  chan struct{}
 
-	// A sync.WaitGroup would not do for the count: it must not grow while it is waited for.
+	// A sync.WaitGroup cannot count requests: its counter must not grow from zero during
+	// Wait.
 	mu       sync.Mutex
 	inside   int
 	stopping bool
@@ -32,8 +33,8 @@ func NewGate[T any]() *Gate[T] {
 	return &Gate[T]{opened: make(chan struct{}), idle: make(chan struct{})}
 }
 
-// Open gives the gate its target and lets the requests that waited for it go on. Only the first
-// call of Open or Refuse counts.
+// Open sets the gate's target and releases waiting requests. Only the first call of Open or
+// Refuse counts.
 func (g *Gate[T]) Open(target T) {
 	g.once.Do(func() {
 		g.target = target
@@ -60,7 +61,7 @@ func (g *Gate[T]) Wait(ctx context.Context) (target T, err error) {
 	}
 }
 
-// Enter begins a request; false says that the plugin is stopping and takes none.
+// Enter begins a request; false if the plugin is stopping.
 func (g *Gate[T]) Enter() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -81,14 +82,14 @@ func (g *Gate[T]) Leave() {
 	}
 }
 
-// Drain refuses further requests and waits until those inside have ended, or until ctx ends.
+// Drain refuses new requests and waits for running ones, or until ctx ends.
 func (g *Gate[T]) Drain(ctx context.Context) error {
 	g.stop()
 	select {
 	case <-g.idle:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("requests still under way: %w", context.Cause(ctx))
+		return fmt.Errorf("requests still running: %w", context.Cause(ctx))
 	}
 }
 

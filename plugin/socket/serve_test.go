@@ -234,7 +234,7 @@ func TestStop(t *testing.T) {
 		t.Error(err)
 	}
 	idle.send("Two.Say")
-	if got := idle.answer(); got != `503 {"Err":"plugin is stopping; run the command again when the plugin is back"}` {
+	if got := idle.answer(); got != `503 {"Err":"plugin is stopping; run the command again after its restart"}` {
 		t.Error(got)
 	}
 	select {
@@ -265,7 +265,7 @@ func TestStopWithoutEnd(t *testing.T) {
 	c.send("D.Hold")
 	<-d.entered
 	s.stop()
-	if err := <-s.done; !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "under way") {
+	if err := <-s.done; !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "still running") {
 		t.Errorf("ended with %v", err)
 	}
 	c.closed()

@@ -25,8 +25,8 @@ func Listen(ctx context.Context, path string) (net.Listener, error) {
 	}
 	switch conn, err := new(net.Dialer).DialContext(ctx, "unix", path); {
 	case err == nil:
-		_ = conn.Close() // it was opened only to see who is there
-		return nil, fmt.Errorf("%w: %s: stop the other layervault first", ErrInUse, path)
+		_ = conn.Close() // opened only to detect a running server
+		return nil, fmt.Errorf("%w: %s: another layervault is running", ErrInUse, path)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		// The kernel says the same of any file that is no socket.
 		if info, err := os.Lstat(path); err == nil && info.Mode().Type() != os.ModeSocket {

@@ -4,8 +4,8 @@
 // The protocol is described at https://docs.docker.com/engine/extend/plugins_volume/; its
 // requests and answers are those of github.com/docker/go-plugins-helpers/volume. That
 // package's own handler is not used: it cannot share a socket with another door, and it
-// gives a driver no context to stop at when dockerd has gone. What dockerd does with
-// faults decides the rest:
+// gives a driver no context to stop at when dockerd has gone. dockerd's error
+// handling determines the rest:
 //
 //   - A failed connection is retried for 30 seconds with the body that was left over,
 //     often none. So a request without a body is refused, and all calls may be repeated.
@@ -24,8 +24,8 @@ import (
 	"layervault/volume"
 )
 
-// Store is what this door needs of the volumes. Names and options arrive as dockerd sent
-// them, unchecked.
+// Store is the interface to the volumes that this door needs. Names and options arrive
+// as dockerd sent them, unchecked.
 type Store interface {
 	Create(ctx context.Context, name string, want volume.Request) (volume.Volume, error)
 	Get(ctx context.Context, name string) (volume.Volume, error)
@@ -52,7 +52,7 @@ func New(log *slog.Logger) *Server {
 	}
 }
 
-// level is how loud an error is logged: dockerd asks for a volume before it creates it.
+// level is the log level of an error: dockerd asks for a volume before it creates it.
 func level(err error) slog.Level {
 	if errors.Is(err, volume.ErrNotFound) {
 		return slog.LevelDebug

@@ -242,7 +242,7 @@ func TestEvilMaidLayers(t *testing.T) {
 		{"swapped images", "middle", []string{"middle"}, func() { swap(layer("middle", "image.luks"), layer("young", "image.luks")) }},
 		{"swapped layers", "middle", []string{"middle"}, func() { swap(filepath.Dir(layer("middle", "x")), filepath.Dir(layer("young", "x"))) }},
 		{"copied image", "middle", []string{"middle"}, func() { sh(m.T, `cp "$1" "$2"`, layer("young", "image.luks"), layer("middle", "image.luks")) }},
-		{"older image of the same layer", "secret", []string{"secret", "not the image of the layer's record"}, func() {
+		{"older image of the same layer", "secret", []string{"secret", "image does not match the layer record"}, func() {
 			sh(m.T, `cp --sparse=always "$1/secret.luks" "$2"`, older, layer("secret", "image.luks"))
 		}},
 		{"older record of the same layer", "top", []string{"young", "not authenticated by the key of its tier"}, func() {

@@ -334,7 +334,7 @@ func TestEvilMaidHeaders(t *testing.T) {
 		}, "kind is not", false},
 		{"MAC taken away", func(_ []byte, doc map[string]any) { delete(at(doc, "tokens", tokenOf(doc, "layervault-image")), "mac") }, "mac", false},
 		{"format 1", func(_ []byte, doc map[string]any) { delete(at(doc, "tokens"), tokenOf(doc, "layervault-image")) }, "vault upgrade", true},
-		{"UUID", func(bin []byte, _ map[string]any) { copy(bin[luksUUID:], "6f2a1f0e-6c0f-4f4e-9b57-0d6a7a7a9c11") }, "mac is not of this header and key", false},
+		{"UUID", func(bin []byte, _ map[string]any) { copy(bin[luksUUID:], "6f2a1f0e-6c0f-4f4e-9b57-0d6a7a7a9c11") }, "mac does not match this header and key", false},
 	} {
 		m.attack(c.name, "db", []string{c.field}, func() {
 			m.evilFS(image)

@@ -94,25 +94,25 @@ func TestEvilMaidRing(t *testing.T) {
 		words  []string
 		attack func()
 	}{
-		{"foreign ring with a key file", []string{"weaker than the settings ask for", "versatile"}, func() {
+		{"foreign ring with a key file", []string{"weaker than the settings require", "versatile"}, func() {
 			ring(filepath.Join(software.persist, "vault"))
 			sh(victim.T, `cp "$1/versatile.key" "$2"`, software.persist, victim.persist)
 			takes("key=versatile", "tpm=/nonexistent")
 		}},
-		{"foreign ring sealed to no PCRs", []string{"weaker than the settings ask for"}, func() {
+		{"foreign ring sealed to no PCRs", []string{"weaker than the settings require"}, func() {
 			ring(filepath.Join(weak.persist, "vault"))
 			takes("pcrs=none", "anchor=none")
 		}},
-		{"foreign ring sealed to fewer PCRs", []string{"weaker than the settings ask for", "pcrs"}, func() {
+		{"foreign ring sealed to fewer PCRs", []string{"weaker than the settings require", "pcrs"}, func() {
 			ring(filepath.Join(few.persist, "vault"))
 			takes("pcrs=7", "anchor=none")
 		}},
-		{"foreign ring sealed to the same PCRs", []string{"another key ring was put in place"}, func() {
+		{"foreign ring sealed to the same PCRs", []string{"key ring was replaced by another ring"}, func() {
 			ring(filepath.Join(same.persist, "vault"))
 			takes("anchor=none")
 		}},
-		{"older ring", []string{"an older key ring was put in place"}, func() { ring(older) }},
-		{"ring with the removed slot", []string{"an older key ring was put in place"}, func() {
+		{"older ring", []string{"key ring was replaced by an older one"}, func() { ring(older) }},
+		{"ring with the removed slot", []string{"key ring was replaced by an older one"}, func() {
 			sh(victim.T, `cp "$1/with.json" "$2/keyring.json"; cp "$1/with.json.bak" "$2/keyring.json.bak"`, older, filepath.Join(victim.persist, "vault"))
 		}},
 		{"label edited", []string{"changed without its key", `"mine") was changed`}, func() {
@@ -139,10 +139,10 @@ func TestEvilMaidRing(t *testing.T) {
 		{"floor lowered", []string{"changed without its key"}, func() {
 			edit(func(_, ring map[string]json.RawMessage) { ring["floor"] = json.RawMessage("1") })
 		}},
-		{"MACs taken away", []string{"the MACs are missing"}, func() {
+		{"MACs taken away", []string{"MACs are missing"}, func() {
 			edit(func(file, _ map[string]json.RawMessage) { delete(file, "macs") })
 		}},
-		{"version 1", []string{"the key does not fit this slot"}, func() {
+		{"version 1", []string{"wrong key for this slot"}, func() {
 			edit(func(file, ring map[string]json.RawMessage) {
 				file["version"] = json.RawMessage("1")
 				delete(file, "macs")
@@ -159,7 +159,7 @@ func TestEvilMaidRing(t *testing.T) {
 		victim.T = t
 		victim.restore()
 		sh(t, `mv "$1/vault" "$1/away"`, victim.persist)
-		victim.refused([]string{"the TPM remembers ring", "key unpin"}, "volume", "create", "new")
+		victim.refused([]string{"TPM recorded ring", "key unpin"}, "volume", "create", "new")
 		if out, err := trySh(t, `ls "$1"/vault/keyring.json "$1"/vault/keyring.json.bak 2>/dev/null`, victim.persist); err == nil || out != "" {
 			t.Errorf("a ring was made: %s", out)
 		}
@@ -171,7 +171,7 @@ func TestEvilMaidRing(t *testing.T) {
 		victim.restore()
 		evil := interpose(t)
 		before := victim.sums()
-		words := []string{"it tells of the key", "whose name is"}
+		words := []string{"response names key", "computed name is"}
 		victim.refused(words, "volume", "mount", "db", victim.at("db"), "--tpm", evil.path)
 		victim.refused(words, "key", "enroll", "tpm", "--recovery-key-file", paper, "--anchor", "none", "--tpm", evil.path)
 		if evil.swapped() == 0 {

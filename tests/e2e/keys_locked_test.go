@@ -44,7 +44,7 @@ func TestKeysUnlockWaits(t *testing.T) {
 		case <-time.After(startTime):
 			t.Fatal("the key was not taken")
 		}
-	}, "wants its PIN")
+	}, "needs a PIN")
 	if got := slotState(t, "pin"); got != "needs a person" {
 		t.Errorf("the slot %s", got)
 	}
@@ -87,7 +87,7 @@ func TestKeysUnlockService(t *testing.T) {
 		_ = second.Stop(context.Background())
 		t.Fatal("dockerd started on a locked vault")
 	} else {
-		contains(t, "dockerd's log", err.Error(), "the tier is locked", "no key file", "layervault key recover")
+		contains(t, "dockerd's log", err.Error(), "tier is locked", "no key file", "layervault key recover")
 	}
 	// what needs no key of the vault works meanwhile, and what does is told why not
 	for _, method := range []string{"Mount", "Unmount"} {
@@ -98,9 +98,9 @@ func TestKeysUnlockService(t *testing.T) {
 	// the vault's list of volumes has those of the clear tier too, and only its key writes there
 	for _, method := range []string{"Create", "Remove"} {
 		name := map[string]string{"Create": "later", "Remove": "plain"}[method]
-		contains(t, method+" of a volume of the clear tier", s.post(t, "VolumeDriver."+method, `{"Name":"`+name+`","Opts":{"tier":"clear"}}`), "the vault vouches", "the tier is locked")
+		contains(t, method+" of a volume of the clear tier", s.post(t, "VolumeDriver."+method, `{"Name":"`+name+`","Opts":{"tier":"clear"}}`), "the vault vouches", "tier is locked")
 	}
-	contains(t, "the making of a volume of the vault", s.post(t, "VolumeDriver.Create", `{"Name":"shut"}`), "the tier is locked", "no key file")
+	contains(t, "the making of a volume of the vault", s.post(t, "VolumeDriver.Create", `{"Name":"shut"}`), "tier is locked", "no key file")
 
 	contains(t, "key unlock", sh(t, `layervault --persist "$1" key unlock --recovery-key-file "$2"`, root, paper), "the plugin has the key")
 	if err := second.Start(t.Context()); err != nil {

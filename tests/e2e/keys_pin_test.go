@@ -28,7 +28,7 @@ func TestKeysPIN(t *testing.T) {
 		for range 5 {
 			contains(t, "a wrong PIN", status(wrong), "wrong PIN", "status 3")
 		}
-		contains(t, "the sixth try", status(wrong), "lockout", "5 of 5", "1h0m0s", "hint: wait until the TPM lets go", "status 3")
+		contains(t, "the sixth try", status(wrong), "lockout", "5 of 5", "1h0m0s", "hint: wait until the lockout ends", "status 3")
 		contains(t, "the right PIN in lockout", status(right), "lockout", "status 3")
 		if got := len(keySlots(t)); got != 2 {
 			t.Errorf("a slot was made without unlocking: %d slots", got)
@@ -42,7 +42,7 @@ func TestKeysPIN(t *testing.T) {
 		// the setting: a file that something puts there before each start
 		sh(t, `install -m 0600 "$1" /persist/e2e-pin`, right)
 		setPlugin(t, "pin-file=/persist/e2e-pin")
-	}, "wants its PIN", "layervault key recover")
+	}, "needs a PIN", "layervault key recover")
 	if got := slotState(t, "pin"); got != "needs a person" {
 		t.Errorf("without the setting of the plugin the slot %s", got)
 	}

@@ -30,7 +30,7 @@ func TestKeysTrusted(t *testing.T) {
 	})
 	sh(t, `layervault key enroll trusted --source encrypted:user:e2e-master --label kernel`)
 	keepSlots(t, "kernel")
-	refused(t, func() {}, func() { setPlugin(t, "key=trusted") }, "weaker than the settings ask for", "key=trusted")
+	refused(t, func() {}, func() { setPlugin(t, "key=trusted") }, "weaker than the settings require", "key=trusted")
 	works(t)
 	memoryLocked(t, vaultKeys(t, imageFile(t, "busybox"))) // as in TestKeysOutOfSight, whose vault a TPM opens
 	contains(t, "docker info", docker(t, "info", "--format", "{{.DriverStatus}}"), "trusted")

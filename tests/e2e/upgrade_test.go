@@ -208,7 +208,7 @@ func TestUpgrade(t *testing.T) {
 	stop = serveBoth(t)
 	mustAsk(t, "GraphDriver.Init", home)
 	_, err := askDoor(t.Context(), "GraphDriver.Get", map[string]string{"ID": "top"})
-	if err == nil || !strings.Contains(err.Error(), "format 1, at least 2 is wanted") {
+	if err == nil || !strings.Contains(err.Error(), "format 1, minimum is 2") {
 		t.Errorf("an image of format 1 was put back: %v", err)
 	}
 	stop()

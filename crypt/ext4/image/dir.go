@@ -56,8 +56,8 @@ func (w *Writer) dirBlocks(d Inode, n *node) (indexed bool, err error) {
 	p := packer{out: w.out}
 	p.put([]byte("."), d, modeDir)
 	p.put([]byte(".."), parent, modeDir)
-	// In the order of inode numbers: whoever reads in this order reads the inode table and
-	// the content in order too.
+	// In the order of inode numbers: a reader in this order reads the inode table and the
+	// content sequentially too.
 	slices.SortFunc(list, func(a, b entry) int {
 		return cmp.Or(cmp.Compare(w.tree.names.at(int(a.name)).inode, w.tree.names.at(int(b.name)).inode), cmp.Compare(a.name, b.name))
 	})

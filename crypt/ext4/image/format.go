@@ -89,7 +89,7 @@ const (
 
 var le = binary.LittleEndian
 
-// Errors of what is to be written; whoever feeds the writer adds the name.
+// Errors of the writer; the caller adds the name of the file.
 var (
 	// ErrTooBig: the content does not fit into MaxSize.
 	ErrTooBig = errors.New("file system would exceed 1023 GiB")

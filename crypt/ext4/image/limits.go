@@ -2,9 +2,9 @@ package image
 
 import "fmt"
 
-// Bounds of one image. An image is written from a stream that nobody vouches for, so
-// whatever grows with it is bounded: a small tar must not cost much memory, and the
-// import of a layer stays below 96 MiB however the tar was made.
+// Limits of one image. An image is written from an unauthenticated stream, so all
+// memory use is bounded: a small tar must not cost much memory, and the import of a
+// layer stays below 96 MiB for any tar.
 const (
 	// MaxFiles bounds files and directories, those that a path only implies and those
 	// that a later entry replaced included, and by itself names (a file may have several).
@@ -44,5 +44,5 @@ type LimitError struct {
 }
 
 func (e *LimitError) Error() string {
-	return fmt.Sprintf("more than %d %s: a layer may have no more", e.Limit, e.What)
+	return fmt.Sprintf("more than %d %s: limit for one layer", e.Limit, e.What)
 }

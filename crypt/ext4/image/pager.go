@@ -121,14 +121,14 @@ func (p *pager) room() (int, error) {
 	}
 }
 
-var errNotReadable = errors.New("destination cannot be read")
+var errNotReadable = errors.New("destination is not readable")
 
 func (p *pager) write(b []byte, n int) error {
 	if _, ok := p.dst.(io.ReaderAt); !ok {
 		return fmt.Errorf("%w: %w", errNotReadable, &LimitError{"bytes of names and inodes in memory", pageFrames * pageSize})
 	}
 	if _, err := p.dst.WriteAt(b, MaxSize+int64(n)*pageSize); err != nil {
-		return fmt.Errorf("set names and inodes aside: %w", err)
+		return fmt.Errorf("write names and inodes to the spill file: %w", err)
 	}
 	return nil
 }
@@ -139,7 +139,7 @@ func (p *pager) read(b []byte, n int) error {
 		return errNotReadable
 	}
 	if _, err := r.ReadAt(b, MaxSize+int64(n)*pageSize); err != nil {
-		return fmt.Errorf("read names and inodes back: %w", err)
+		return fmt.Errorf("read names and inodes from the spill file: %w", err)
 	}
 	return nil
 }

@@ -89,7 +89,7 @@ func (w *Writer) Mkdir(parent Inode, name string, m Meta) (Inode, error) {
 	}
 	depth := w.tree.node(parent).depth
 	if depth >= MaxDepth {
-		return 0, &LimitError{"directories below each other", MaxDepth}
+		return 0, &LimitError{"levels of directories", MaxDepth}
 	}
 	i, err := w.tree.alloc(modeDir)
 	if err != nil {
@@ -208,7 +208,7 @@ func (w *Writer) data(size int64, content io.Reader) ([]extent, error) {
 // Symlink makes a symbolic link; nothing is asked of its target.
 func (w *Writer) Symlink(parent Inode, name, target string, m Meta) (Inode, error) {
 	if target == "" || len(target) > maxSymlink || strings.IndexByte(target, 0) >= 0 {
-		return 0, fmt.Errorf("%w: target of %d bytes", ErrSymlink, len(target))
+		return 0, fmt.Errorf("%w: target has %d bytes", ErrSymlink, len(target))
 	}
 	m.Mode = linkMode
 	i, record, err := w.begin(parent, name, modeSymlink, m)

@@ -231,7 +231,7 @@ func diskACL(v []byte, index uint8) ([]byte, error) {
 		return nil, nil
 	}
 	if len(v) < 4 || (len(v)-4)%8 != 0 || le.Uint32(v) != versionXattr {
-		return nil, fmt.Errorf("%w: not an access control list", ErrXattr)
+		return nil, fmt.Errorf("%w: malformed access control list", ErrXattr)
 	}
 	out, plain := le.AppendUint32(nil, versionDisk), index == xattrACLAccess
 	for e := v[4:]; len(e) > 0; e = e[8:] {
@@ -246,7 +246,7 @@ func diskACL(v []byte, index uint8) ([]byte, error) {
 			plain = false
 		case aclTagOwner, aclTagOwned, aclTagOther:
 		default:
-			return nil, fmt.Errorf("%w: not an access control list", ErrXattr)
+			return nil, fmt.Errorf("%w: malformed access control list", ErrXattr)
 		}
 	}
 	if plain || len(v) == 4 {
