@@ -26,7 +26,7 @@ var (
 	ErrOldFormat = errors.New("image format is no longer accepted")
 )
 
-// FormatError: the image's format is older than its tier accepts.
+// FormatError says that the image's format is older than its tier accepts.
 type FormatError struct {
 	Format, Floor int
 }

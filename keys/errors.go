@@ -73,7 +73,7 @@ var (
 	ErrClosed = errors.New("tier key is closed")
 )
 
-// SlotError: one slot did not open.
+// SlotError says why one slot did not open.
 type SlotError struct {
 	Slot Slot
 	Err  error

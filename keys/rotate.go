@@ -63,7 +63,7 @@ type Rotated struct {
 	Lost    []*ImageError // given up, with Force
 }
 
-// ImageError: one image could not be rotated.
+// ImageError says why one image could not be rotated.
 type ImageError struct {
 	Image string
 	Err   error

@@ -29,7 +29,9 @@ type Config struct {
 	Driver *driver.Config
 	// NoUpgrade leaves a vault of format 1 as it is.
 	NoUpgrade bool
-	Log       *slog.Logger
+	// NextStep is the command to type after an error, "" for none; nil for no advice.
+	NextStep func(error) string
+	Log      *slog.Logger
 }
 
 // Serve answers on l until ctx ends, and closes what it opened; the vault stays open. The
@@ -40,12 +42,12 @@ func Serve(ctx context.Context, l net.Listener, cfg Config) error {
 	defer fail(nil)
 	log := cfg.Log
 	upgrade := vault.NewUpgrading(cfg.Vault, cfg.Driver != nil, cfg.NoUpgrade)
-	volumes := volumedoor.New(log)
+	volumes := volumedoor.New(log, cfg.NextStep)
 	doors := []socket.Door{volumes}
 	var starting sync.WaitGroup
 	var d *driver.Driver
 	if cfg.Driver != nil {
-		front := graph.New(log)
+		front := graph.New(log, cfg.NextStep)
 		doors = []socket.Door{front, volumes}
 		settings := *cfg.Driver
 		// dockerd, or systemd, starts a plugin that ends with an error.

@@ -82,7 +82,7 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 	log.Info("layervault listens", "version", readVersion().Version, "socket", path, "persist", a.persist, "key", s.key)
 	person := handover.New(a.layout().Tier(persist.Vault), log)
 	open := a.newVault(s, v, person, log)
-	cfg := plugin.Config{Vault: open, NoUpgrade: s.noUpgrade, Log: log}
+	cfg := plugin.Config{Vault: open, NoUpgrade: s.noUpgrade, NextStep: nextStep, Log: log}
 	if !onlyVolumes {
 		cfg.Driver = &driver.Config{Layout: a.layout(), CryptParams: s.crypt(), DefaultSize: s.sizeBytes, Log: log}
 	}

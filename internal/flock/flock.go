@@ -21,9 +21,9 @@ import (
 type Mode int
 
 const (
-	// Exclusive: one holder.
+	// Exclusive allows one holder.
 	Exclusive Mode = iota
-	// Shared: any number of holders, and no exclusive one. For LockByte the file may be open
+	// Shared allows any number of holders, and no exclusive one. For LockByte the file may be open
 	// for reading only.
 	Shared
 )

@@ -55,11 +55,12 @@ type Server struct {
 	protocol socket.Protocol
 }
 
-// New makes a server that is not open.
-func New(log *slog.Logger) *Server {
+// New makes a server that is not open. nextStep, if not nil, is the command to type after an
+// error.
+func New(log *slog.Logger, nextStep func(error) string) *Server {
 	return &Server{
 		Gate:     socket.NewGate[Driver](),
-		protocol: socket.Protocol{Title: "graph driver", Subject: "id", Failed: http.StatusOK, Log: log},
+		protocol: socket.Protocol{Title: "graph driver", Subject: "id", Failed: http.StatusOK, NextStep: nextStep, Log: log},
 	}
 }
 

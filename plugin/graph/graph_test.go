@@ -38,7 +38,7 @@ type endpoint struct {
 // serve starts an endpoint and stops it with the test.
 func serve(t testing.TB, d graph.Driver) endpoint {
 	t.Helper()
-	s := graph.New(quiet)
+	s := graph.New(quiet, nil)
 	if d != nil {
 		s.Open(d)
 	}
@@ -208,7 +208,7 @@ func TestClientGoes(t *testing.T) {
 
 // A stopping server answers what it has begun and refuses what comes after.
 func TestDrain(t *testing.T) {
-	s := graph.New(quiet)
+	s := graph.New(quiet, nil)
 	s.Open(&recorder{})
 	if err := s.Drain(t.Context()); err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"time"
 )
 
@@ -17,7 +18,31 @@ type Protocol struct {
 	Failed int
 	// Level is how loud an error is logged; nil for a warning.
 	Level func(error) slog.Level
-	Log   *slog.Logger
+	// NextStep is the command to type after an error, "" for none. An answer ends with that: a
+	// person sees only what dockerd prints. nil for no advice.
+	NextStep func(error) string
+	Log      *slog.Logger
+}
+
+// advised is an error with the command to type next.
+type advised struct {
+	error
+	step string
+}
+
+func (e advised) Error() string { return e.error.Error() + "; next: " + e.step }
+func (e advised) Unwrap() error { return e.error }
+
+// advise adds the next step to an error, unless its text names that already.
+func (p Protocol) advise(err error) error {
+	if err == nil || p.NextStep == nil {
+		return err
+	}
+	step := p.NextStep(err)
+	if step == "" || strings.Contains(err.Error(), step) {
+		return err
+	}
+	return advised{err, step}
 }
 
 // Exchange is one request with the way to its answer.
@@ -66,7 +91,7 @@ func (g *Gate[T]) Handle(p Protocol, method string, call Call) http.HandlerFunc 
 		x := &Exchange{Request: r, w: w}
 		res, err := p.run(call, x)
 		p.report(x, method, time.Since(start), err)
-		x.answer(res, err, p.Failed)
+		x.answer(res, p.advise(err), p.Failed)
 	}
 }
 

@@ -43,8 +43,13 @@ func (d *door) Implements() string { return d.name }
 
 func (d *door) Register(mux *http.ServeMux) {
 	p := socket.Protocol{Title: d.name, Subject: "id", Failed: http.StatusTeapot, Log: slog.New(slog.DiscardHandler)}
+	p.NextStep = func(err error) string {
+		return map[string]string{"locked": "unlock it", "told: unlock it": "unlock it"}[err.Error()]
+	}
 	calls := map[string]socket.Call{
-		"Say": func(*socket.Exchange) (any, error) { return map[string]string{"Said": "hello"}, nil },
+		"Locked": func(*socket.Exchange) (any, error) { return nil, errors.New("locked") },
+		"Told":   func(*socket.Exchange) (any, error) { return nil, errors.New("told: unlock it") },
+		"Say":    func(*socket.Exchange) (any, error) { return map[string]string{"Said": "hello"}, nil },
 		"Hold": func(*socket.Exchange) (any, error) {
 			d.entered <- struct{}{}
 			<-d.released
@@ -202,6 +207,7 @@ func TestAnswers(t *testing.T) {
 	c := s.dial()
 	for method, want := range map[string]string{
 		"D.Say": `200 {"Said":"hello"}`, "D.Fail": `418 {"Err":"no \u003clayer\u003e"}`, "D.Refuse": `409 {"Err":"refused"}`,
+		"D.Locked": `418 {"Err":"locked; next: unlock it"}`, "D.Told": `418 {"Err":"told: unlock it"}`,
 	} {
 		c.send(method)
 		if got := c.answer(); got != want {

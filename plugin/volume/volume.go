@@ -43,12 +43,13 @@ type Server struct {
 	protocol socket.Protocol
 }
 
-// New makes a server that is not open.
-func New(log *slog.Logger) *Server {
+// New makes a server that is not open. nextStep, if not nil, is the command to type after an
+// error.
+func New(log *slog.Logger, nextStep func(error) string) *Server {
 	return &Server{
 		Gate: socket.NewGate[Store](),
 		// dockerd shows the Err of any status that is not 200; the reference answers 500 too.
-		protocol: socket.Protocol{Title: "volume", Subject: "volume", Failed: http.StatusInternalServerError, Level: level, Log: log},
+		protocol: socket.Protocol{Title: "volume", Subject: "volume", Failed: http.StatusInternalServerError, Level: level, NextStep: nextStep, Log: log},
 	}
 }
 

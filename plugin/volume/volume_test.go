@@ -35,7 +35,7 @@ type endpoint struct {
 
 func serve(t *testing.T) endpoint {
 	t.Helper()
-	s := door.New(slog.New(slog.DiscardHandler))
+	s := door.New(slog.New(slog.DiscardHandler), nil)
 	path := filepath.Join(t.TempDir(), "v.sock")
 	l, err := socket.Listen(t.Context(), path)
 	if err != nil {

@@ -47,7 +47,7 @@ func TestVolumeWire(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	front := door.New(slog.New(slog.DiscardHandler))
+	front := door.New(slog.New(slog.DiscardHandler), nil)
 	front.Open(store)
 	path := filepath.Join(dir, "v.sock")
 	ctx, stop := context.WithCancel(context.Background())

@@ -100,7 +100,7 @@ func startPlugin(root string) (*plugin, error) {
 		Scratch: filepath.Join(persistDir, "scratch"),
 		Log:     log,
 	})
-	front := graph.New(log)
+	front := graph.New(log, nil)
 	front.Open(p.driver)
 
 	var ctx context.Context
