@@ -147,7 +147,7 @@ func TestEncryptedKeys(t *testing.T) {
 		t.Errorf("with another master key: %v", err)
 	}
 	sh(t, `keyctl purge user layervault-test >/dev/null`)
-	if _, err := unlock(t, path); !errors.Is(err, ErrOtherChip) || !strings.Contains(err.Error(), "no master key user:layervault-test") {
+	if _, err := unlock(t, path); !errors.Is(err, ErrOtherChip) || !strings.Contains(err.Error(), "master key user:layervault-test is not in") {
 		t.Errorf("without the master key: %v", err)
 	}
 	if _, err := p.Wrap(t.Context(), keys.Binding{}, make([]byte, keys.KeySize)); !errors.Is(err, ErrOtherChip) {
