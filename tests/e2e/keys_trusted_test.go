@@ -38,7 +38,7 @@ func TestKeysTrusted(t *testing.T) {
 		sh(t, `keyctl purge user e2e-master >/dev/null`)
 	}, func() {
 		sh(t, master)
-	}, "no master key user:e2e-master", "layervault key recover")
+	}, "master key user:e2e-master is not in", "layervault key recover")
 	if got := slotState(t, "kernel"); got != "opens" {
 		t.Errorf("the slot %s", got)
 	}
