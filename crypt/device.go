@@ -92,20 +92,7 @@ func (d *VirtualDevice) lock(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	return lockFile(ctx, f)
-}
-
-// lockFile locks an open file, which it closes with the lock.
-func lockFile(ctx context.Context, f *os.File) (unlock func(), err error) {
-	err = ctx.Err()
-	if err == nil {
-		err = flock.Lock(ctx, f, flock.Exclusive)
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	return func() { _ = f.Close() }, nil
+	return flock.Keep(ctx, f)
 }
 
 // explain distinguishes a full disk from other failures: dm-crypt and loop devices

@@ -14,6 +14,7 @@ import (
 	"layervault/crypt/dm"
 	"layervault/crypt/ext4"
 	"layervault/internal/durable"
+	"layervault/internal/flock"
 )
 
 // KernelKey is a key as the kernel's key service takes it.
@@ -219,7 +220,7 @@ func (d *PlainDevice) Get(ctx context.Context, at string) error {
 		if err != nil {
 			return err
 		}
-		unlock, err := lockFile(ctx, own)
+		unlock, err := flock.Keep(ctx, own)
 		if err != nil {
 			return err
 		}

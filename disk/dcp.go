@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"layervault/crypt"
+	"layervault/internal/durable"
 )
 
 // DCP is plain dm-crypt under a key of NXP's DCP.
@@ -101,7 +102,7 @@ func (dcp) mount(ctx context.Context, d *plainDisk, at string) error {
 		return err
 	}
 	d.set.cfg.Log.InfoContext(ctx, "a disk has a trusted key now; the vendor's key file is not needed any more", "disk", d.Name, "old", d.file(""))
-	return syncDir(d.Dir)
+	return durable.SyncPath(d.Dir)
 }
 
 // migrate makes the blob of a trusted key of the vendor's key.

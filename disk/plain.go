@@ -2,15 +2,13 @@ package disk
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"layervault/crypt"
+	"layervault/internal/durable"
 )
 
 // plain are the types whose images are plain dm-crypt. They differ in the key.
@@ -153,24 +151,15 @@ func (d *plainDisk) ensureKey(ctx context.Context, haveImage bool) error {
 	return writeKey(made, content)
 }
 
-// writeKey makes a key file: temporary, synced, renamed.
+// writeKey makes a key file.
 func writeKey(name string, content []byte) error {
 	if len(content) == 0 {
 		return fmt.Errorf("%w: %s would be empty", ErrBadKey, name)
 	}
-	tmp := name + tempSuffix
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
+	if err := durable.Replace(name, filepath.Base(name)+tempSuffix, content); err != nil {
+		return fmt.Errorf("%s: %w", filepath.Dir(name), err)
 	}
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(tmp, name)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, errors.Join(err, os.Remove(tmp)))
-	}
-	return syncDir(filepath.Dir(name))
+	return nil
 }
 
 // loadKey makes the kernel's key of a key file. The caller wipes it.

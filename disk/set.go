@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt"
+	"layervault/internal/durable"
 	"layervault/internal/flock"
 	"layervault/internal/mounts"
 	"layervault/persist"
@@ -214,15 +215,7 @@ func lockFolder(ctx context.Context, dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = ctx.Err()
-	if err == nil {
-		err = flock.Lock(ctx, f, flock.Exclusive)
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	return func() { _ = f.Close() }, nil
+	return flock.Keep(ctx, f)
 }
 
 func (s *Set) step(d Disk, step string) error {
@@ -332,13 +325,5 @@ func touch(name string) error {
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(name))
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return durable.SyncPath(filepath.Dir(name))
 }

@@ -111,11 +111,7 @@ func (f folder) create(context.Context) (err error) {
 	if err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, f.Path, unix.RENAME_NOREPLACE); err != nil {
 		return fmt.Errorf("rename to %s: %w", f.Path, err)
 	}
-	dir, err := os.Open(filepath.Dir(f.Path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return durable.SyncPath(filepath.Dir(f.Path))
 }
 
 func (f folder) within(_ context.Context, do func(root string) error) error { return do(f.Path) }

@@ -199,11 +199,9 @@ func (l *list) seal(keys authentic.Keys) ([]byte, error) {
 	if out.Volumes == nil {
 		out.Volumes = []entry{}
 	}
-	code, err := authentic.Sum(keys, listKind, out)
-	if err != nil {
+	if err := authentic.Seal(keys, listKind, out, &out.MAC); err != nil {
 		return nil, err
 	}
-	out.MAC = code
 	data, err := json.MarshalIndent(out, "", " ")
 	return append(data, '\n'), err
 }
@@ -224,8 +222,8 @@ func (l *list) authentic(keys authentic.Keys) error {
 }
 
 func (l *list) check(keys authentic.Keys) error {
-	bare := &list{Version: l.Version, Tier: l.Tier, Volumes: l.Volumes}
-	return authentic.Check(keys, listKind, l.MAC, bare)
+	bare := &list{Version: l.Version, Tier: l.Tier, Volumes: l.Volumes, MAC: l.MAC}
+	return authentic.Verify(keys, listKind, bare, &bare.MAC)
 }
 
 // write replaces a tier's list. The list is locked.
@@ -234,12 +232,8 @@ func (l *list) write(layout persist.Layout, keys authentic.Keys) error {
 	if err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(layout.Tier(l.Tier))
-	if err != nil {
-		return err
-	}
-	name := filepath.Base(layout.VolumeList(l.Tier))
-	return errors.Join(durable.WriteFile(root, "."+name+".tmp", name, data, 0o600), root.Close())
+	name := layout.VolumeList(l.Tier)
+	return durable.Replace(name, "."+filepath.Base(name)+".tmp", data)
 }
 
 // authenticList gives a tier's list, known to be written with its key; nil where there is

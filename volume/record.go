@@ -51,17 +51,14 @@ func (r Record) asked() int64 { return r.Generation - r.Local }
 
 // seal gives a record for a file its authentication.
 func (r Record) seal(keys authentic.Keys) (Record, error) {
-	r.Version, r.MAC = recordVersion, ""
-	code, err := authentic.Sum(keys, recordKind, r)
-	r.MAC = code
+	r.Version = recordVersion
+	err := authentic.Seal(keys, recordKind, &r, &r.MAC)
 	return r, err
 }
 
 // authentic is ErrForged for a record in a file that was not written with a key.
 func (r Record) authentic(keys authentic.Keys) error {
-	code := r.MAC
-	r.MAC = ""
-	return authentic.Check(keys, recordKind, code, r)
+	return authentic.Verify(keys, recordKind, &r, &r.MAC)
 }
 
 // ID is the volume's identity.

@@ -41,16 +41,13 @@ const (
 const revisionsKind = "revision"
 
 func (r Revisions) seal(keys authentic.Keys) (Revisions, error) {
-	r.Version, r.MAC = revisionsVersion, ""
-	code, err := authentic.Sum(keys, revisionsKind, r)
-	r.MAC = code
+	r.Version = revisionsVersion
+	err := authentic.Seal(keys, revisionsKind, &r, &r.MAC)
 	return r, err
 }
 
 func (r Revisions) authentic(keys authentic.Keys) error {
-	code := r.MAC
-	r.MAC = ""
-	return authentic.Check(keys, revisionsKind, code, r)
+	return authentic.Verify(keys, revisionsKind, &r, &r.MAC)
 }
 
 // byTheVault are the options of what has no key of its own: the vault vouches for it.

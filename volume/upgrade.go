@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -161,12 +160,8 @@ func writeRecord(v Volume) error {
 	if err != nil {
 		return err
 	}
-	dir, name := filepath.Split(v.recordFile())
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(durable.WriteFile(root, "."+name+".tmp", name, data, 0o600), root.Close())
+	name := v.recordFile()
+	return durable.Replace(name, "."+filepath.Base(name)+".tmp", data)
 }
 
 func (s *Store) upgradeRevisions(ctx context.Context, keys KeySource) error {

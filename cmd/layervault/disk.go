@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -8,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"layervault/disk"
-	"layervault/keys/secretio"
 	"layervault/vault"
 	"layervault/volume"
 )
@@ -241,25 +241,8 @@ func (v *volumeVerb) umountDisk() *cobra.Command {
 }
 
 func (v *volumeVerb) diskKey() *cobra.Command {
-	var out string
-	cmd := &cobra.Command{
-		Use:   "key DISK",
-		Short: "Write the LUKS2 passphrase of a disk of type luks, for stock cryptsetup",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := v.app.noKeyOnTerminal(out); err != nil {
-				return err
-			}
-			return v.withDisks(func(s *disk.Set) error {
-				pass, err := s.Passphrase(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
-				defer clear(pass)
-				return secretio.Write(v.app.out, out, pass)
-			})
-		},
-	}
-	keyFileOut(cmd, &out)
-	return cmd
+	return v.app.passphraseVerb("key DISK", "Write the LUKS2 passphrase of a disk of type luks, for stock cryptsetup",
+		func(ctx context.Context, name string, write func([]byte, error) error) error {
+			return v.withDisks(func(s *disk.Set) error { return write(s.Passphrase(ctx, name)) })
+		})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,18 +32,25 @@ func (v *volumeVerb) create() *cobra.Command {
 		Short: "Make a volume, as docker volume create does",
 		Args:  cobra.ExactArgs(1),
 	}
+	return makes(v, cmd, volume.ParseOptions, (*volume.Store).Create)
+}
+
+// makes completes a verb that makes a generation of the volume, with the options that parse
+// reads.
+func makes[O any](v *volumeVerb, cmd *cobra.Command, parse func(map[string]string) (O, error),
+	do func(s *volume.Store, ctx context.Context, name string, o O) (volume.Volume, error)) *cobra.Command {
 	opts := optionFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		m, err := optionMap(*opts)
 		if err != nil {
 			return err
 		}
-		want, err := volume.ParseOptions(m)
+		o, err := parse(m)
 		if err != nil {
 			return err
 		}
 		return v.with(cmd.Context(), func(s *volume.Store) error {
-			made, err := s.Create(cmd.Context(), args[0], want)
+			made, err := do(s, cmd.Context(), args[0], o)
 			if err != nil {
 				return err
 			}
@@ -103,23 +111,5 @@ func (v *volumeVerb) purge() *cobra.Command {
 Options that are given change the volume; everything else stays as it was.`,
 		Args: cobra.ExactArgs(1),
 	}
-	opts := optionFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		m, err := optionMap(*opts)
-		if err != nil {
-			return err
-		}
-		change, err := volume.ParseChange(m)
-		if err != nil {
-			return err
-		}
-		return v.with(cmd.Context(), func(s *volume.Store) error {
-			made, err := s.Purge(cmd.Context(), args[0], change)
-			if err != nil {
-				return err
-			}
-			return v.printMade(made)
-		})
-	}
-	return cmd
+	return makes(v, cmd, volume.ParseChange, (*volume.Store).Purge)
 }

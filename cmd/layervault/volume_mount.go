@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"layervault/keys/secretio"
@@ -42,22 +44,30 @@ func (v *volumeVerb) umount() *cobra.Command {
 }
 
 func (v *volumeVerb) key() *cobra.Command {
+	return v.app.passphraseVerb("key VOLUME", "Write the LUKS2 passphrase of a volume's image, for stock cryptsetup",
+		func(ctx context.Context, name string, write func([]byte, error) error) error {
+			return v.with(ctx, func(s *volume.Store) error { return write(s.Passphrase(ctx, name)) })
+		})
+}
+
+// passphraseVerb writes the passphrase of one image. with opens what knows the passphrase, and
+// hands the passphrase, or why there is none, to write.
+func (a *app) passphraseVerb(use, short string, with func(ctx context.Context, name string, write func([]byte, error) error) error) *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
-		Use:   "key VOLUME",
-		Short: "Write the LUKS2 passphrase of a volume's image, for stock cryptsetup",
+		Use:   use,
+		Short: short,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := v.app.noKeyOnTerminal(out); err != nil {
+			if err := a.noKeyOnTerminal(out); err != nil {
 				return err
 			}
-			return v.with(cmd.Context(), func(s *volume.Store) error {
-				pass, err := s.Passphrase(cmd.Context(), args[0])
+			return with(cmd.Context(), args[0], func(pass []byte, err error) error {
 				if err != nil {
 					return err
 				}
 				defer clear(pass)
-				return secretio.Write(v.app.out, out, pass)
+				return secretio.Write(a.out, out, pass)
 			})
 		},
 	}

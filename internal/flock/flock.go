@@ -44,6 +44,19 @@ func Lock(ctx context.Context, f *os.File, mode Mode) error {
 	return wait(ctx, f, func() error { return try(f, mode) })
 }
 
+// Keep takes the exclusive lock of an open file, unless ctx has ended already, and closes the
+// file: with the lock, or at once where the lock cannot be had.
+func Keep(ctx context.Context, f *os.File) (unlock func(), err error) {
+	if err = ctx.Err(); err == nil {
+		err = Lock(ctx, f, Exclusive)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return func() { _ = f.Close() }, nil
+}
+
 // TryLock takes the lock of an open file if it is free, and otherwise returns ErrHeld.
 func TryLock(f *os.File, mode Mode) error {
 	if err := try(f, mode); err != nil {
