@@ -21,6 +21,10 @@ type CreateOptions struct {
 	SizeLimit int64
 	// DefaultSize is used when SizeLimit is 0.
 	DefaultSize int64
+	// Name and State are those of a layer whose front door prepares and commits; see Commit.
+	// A layer to be viewed has no image, whatever ReadWrite says.
+	Name  string
+	State State
 	// IDMap gives the owner of a writable image's root.
 	IDMap user.IdentityMapping
 }
@@ -37,8 +41,9 @@ func (s *Store) Create(ctx context.Context, id, parent string, opts CreateOption
 	want := Record{
 		ID: id, Parent: parent, Kind: Fresh, ReadWrite: opts.ReadWrite,
 		SizeLimit: opts.SizeLimit, Owner: s.process, Created: time.Now().UTC().Truncate(time.Millisecond),
+		Name: opts.Name, State: opts.State,
 	}
-	if opts.ReadWrite {
+	if opts.ReadWrite && opts.State != Viewed {
 		want.Kind, want.Owner = Writable, ""
 	}
 	if parent == id {
@@ -66,7 +71,8 @@ func (s *Store) Create(ctx context.Context, id, parent string, opts CreateOption
 
 // recreate distinguishes a retry from a clash.
 func (s *Store) recreate(have, want Record) error {
-	if have.Parent != want.Parent || have.SizeLimit != want.SizeLimit || have.ReadWrite != want.ReadWrite {
+	if have.Parent != want.Parent || have.SizeLimit != want.SizeLimit || have.ReadWrite != want.ReadWrite ||
+		have.Name != want.Name || have.State != want.State {
 		return fmt.Errorf("%w: %s, with parent %q, size limit %d and read-write %t",
 			ErrExists, have.ID, have.Parent, have.SizeLimit, have.ReadWrite)
 	}
@@ -80,15 +86,8 @@ func (s *Store) recreate(have, want Record) error {
 }
 
 func (s *Store) create(ctx context.Context, r Record, opts CreateOptions) (err error) {
-	if r.Parent != "" {
-		chain, err := s.Chain(r.Parent)
-		if err != nil {
-			return fmt.Errorf("create layer %s: parent: %w", r.ID, err)
-		}
-		if len(chain) == maxChain {
-			return fmt.Errorf("create layer %s: %w: parent already has %d layers", r.ID, ErrTooDeep, maxChain)
-		}
-		r.ParentUUID = chain[0].lastingUUID()
+	if r, err = s.on(r); err != nil {
+		return fmt.Errorf("create layer %s: parent: %w", r.ID, err)
 	}
 	dir := tmpName(tmpPrefix, r.ID)
 	if err := s.root.Mkdir(dir, 0o700); err != nil {
@@ -134,10 +133,30 @@ func (s *Store) create(ctx context.Context, r Record, opts CreateOptions) (err e
 	return nil
 }
 
+// on fills in what a record says of its parent's image. Layers with a state stand on committed
+// ones alone.
+func (s *Store) on(r Record) (Record, error) {
+	if r.Parent == "" {
+		return r, nil
+	}
+	chain, err := s.Chain(r.Parent)
+	if err != nil {
+		return r, err
+	}
+	if len(chain) == maxChain {
+		return r, fmt.Errorf("%w: parent already has %d layers", ErrTooDeep, maxChain)
+	}
+	if r.State != "" && chain[0].State != Committed {
+		return r, fmt.Errorf("%w: %s is not committed", ErrState, r.Parent)
+	}
+	r.ParentUUID = chain[0].lastingUUID()
+	return r, nil
+}
+
 // lastingUUID is the UUID of a layer's image if that image is never replaced: Reset
-// removes no image from a layer that was made for a container.
+// removes no image from a layer that was made for a container, nor from a committed one.
 func (r Record) lastingUUID() string {
-	if r.Kind == Sealed || r.Kind == Writable && r.ReadWrite {
+	if r.Kind == Sealed || r.Kind == Writable && (r.ReadWrite || r.State == Committed) {
 		return r.UUID
 	}
 	return ""
@@ -153,6 +172,9 @@ func (s *Store) sealed(r Record) (Record, []byte, error) {
 		return r, nil, err
 	}
 	data, err := r.encode()
+	if err == nil && len(data) > recordFormat.MaxSize {
+		err = fmt.Errorf("%w: record has %d bytes", ErrBadName, len(data))
+	}
 	return r, data, err
 }
 
@@ -189,6 +211,9 @@ func (s *Store) MakeWritable(ctx context.Context, id string, opts CreateOptions)
 	r, err := s.record(id)
 	if err != nil || r.Kind != Fresh {
 		return r, err
+	}
+	if r.State != "" && r.State != Active {
+		return r, fmt.Errorf("make layer %s writable: %w: %s", id, ErrState, r.State)
 	}
 	err = s.fill(ctx, r, "make writable", func(dir string) (Record, error) {
 		next := r

@@ -10,6 +10,10 @@ import (
 var (
 	// ErrBadID: not a valid layer id. See ValidateID.
 	ErrBadID = errors.New("invalid layer id")
+	// ErrBadName: not a name that a record can hold.
+	ErrBadName = errors.New("invalid layer name")
+	// ErrState: the layer's state forbids the operation.
+	ErrState = errors.New("wrong state of the layer")
 	// ErrNotFound: there is no such layer. A half-made layer is not found either.
 	ErrNotFound = errors.New("no such layer")
 	// ErrExists: a layer of this id was made with other arguments.

@@ -36,6 +36,8 @@ func (s *Store) Import(ctx context.Context, id string, tar io.Reader, idmap user
 		return 0, err
 	}
 	switch {
+	case r.State != "" && r.State != Active:
+		return 0, fmt.Errorf("import into layer %s: %w: %s", id, ErrState, r.State)
 	case r.Kind == Sealed:
 		if err := finish(ctx, NewTarStream(tar)); err != nil {
 			if ctx.Err() != nil {
@@ -107,6 +109,9 @@ func (s *Store) Reset(ctx context.Context, id string) error {
 	}
 	if r.Kind != Writable {
 		return nil
+	}
+	if r.State == Committed {
+		return fmt.Errorf("reset layer %s: %w: %s", id, ErrState, r.State)
 	}
 	// The record first: a crash in between leaves an image beside a fresh record,
 	// which fill erases.

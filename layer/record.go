@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"layervault/internal/authentic"
 	"layervault/internal/durable"
@@ -21,20 +24,37 @@ const (
 	Sealed   Kind = "sealed"
 )
 
-// recordVersion is the version of layer.json that this code writes. A reader rejects a
-// higher version: its fields may be lost by a rewrite. Version 1 was not authenticated;
-// see Store.authenticate for when it is still accepted.
+// State says how far a layer is whose front door prepares and commits, as containerd's
+// snapshots are. Other layers have none.
+type State string
+
+// The states. An active layer is being written. The content of a committed one is final: it
+// may be a parent. A view has no content of its own.
 const (
+	Active    State = "active"
+	Committed State = "committed"
+	Viewed    State = "view"
+)
+
+// The versions of layer.json that this code writes: namedVersion for a record with a state,
+// recordVersion for any other, which older programs read too. A reader rejects a higher
+// version: its fields may be lost by a rewrite. Version 1 was not authenticated; see
+// Store.authenticate for when it is still accepted.
+const (
+	namedVersion     = 3
 	recordVersion    = 2
 	oldRecordVersion = 1
 )
+
+// maxName bounds the name of a layer, in bytes: containerd's are some 150.
+const maxName = 512
 
 // recordKind is the kind of a layer's record in its authentication.
 const recordKind = "layer"
 
 // recordFormat is what is read of layer.json: a record is about 500 bytes, so
 // anything near a page is not ours.
-var recordFormat = durable.Format{Oldest: oldRecordVersion, Newest: recordVersion, MaxSize: 4096}
+var recordFormat = durable.Format{Oldest: oldRecordVersion, Newest: namedVersion, MaxSize: 4096}
 
 // Record is what layer.json says. It holds only what cannot be derived.
 type Record struct {
@@ -56,7 +76,11 @@ type Record struct {
 	// is never replaced, so that an older record of the parent is rejected.
 	ParentUUID string `json:"parent_uuid,omitempty"`
 	// Owner is the process that made a fresh layer; see Store.Import.
-	Owner   string    `json:"owner,omitempty"`
+	Owner string `json:"owner,omitempty"`
+	// Name is what the front door of a layer with a state knows it by, and State that state.
+	// A name belongs to one layer at most, which the front door sees to.
+	Name    string    `json:"name,omitempty"`
+	State   State     `json:"state,omitempty"`
 	Created time.Time `json:"created"`
 	// MAC authenticates all of the above; see package authentic.
 	MAC string `json:"mac,omitempty"`
@@ -65,6 +89,9 @@ type Record struct {
 // seal sets the current version and the MAC of a record.
 func (r Record) seal(keys authentic.Keys) (Record, error) {
 	r.Version = recordVersion
+	if r.State != "" {
+		r.Version = namedVersion
+	}
 	err := authentic.Seal(keys, recordKind, &r, &r.MAC)
 	return r, err
 }
@@ -98,9 +125,6 @@ func decodeRecord(id string, data []byte) (Record, error) {
 }
 
 func (r Record) check(id string) error {
-	if r.Version != recordVersion && r.Version != oldRecordVersion {
-		return fmt.Errorf("unknown format version %d", r.Version)
-	}
 	if r.ID != id {
 		return fmt.Errorf("record belongs to layer %q", r.ID)
 	}
@@ -121,7 +145,39 @@ func (r Record) check(id string) error {
 	if err := r.checkVersion(); err != nil {
 		return err
 	}
+	if err := r.checkState(); err != nil {
+		return err
+	}
 	return r.checkKind()
+}
+
+func (r Record) checkState() error {
+	switch r.State {
+	case "":
+		if r.Name != "" {
+			return errors.New("name without a state")
+		}
+		return nil
+	case Active, Committed:
+	case Viewed:
+		if r.Kind != Fresh {
+			return errors.New("view has an image")
+		}
+	default:
+		return fmt.Errorf("unknown state %q", r.State)
+	}
+	return checkName(r.Name)
+}
+
+// checkName is ErrBadName for a name that a record could not give back as it was.
+func checkName(name string) error {
+	switch {
+	case name == "" || len(name) > maxName:
+		return fmt.Errorf("%w: %d bytes, must be 1 to %d", ErrBadName, len(name), maxName)
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl):
+		return fmt.Errorf("%w: %q is not plain text", ErrBadName, name)
+	}
+	return nil
 }
 
 // checkVersion checks the fields that depend on the version.
@@ -129,8 +185,10 @@ func (r Record) checkVersion() error {
 	switch {
 	case r.Version == oldRecordVersion && (r.MAC != "" || r.ParentUUID != "" || r.Kind == Writable && r.UUID != ""):
 		return errors.New("format version 1 record has fields of version 2")
-	case r.Version == recordVersion && !authentic.IsCode(r.MAC):
+	case r.Version != oldRecordVersion && !authentic.IsCode(r.MAC):
 		return errors.New("MAC is missing")
+	case (r.Version == namedVersion) != (r.State != ""):
+		return errors.New("state does not fit the format version")
 	case r.ParentUUID != "" && r.Parent == "":
 		return errors.New("parent image UUID without a parent")
 	}
