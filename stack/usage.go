@@ -1,0 +1,78 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"layervault/crypt"
+)
+
+// ext4Reserved is how many of ext4's inodes are no files, except for the root directory, which
+// is one of them: the first other inode is number 11 (s_first_ino).
+const ext4Reserved = 10
+
+// UsageAt is Usage for a layer that is attached at a directory, from the counters of its file
+// system: its time does not depend on the number of files. What an image holds beside the
+// layer's content is a handful of directories, and taken off.
+func UsageAt(at string) (Usage, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(at, &st); err != nil {
+		return Usage{}, fmt.Errorf("usage of the layer at %s: %w", at, err)
+	}
+	if st.Type != unix.EXT4_SUPER_MAGIC {
+		return usageOfTree(filepath.Join(at, crypt.DirDiff))
+	}
+	u := Usage{
+		Inodes: int64(st.Files) - int64(st.Ffree) - ext4Reserved, //nolint:unconvert // 32 bit has other types
+		Bytes:  (int64(st.Blocks) - int64(st.Bfree)) * int64(st.Bsize),
+	}
+	entries, err := os.ReadDir(at)
+	if err != nil {
+		return Usage{}, fmt.Errorf("usage of the layer at %s: %w", at, err)
+	}
+	root, err := os.Lstat(at)
+	if err != nil {
+		return Usage{}, fmt.Errorf("usage of the layer at %s: %w", at, err)
+	}
+	u.Bytes -= blocksOf(root)
+	for _, e := range entries {
+		if e.Name() == crypt.DirDiff {
+			continue
+		}
+		other, err := usageOfTree(filepath.Join(at, e.Name()))
+		if err != nil {
+			return Usage{}, err
+		}
+		u.Inodes -= other.Inodes
+		u.Bytes -= other.Bytes
+	}
+	// Between the two readings a container may have removed files.
+	u.Inodes, u.Bytes = max(u.Inodes, 0), max(u.Bytes, 0)
+	return u, nil
+}
+
+// usageOfTree measures a directory by its files.
+func usageOfTree(dir string) (u Usage, err error) {
+	err = eachInode(context.Background(), dir, func(fi fs.FileInfo) {
+		u.Inodes++
+		u.Bytes += blocksOf(fi)
+	})
+	if errors.Is(err, os.ErrNotExist) {
+		return u, nil
+	}
+	return u, err
+}
+
+func blocksOf(fi fs.FileInfo) int64 {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * blockUnit
+	}
+	return 0
+}
