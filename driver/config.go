@@ -43,6 +43,10 @@ type Config struct {
 	// Fatal is called with an error that only a restart of the plugin can fix; may be nil.
 	Fatal func(error)
 
+	// OpenStore opens the layer store with the open tier's keys, where other doors of the process
+	// share it; nil for a store of the driver's own. Close closes either.
+	OpenStore func(context.Context, KeySource) (*layer.Store, error)
+
 	// Devices makes the images; nil for encrypted ones of package crypt.
 	Devices func(KeySource) layer.Devices
 	// SweepDevices clears leftover devices at the start; nil for crypt.Sweep.

@@ -12,7 +12,9 @@ import (
 	"layervault/crypt"
 	"layervault/internal/keylock"
 	"layervault/layer"
+	"layervault/persist"
 	"layervault/stack"
+	"layervault/vault"
 )
 
 // Driver is the graph driver. It is safe for concurrent use: calls on one layer
@@ -64,6 +66,15 @@ func New(cfg Config) *Driver {
 	}
 	if cfg.SweepDevices == nil {
 		cfg.SweepDevices = crypt.Sweep
+	}
+	if cfg.OpenStore == nil {
+		own := cfg
+		cfg.OpenStore = func(ctx context.Context, keys KeySource) (*layer.Store, error) {
+			return vault.OpenLayers(ctx, own.Layout, persist.Vault, layer.Config{
+				Scratch: own.Scratch, Keys: keys, Devices: own.Devices(keys), SweepDevices: own.SweepDevices,
+				Checkpoint: own.Checkpoint, Log: own.Log,
+			})
+		}
 	}
 	return &Driver{cfg: cfg, log: cfg.Log}
 }

@@ -192,10 +192,7 @@ func (d *Driver) openStore(ctx context.Context) error {
 	if store != nil {
 		return nil
 	}
-	store, err := vault.OpenLayers(ctx, d.cfg.Layout, persist.Vault, layer.Config{
-		Scratch: d.cfg.Scratch, Keys: keys, Devices: d.cfg.Devices(keys), SweepDevices: d.cfg.SweepDevices,
-		Checkpoint: d.cfg.Checkpoint, Log: d.log,
-	})
+	store, err := d.cfg.OpenStore(ctx, keys)
 	if err != nil {
 		return err
 	}

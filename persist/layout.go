@@ -31,6 +31,10 @@ func (l Layout) Tier(t Tier) string { return filepath.Join(l.Root, string(t)) }
 // Layers is the folder that holds one folder per image layer of a tier.
 func (l Layout) Layers(t Tier) string { return filepath.Join(l.Tier(t), "layers") }
 
+// Snapshots is the folder with the database of containerd's snapshots. Their content is in
+// Layers.
+func (l Layout) Snapshots(t Tier) string { return filepath.Join(l.Tier(t), "snapshots") }
+
 // KeyRing is the file with the slots that hold the tier's key.
 func (l Layout) KeyRing(t Tier) string { return filepath.Join(l.Tier(t), "keyring.json") }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 
 	"layervault/crypt"
 	"layervault/disk"
@@ -80,6 +81,31 @@ func (v *Vault) openLayers(ctx context.Context, tier persist.Tier, keys layer.Ke
 func OpenLayers(ctx context.Context, l persist.Layout, tier persist.Tier, cfg layer.Config) (*layer.Store, error) {
 	cfg.Root = l.Layers(tier)
 	return layer.Open(ctx, cfg)
+}
+
+// sharedLayers is the vault's store of layers, once a door has opened it.
+type sharedLayers struct {
+	mu    sync.Mutex
+	store *layer.Store
+}
+
+// Layers opens the vault's store of layers, once for all doors of a process: it has one owner.
+// keys are those of Borrow; scratch is that of layer.Config, and that of the first call counts.
+// Whoever closes the store closes it for all.
+func (v *Vault) Layers(ctx context.Context, keys layer.KeySource, scratch string) (*layer.Store, error) {
+	v.layers.mu.Lock()
+	defer v.layers.mu.Unlock()
+	if v.layers.store != nil {
+		return v.layers.store, nil
+	}
+	store, err := OpenLayers(ctx, v.cfg.Layout, persist.Vault, layer.Config{
+		Scratch: scratch, Keys: keys, Devices: layer.NewDevices(keys, v.cfg.CryptParams, v.log), SweepDevices: crypt.Sweep, Log: v.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	v.layers.store = store
+	return store, nil
 }
 
 // Sweep removes devices of images that an earlier process left behind. No other process may

@@ -53,6 +53,8 @@ type Vault struct {
 
 	locks keylock.Locks
 	open  map[persist.Tier]*Tier // guarded by each tier's lock
+
+	layers sharedLayers
 }
 
 // New makes a vault whose tiers are all closed.

@@ -16,14 +16,9 @@ import (
 	"layervault/persist"
 	"layervault/plugin"
 	"layervault/plugin/mountns"
-	"layervault/plugin/socket"
 )
 
 const (
-	// defaultSocket is where dockerd looks for plugins, and where a managed plugin
-	// must put its socket.
-	defaultSocket = "/run/docker/plugins/layervault.sock"
-
 	// memoryLimit makes the garbage collector work harder before the plugin grows
 	// past it; it is no hard limit. Importing layers makes garbage fast, and the
 	// plugin is to stay below 64 MiB, runtime included.
@@ -31,28 +26,31 @@ const (
 )
 
 func newServeCommand(a *app) *cobra.Command {
-	s, v := settingsOf(a.env), volumeSettingsOf(a.env)
-	var path string
-	var onlyVolumes bool
+	s, v, d := settingsOf(a.env), volumeSettingsOf(a.env), doorSettingsOf(a.env)
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Run the plugin: the graph driver and the volume driver",
-		Long: `Run the plugin on a socket: the graph driver and the volume driver, or with --volumes
-the volume driver alone, which every Docker takes, 28 and later too.
+		Short: "Run the plugin: the doors for docker and containerd",
+		Long: `Run the doors that --doors names, over one vault:
+
+  graph      docker's graph driver, for Docker 20.10 to 27
+  volumes    docker's volume driver, for every Docker
+  snapshots  containerd's snapshotter, for containerd, Kubernetes and Docker 28 and later
+  diff       containerd's differ: layers go straight into encrypted images
+
+The first two share a socket, the others have one each. --volumes is --doors volumes.
 
 Each setting is a flag, or else the environment variable of the same name, which is
 how "docker plugin set layervault key=tpm" arrives. The first start makes the vault.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := errors.Join(s.check(), v.check()); err != nil {
+			if err := errors.Join(s.check(), v.check(), d.check()); err != nil {
 				return err
 			}
-			return a.serve(cmd.Context(), path, s, v, onlyVolumes)
+			return a.serve(cmd.Context(), s, v, d)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&path, "socket", defaultSocket, "socket to listen on")
-	f.BoolVar(&onlyVolumes, "volumes", false, "serve volumes only")
+	d.register(f)
 	s.making(f, a.env)
 	for _, add := range []func(*pflag.FlagSet){s.images, s.serving, v.found, v.made, v.serving} {
 		add(f)
@@ -60,8 +58,8 @@ how "docker plugin set layervault key=tpm" arrives. The first start makes the va
 	return cmd
 }
 
-// serve answers on the socket until ctx ends.
-func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettings, onlyVolumes bool) error {
+// serve answers on the sockets until ctx ends.
+func (a *app) serve(ctx context.Context, s settings, v volumeSettings, d doorSettings) error {
 	log := plugin.NewLog(a.out, a.err, s.level, nextStep)
 	// main has tried this too; a process that holds the key for months must succeed.
 	if err := keys.NoCoreDumps(); err != nil {
@@ -75,16 +73,16 @@ func (a *app) serve(ctx context.Context, path string, s settings, v volumeSettin
 	if err := mountns.LetGo(a.persist); err != nil {
 		return err
 	}
-	l, err := socket.Listen(ctx, path)
+	cfg := plugin.Config{NoUpgrade: s.noUpgrade, NextStep: nextStep, Log: log}
+	l, err := d.listen(ctx, a.layout(), s, &cfg)
 	if err != nil {
 		return err
 	}
-	log.Info("layervault listens", "version", readVersion().Version, "socket", path, "persist", a.persist, "key", s.key)
+	log.Info("layervault listens", "version", readVersion().Version, "doors", d.doors, "persist", a.persist, "key", s.key)
 	person := handover.New(a.layout().Tier(persist.Vault), log)
-	open := a.newVault(s, v, person, log)
-	cfg := plugin.Config{Vault: open, NoUpgrade: s.noUpgrade, NextStep: nextStep, Log: log}
-	if !onlyVolumes {
+	cfg.Vault = a.newVault(s, v, person, log)
+	if d.has(doorGraph) {
 		cfg.Driver = &driver.Config{Layout: a.layout(), CryptParams: s.crypt(), DefaultSize: s.sizeBytes, Log: log}
 	}
-	return errors.Join(plugin.Serve(ctx, l, cfg), open.Close(), person.Close())
+	return errors.Join(plugin.Serve(ctx, l, cfg), cfg.Vault.Close(), person.Close())
 }

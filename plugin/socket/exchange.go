@@ -33,12 +33,13 @@ type advised struct {
 func (e advised) Error() string { return e.error.Error() + "; next: " + e.step }
 func (e advised) Unwrap() error { return e.error }
 
-// advise adds the next step to an error, unless its text names that already.
-func (p Protocol) advise(err error) error {
-	if err == nil || p.NextStep == nil {
+// Advise adds to an error the command to type next, unless its text names that already. nextStep
+// may be nil.
+func Advise(nextStep func(error) string, err error) error {
+	if err == nil || nextStep == nil {
 		return err
 	}
-	step := p.NextStep(err)
+	step := nextStep(err)
 	if step == "" || strings.Contains(err.Error(), step) {
 		return err
 	}
@@ -91,7 +92,7 @@ func (g *Gate[T]) Handle(p Protocol, method string, call Call) http.HandlerFunc 
 		x := &Exchange{Request: r, w: w}
 		res, err := p.run(call, x)
 		p.report(x, method, time.Since(start), err)
-		x.answer(res, p.advise(err), p.Failed)
+		x.answer(res, Advise(p.NextStep, err), p.Failed)
 	}
 }
 
