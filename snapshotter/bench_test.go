@@ -6,69 +6,41 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/moby/sys/mountinfo"
+	"github.com/containerd/containerd/v2/core/snapshots/testsuite"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
-	"layervault/internal/mounts"
 	"layervault/layer"
-	"layervault/snapshotter"
+	"layervault/snapshotter/snapshottertest"
 )
 
-func TestMain(m *testing.M) {
-	// containerd's log looks once at the terminal; the metadata's package has no other goroutines.
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// testSize is what writable layers get: small, so that a test can fill one.
-const testSize = 64 << 20
-
-// start opens a store and a snapshotter on it below dir. stop closes both, as the end of the
-// process does.
-func start(ctx context.Context, dir string, log *slog.Logger) (*snapshotter.Snapshotter, *layer.Store, func() error, error) {
-	cfg := layer.Config{Root: filepath.Join(dir, "layers"), Scratch: filepath.Join(dir, "scratch"), Log: log}
-	images(&cfg)
-	store, err := layer.Open(ctx, cfg)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	s, err := snapshotter.New(ctx, snapshotter.Config{
-		Dir: filepath.Join(dir, "snapshots"), Mounts: filepath.Join(dir, "m"), Layers: store,
-		DefaultSize: testSize, Linger: time.Second, Log: log,
+// TestSuite runs containerd's own suite. Its name says to leave out the renaming of a lower's
+// directory, which no overlayfs does without redirect_dir.
+func TestSuite(t *testing.T) {
+	testsuite.SnapshotterSuite(t, "overlayfs", func(ctx context.Context, root string) (snapshots.Snapshotter, func() error, error) {
+		s, err := snapshottertest.Start(ctx, root, slog.New(slog.DiscardHandler), images)
+		if err != nil {
+			return nil, nil, err
+		}
+		return s.Snapshotter, func() error { return errors.Join(s.Stop(), s.Reboot()) }, nil
 	})
-	if err != nil {
-		return nil, nil, nil, errors.Join(err, store.Close(context.WithoutCancel(ctx)))
-	}
-	return s, store, func() error { return errors.Join(s.Close(), store.Close(context.WithoutCancel(ctx))) }, nil
-}
-
-// reboot detaches everything below dir, as a reboot does.
-func reboot(dir string) error {
-	infos, err := mounts.List(func(m *mountinfo.Info) bool { return strings.HasPrefix(m.Mountpoint, dir+"/") })
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, at := range mounts.Points(infos) {
-		errs = append(errs, mounts.DetachAll(at))
-	}
-	return errors.Join(errs...)
 }
 
 // bench is a snapshotter with a folder of its own.
 type bench struct {
 	*testing.T
-	*snapshotter.Snapshotter
-	ctx   context.Context
-	dir   string
-	store *layer.Store
-	stop  func() error
+	*snapshottertest.Started
+	ctx context.Context
+	dir string
 }
 
 func newBench(t *testing.T) *bench {
@@ -77,12 +49,12 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{T: t, ctx: t.Context(), dir: dir}
+	b := &bench{T: t, ctx: context.Background(), dir: dir}
 	b.start()
 	t.Cleanup(func() {
-		b.ok(b.stop())
-		b.ok(reboot(dir))
-		b.noLeaks()
+		b.ok(b.Stop())
+		b.ok(b.Reboot())
+		b.eventually("images are open", func() bool { return len(b.open()) == 0 })
 		b.ok(os.RemoveAll(dir))
 	})
 	return b
@@ -91,14 +63,22 @@ func newBench(t *testing.T) *bench {
 func (b *bench) start() {
 	b.Helper()
 	var err error
-	b.Snapshotter, b.store, b.stop, err = start(b.ctx, b.dir, slog.New(slog.NewTextHandler(b.Output(), nil)))
+	b.Started, err = snapshottertest.Start(b.ctx, b.dir, slog.New(slog.NewTextHandler(b.Output(), nil)), images)
 	b.ok(err)
 }
 
 // restart is a new process.
 func (b *bench) restart() {
 	b.Helper()
-	b.ok(b.stop())
+	b.ok(b.Stop())
+	b.start()
+}
+
+// reboot is a new process of a new boot.
+func (b *bench) reboot() {
+	b.Helper()
+	b.ok(b.Stop())
+	b.ok(b.Reboot())
 	b.start()
 }
 
@@ -116,17 +96,12 @@ func (b *bench) wants(err, target error) {
 	}
 }
 
-// noLeaks waits for the kernel, which closes devices some time after their last user.
-func (b *bench) noLeaks() {
+// eventually waits for what the kernel, or this package, does behind an answer.
+func (b *bench) eventually(not string, is func() bool) {
 	b.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		left := b.open()
-		if len(left) == 0 {
-			return
-		}
+	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			b.Errorf("still open: %v", left)
-			return
+			b.Fatalf("still: %s", not)
 		}
 	}
 }
@@ -155,16 +130,21 @@ func (b *bench) at(m []mount.Mount, f func(dir string)) {
 
 func (b *bench) prepare(key, parent string, labels ...string) []mount.Mount {
 	b.Helper()
-	opts := make(map[string]string)
-	for i := 0; i < len(labels); i += 2 {
-		opts[labels[i]] = labels[i+1]
-	}
-	m, err := b.Prepare(b.ctx, key, parent, snapshots.WithLabels(opts))
+	m, err := b.Prepare(b.ctx, key, parent, withLabels(labels...))
 	b.ok(err)
 	return m
 }
 
-// commit makes a committed snapshot with one file, which holds the snapshot's name.
+// withLabels makes an option of names and values.
+func withLabels(labels ...string) snapshots.Opt {
+	all := make(map[string]string)
+	for pair := range slices.Chunk(labels, 2) {
+		all[pair[0]] = pair[1]
+	}
+	return snapshots.WithLabels(all)
+}
+
+// commit makes a committed snapshot with one file, which has and holds the snapshot's name.
 func (b *bench) commit(name, parent string) {
 	b.Helper()
 	b.at(b.prepare("of "+name, parent), func(dir string) { b.write(filepath.Join(dir, name), name) })
@@ -176,25 +156,37 @@ func (b *bench) write(path, content string) {
 	b.ok(os.WriteFile(path, []byte(content), 0o644))
 }
 
-// names lists a directory.
-func (b *bench) names(dir string) string {
+// shows fails the test unless the mount shows these files at its root.
+func (b *bench) shows(m []mount.Mount, want string) {
 	b.Helper()
-	entries, err := os.ReadDir(dir)
-	b.ok(err)
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return strings.Join(names, " ")
+	b.at(m, func(dir string) {
+		entries, err := os.ReadDir(dir)
+		b.ok(err)
+		var names []string
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		if got := strings.Join(names, " "); got != want {
+			b.Errorf("mount shows %q, not %q", got, want)
+		}
+	})
 }
 
-// attached lists the layers whose images are attached.
-func (b *bench) attached() (ids []string) {
+// layerOf finds the layer of a snapshot by its record.
+func (b *bench) layerOf(name string) layer.Record {
 	b.Helper()
-	infos, err := mounts.List(func(m *mountinfo.Info) bool { return filepath.Dir(m.Mountpoint) == filepath.Join(b.dir, "m") })
+	all, err := b.Store.List(b.ctx)
 	b.ok(err)
-	for _, at := range mounts.Points(infos) {
-		ids = append(ids, filepath.Base(at))
+	i := slices.IndexFunc(all, func(r layer.Record) bool { return r.Name == name })
+	if i < 0 {
+		b.Fatalf("no layer is named %q", name)
 	}
+	return all[i]
+}
+
+func (b *bench) attached() []string {
+	b.Helper()
+	ids, err := b.Attached()
+	b.ok(err)
 	return ids
 }

@@ -5,14 +5,10 @@ package snapshotter_test
 import (
 	"os"
 
-	"layervault/layer"
-	"layervault/layer/layertest"
+	"layervault/snapshotter/snapshottertest"
 )
 
-// images makes plain images.
-func images(cfg *layer.Config) {
-	cfg.Keys, cfg.Devices = layertest.Keys{}, layertest.Devices
-}
+var images = snapshottertest.Plain
 
 // The images are kept in memory where that is possible: there is no power to cut here.
 func init() {

@@ -27,7 +27,7 @@ func UsageAt(at string) (Usage, error) {
 		return Usage{}, fmt.Errorf("usage of the layer at %s: %w", at, err)
 	}
 	if st.Type != unix.EXT4_SUPER_MAGIC {
-		return usageOfTree(filepath.Join(at, crypt.DirDiff))
+		return usageOfTree(filepath.Join(at, crypt.DirDiff), nil)
 	}
 	u := Usage{
 		Inodes: int64(st.Files) - int64(st.Ffree) - ext4Reserved, //nolint:unconvert // 32 bit has other types
@@ -46,7 +46,7 @@ func UsageAt(at string) (Usage, error) {
 		if e.Name() == crypt.DirDiff {
 			continue
 		}
-		other, err := usageOfTree(filepath.Join(at, e.Name()))
+		other, err := usageOfTree(filepath.Join(at, e.Name()), isLinked)
 		if err != nil {
 			return Usage{}, err
 		}
@@ -58,9 +58,19 @@ func UsageAt(at string) (Usage, error) {
 	return u, nil
 }
 
-// usageOfTree measures a directory by its files.
-func usageOfTree(dir string) (u Usage, err error) {
+// isLinked says that a file may be among the content too: overlayfs keeps a whiteout in its work
+// directory, and makes the others links to it.
+func isLinked(fi fs.FileInfo) bool {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && !fi.IsDir() && st.Nlink > 1
+}
+
+// usageOfTree measures a directory by its files, without those that omit says, nil for none.
+func usageOfTree(dir string, omit func(fs.FileInfo) bool) (u Usage, err error) {
 	err = eachInode(context.Background(), dir, func(fi fs.FileInfo) {
+		if omit != nil && omit(fi) {
+			return
+		}
 		u.Inodes++
 		u.Bytes += blocksOf(fi)
 	})

@@ -92,7 +92,7 @@ func (p plain) make(ctx context.Context, size int64, diffTar io.Reader) (res cry
 		return res, err
 	}
 	offset := strconv.Itoa(luks2.DefaultDataOffset)
-	if err := run(ctx, "mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-m", "0", "-b", "4096", "-d", dir, "-E",
+	if err := run(ctx, "mkfs.ext4", "-q", "-F", "-O", "^has_journal,^resize_inode", "-m", "0", "-b", "4096", "-d", dir, "-E",
 		"offset="+offset+",root_owner=0:0", tmp, strconv.FormatInt(size>>10, 10)+"k"); err != nil {
 		return res, err
 	}

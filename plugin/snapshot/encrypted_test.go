@@ -1,0 +1,7 @@
+//go:build guest
+
+package snapshot_test
+
+import "layervault/snapshotter/snapshottertest"
+
+var images = snapshottertest.Encrypted
