@@ -16,7 +16,6 @@ import (
 	mediatypes "github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/labels"
-	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/zstd"
 	"github.com/moby/sys/user"
@@ -25,6 +24,7 @@ import (
 
 	"layervault/layer"
 	"layervault/snapshotter"
+	"layervault/snapshotter/snapshottertest"
 	"layervault/stack"
 )
 
@@ -38,29 +38,9 @@ type differBench struct {
 func newDifferBench(t *testing.T) *differBench {
 	t.Helper()
 	b := newBench(t)
-	blobs, err := local.NewLabeledStore(filepath.Join(b.dir, "content"), memoryLabels{})
+	blobs, err := snapshottertest.Blobs(b.dir)
 	b.ok(err)
 	return &differBench{bench: b, Differ: snapshotter.NewDiffer(b.Snapshotter, blobs), blobs: blobs}
-}
-
-// memoryLabels keeps the labels of a store.
-type memoryLabels map[digest.Digest]map[string]string
-
-func (m memoryLabels) Get(d digest.Digest) (map[string]string, error) { return m[d], nil }
-
-func (m memoryLabels) Set(d digest.Digest, l map[string]string) error {
-	m[d] = l
-	return nil
-}
-
-func (m memoryLabels) Update(d digest.Digest, l map[string]string) (map[string]string, error) {
-	if m[d] == nil {
-		m[d] = map[string]string{}
-	}
-	for k, v := range l {
-		m[d][k] = v
-	}
-	return m[d], nil
 }
 
 // put stores a blob.

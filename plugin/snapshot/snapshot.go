@@ -72,6 +72,9 @@ const (
 // maxMessage bounds a request, as containerd bounds its own.
 const maxMessage = 16 << 20
 
+// closePatience is how long the last answers may take to reach their clients.
+const closePatience = time.Second
+
 // Server is the door.
 type Server struct {
 	cfg    Config
@@ -121,7 +124,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, patience time.Durati
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	err := s.gate.Drain(ctx)
-	server.Stop()
+	// The last answers are still on their way to the clients.
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		server.GracefulStop()
+	}()
+	select {
+	case <-sent:
+	case <-time.After(closePatience):
+		server.Stop() // ends GracefulStop too
+		<-sent
+	}
 	<-served //nolint:errcheck // only that the server was stopped
 	return err
 }

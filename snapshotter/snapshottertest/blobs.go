@@ -1,0 +1,48 @@
+package snapshottertest
+
+import (
+	"maps"
+	"path/filepath"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/opencontainers/go-digest"
+)
+
+// Blobs is a content store at content below dir.
+func Blobs(dir string) (content.Store, error) {
+	return local.NewLabeledStore(filepath.Join(dir, "content"), &memoryLabels{all: map[digest.Digest]map[string]string{}})
+}
+
+// memoryLabels keeps the labels of a content store.
+type memoryLabels struct {
+	mu  sync.Mutex
+	all map[digest.Digest]map[string]string
+}
+
+// Get implements local.LabelStore, as the following.
+func (m *memoryLabels) Get(d digest.Digest) (map[string]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.all[d]), nil
+}
+
+// Set replaces the labels of a blob.
+func (m *memoryLabels) Set(d digest.Digest, labels map[string]string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.all[d] = maps.Clone(labels)
+	return nil
+}
+
+// Update adds to the labels of a blob.
+func (m *memoryLabels) Update(d digest.Digest, labels map[string]string) (map[string]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.all[d] == nil {
+		m.all[d] = map[string]string{}
+	}
+	maps.Copy(m.all[d], labels)
+	return maps.Clone(m.all[d]), nil
+}
