@@ -12,10 +12,7 @@ require (
 	github.com/opencontainers/runtime-spec v1.3.0 // indirect
 )
 
-require (
-	github.com/docker/go-plugins-helpers v0.0.0-20240701071450-45e2431495c8
-	layervault v0.0.0-00010101000000-000000000000
-)
+require layervault v0.0.0-00010101000000-000000000000
 
 require (
 	cyphar.com/go-pathrs v0.2.5 // indirect
@@ -31,6 +28,7 @@ require (
 	github.com/coreos/go-systemd v0.0.0-20191104093116-d3cd4ed1dbcf // indirect
 	github.com/cyphar/filepath-securejoin v0.7.0 // indirect
 	github.com/docker/go-connections v0.8.2 // indirect
+	github.com/docker/go-plugins-helpers v0.0.0-20240701071450-45e2431495c8 // indirect
 	github.com/docker/go-units v0.5.0 // indirect
 	github.com/go-logr/logr v1.4.4 // indirect
 	github.com/go-logr/stdr v1.2.2 // indirect
