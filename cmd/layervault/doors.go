@@ -92,10 +92,16 @@ func (d *doorSettings) check() error {
 
 func (d *doorSettings) has(door string) bool { return slices.Contains(d.open, door) }
 
-// listen makes the sockets: docker's, nil for none, and in cfg those for containerd.
-func (d *doorSettings) listen(ctx context.Context, l persist.Layout, s settings, cfg *plugin.Config) (docker net.Listener, err error) {
+// listen makes the sockets, or takes them from systemd: docker's, nil for none, and in cfg those
+// for containerd.
+func (d *doorSettings) listen(ctx context.Context, env func(string) string, l persist.Layout, s settings, cfg *plugin.Config) (docker net.Listener, err error) {
+	inherited, err := socket.Inherit(env)
+	if err != nil {
+		return nil, err
+	}
 	var made []net.Listener
 	defer func() {
+		err = errors.Join(err, inherited.Close())
 		if err != nil {
 			for _, l := range made {
 				err = errors.Join(err, l.Close())
@@ -106,7 +112,7 @@ func (d *doorSettings) listen(ctx context.Context, l persist.Layout, s settings,
 		if !d.has(door) {
 			return nil, nil
 		}
-		l, err := socket.Listen(ctx, path)
+		l, err := inherited.Listen(ctx, path)
 		if err == nil {
 			made = append(made, l)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,7 @@ import (
 	"layervault/persist"
 	"layervault/plugin"
 	"layervault/plugin/mountns"
+	"layervault/plugin/socket"
 )
 
 const (
@@ -74,9 +76,13 @@ func (a *app) serve(ctx context.Context, s settings, v volumeSettings, d doorSet
 		return err
 	}
 	cfg := plugin.Config{NoUpgrade: s.noUpgrade, NextStep: nextStep, Log: log}
-	l, err := d.listen(ctx, a.layout(), s, &cfg)
+	l, err := d.listen(ctx, os.Getenv, a.layout(), s, &cfg)
 	if err != nil {
 		return err
+	}
+	// From here on clients wait for the vault, and not for this process.
+	if err := socket.Ready(ctx, os.Getenv); err != nil {
+		log.Warn("systemd does not know that layervault answers", "error", err)
 	}
 	log.Info("layervault listens", "version", readVersion().Version, "doors", d.doors, "persist", a.persist, "key", s.key)
 	person := handover.New(a.layout().Tier(persist.Vault), log)
