@@ -109,7 +109,7 @@ func (a *attachments) ensure(ctx context.Context, r layer.Record) error {
 	if err != nil || mounted {
 		return err
 	}
-	if err := os.Mkdir(at, 0o711); err != nil && !errors.Is(err, os.ErrExist) { //nolint:gosec // G301: containerd's checks may run as another user
+	if err := os.Mkdir(at, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("attach layer %s: %w", r.ID, err)
 	}
 	if err := a.attach(ctx, r, at); err != nil {

@@ -73,8 +73,9 @@ func New(ctx context.Context, cfg Config) (_ *Snapshotter, err error) {
 		cfg.Linger = DefaultLinger
 	}
 	s := &Snapshotter{cfg: cfg, log: cfg.Log, layers: cfg.Layers, stack: stack.New(cfg.Layers, user.IdentityMapping{}, cfg.Log)}
-	for dir, mode := range map[string]os.FileMode{cfg.Dir: 0o700, cfg.Mounts: 0o711} {
-		if err := os.MkdirAll(dir, mode); err != nil {
+	// Both are closed to all but root: what is attached can be read there.
+	for _, dir := range []string{cfg.Dir, cfg.Mounts} {
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o700)); err != nil {
 			return nil, fmt.Errorf("start the snapshotter: %w", err)
 		}
 	}

@@ -91,6 +91,17 @@ func TestCommittedIsReadOnly(t *testing.T) {
 	b.wants(err, errdefs.ErrNotFound)
 }
 
+// What is attached lies in the host's mount namespace, and is closed to users of the host.
+func TestClosedToOthers(t *testing.T) {
+	b := newBench(t)
+	b.prepare("key", "")
+	for _, dir := range []string{b.At, filepath.Join(b.dir, "snapshots")} {
+		if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o700 {
+			t.Errorf("%s: %v, %v", dir, fi.Mode(), err)
+		}
+	}
+}
+
 // Lowers are attached once for all, at one path, and go when nothing shows them.
 func TestShared(t *testing.T) {
 	b := newBench(t)
