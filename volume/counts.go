@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"layervault/internal/durable"
 )
 
 // use is one of docker's mounts of a volume.
@@ -37,6 +39,9 @@ const (
 	oldUsesVersion = 1
 )
 
+// usesFormat is the format of a list of uses. A use has about 250 bytes.
+var usesFormat = durable.Format{Oldest: oldUsesVersion, Newest: usesVersion, MaxSize: 16 << 20}
+
 func usesPath(id ID) string { return filepath.Join(mountsDir, id.String()+".json") }
 
 // uses reads docker's mounts of a volume. A file that cannot be understood counts as none:
@@ -60,11 +65,8 @@ func (s *Store) uses(id ID) (uses, error) {
 // decodeUses reads a list of uses; those of another boot are none.
 func decodeUses(data []byte, boot string) (uses, error) {
 	var file usesFile
-	if err := json.Unmarshal(data, &file); err != nil {
+	if err := usesFormat.Decode("list of mounts", data, &file); err != nil {
 		return nil, err
-	}
-	if file.Version != usesVersion && file.Version != oldUsesVersion {
-		return nil, fmt.Errorf("format version %d", file.Version)
 	}
 	u := uses{}
 	if file.Boot != boot {

@@ -1,12 +1,10 @@
 package volume
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -58,9 +56,9 @@ const listVersion = 1
 // listKind is the kind of a list in its authentication.
 const listKind = "volumes"
 
-// maxListSize bounds what is read of a list, in bytes: an entry is about 300, or 700 with
-// the longest names, so this is some tens of thousands of volumes.
-const maxListSize = 16 << 20
+// listFormat is the format of a list. An entry has about 300 bytes, or 700 with the longest
+// names, so a list has room for some tens of thousands of volumes.
+var listFormat = durable.Format{Oldest: listVersion, Newest: listVersion, MaxSize: 16 << 20}
 
 // list is the list of a tier's volumes. What is read without the tier's key is a hint
 // only: it may forbid something, and never allows anything. See Store.authenticList.
@@ -117,17 +115,10 @@ func (l *list) find(place string, id ID) *entry {
 
 func decodeList(data []byte, tier persist.Tier) (*list, error) {
 	l := &list{}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(l); err != nil {
+	if err := listFormat.Decode("volume list", data, l); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: trailing data after the list", ErrDamaged)
-	}
 	switch {
-	case l.Version != listVersion:
-		return nil, fmt.Errorf("%w: its format version is %d, this program knows %d: use a newer one", ErrDamaged, l.Version, listVersion)
 	case l.Tier != tier:
 		return nil, fmt.Errorf("%w: it is the list of %q", ErrDamaged, l.Tier)
 	case !authentic.IsCode(l.MAC):
@@ -154,12 +145,9 @@ func readList(l persist.Layout, tier persist.Tier) (*list, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxListSize+1))
+	data, err := listFormat.Read(f)
 	if err != nil {
 		return nil, err
-	}
-	if len(data) > maxListSize {
-		return nil, fmt.Errorf("%w: the list of volumes is longer than %d bytes", ErrDamaged, maxListSize)
 	}
 	return decodeList(data, tier)
 }

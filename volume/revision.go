@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"layervault/internal/authentic"
+	"layervault/internal/durable"
 	"layervault/persist"
 )
 
@@ -36,6 +36,9 @@ const (
 	revisionsVersion    = 2
 	oldRevisionsVersion = 1
 )
+
+// revisionsFormat is the format of revisions. A revision has about 200 bytes.
+var revisionsFormat = durable.Format{Oldest: oldRevisionsVersion, Newest: revisionsVersion, MaxSize: 16 << 20}
 
 // revisionsKind is the kind of revisions in their authentication.
 const revisionsKind = "revision"
@@ -102,13 +105,8 @@ func (s *Store) Revisions() (Revisions, error) {
 
 func decodeRevisions(data []byte) (Revisions, error) {
 	var r Revisions
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&r); err != nil {
+	if err := revisionsFormat.Decode("list of revisions", data, &r); err != nil {
 		return Revisions{}, fmt.Errorf("%w: %w: set the revision anew with: layervault revision set REVISION", ErrDamaged, err)
-	}
-	if r.Version != revisionsVersion && r.Version != oldRevisionsVersion {
-		return Revisions{}, fmt.Errorf("%w: format version %d, this program knows %d", ErrDamaged, r.Version, revisionsVersion)
 	}
 	if (r.Version == revisionsVersion) != authentic.IsCode(r.MAC) {
 		return Revisions{}, fmt.Errorf("%w: format version %d with the authentication %q: set the revision anew with: layervault revision set REVISION", ErrDamaged, r.Version, r.MAC)
