@@ -83,10 +83,10 @@ func (dcp) loadKey(ctx context.Context, d *plainDisk, file string, key *crypt.Ke
 // the new blob is pending until the disk was mounted with it.
 func (dcp) mount(ctx context.Context, d *plainDisk, at string) error {
 	if !d.MigrateKey || d.source() != d.file("") {
-		return d.device(d.source()).Get(ctx, at)
+		return d.device(d.source()).Mount(ctx, at)
 	}
 	if number, err := d.opened(); err != nil || number != 0 {
-		return errors.Join(err, d.device(d.source()).Get(ctx, at)) // open: nothing would prove the blob
+		return errors.Join(err, d.device(d.source()).Mount(ctx, at)) // open: nothing would prove the blob
 	}
 	pending := d.file(pendingSuffix)
 	if err := d.migrate(ctx, pending); err != nil {
@@ -95,7 +95,7 @@ func (dcp) mount(ctx context.Context, d *plainDisk, at string) error {
 	if err := d.set.step(d.Disk, "pending"); err != nil {
 		return err
 	}
-	if err := d.device(pending).Get(ctx, at); err != nil {
+	if err := d.device(pending).Mount(ctx, at); err != nil {
 		return errors.Join(fmt.Errorf("with the new trusted key: %w", err), os.Remove(pending))
 	}
 	if err := os.Rename(pending, d.file(blobSuffix)); err != nil {

@@ -57,9 +57,12 @@ type luksDisk struct {
 	set *Set
 }
 
-func (d luksDisk) mount(ctx context.Context, at string) error { return d.device(at).Get(ctx) }
+func (d luksDisk) mount(ctx context.Context, at string) error {
+	options, _ := crypt.ParseMountOptions(d.Options) // checked when the file was read
+	return d.image().Mount(ctx, at, options)
+}
 
-func (d luksDisk) opened() (uint64, error) { return d.device("").Opened() }
+func (d luksDisk) opened() (uint64, error) { return d.image().Opened() }
 
 func (d luksDisk) inspect(st *Status) { st.inspectImage(d) }
 
@@ -70,29 +73,16 @@ func (luksDisk) ensureKey(context.Context, bool) error { return nil }
 // wants implements image: the file is sparse.
 func (luksDisk) wants() int64 { return 0 }
 
-func (d luksDisk) create(ctx context.Context) error { return d.device("").Create(ctx, d.Size) }
+func (d luksDisk) create(ctx context.Context) error {
+	return d.image().Create(ctx, d.Size, crypt.Making{Params: d.set.cfg.Params})
+}
 
-func (d luksDisk) device(at string) *crypt.VirtualDevice {
-	options, _ := crypt.ParseMountOptions(d.Options) // checked when the file was read
-	typ := crypt.TypeWritable
-	if errors.Is(unix.Access(d.Dir, unix.W_OK), unix.EROFS) {
-		typ = crypt.TypeSealed // of a dead machine, mounted read-only: to be read
-	}
-	return &crypt.VirtualDevice{
-		Image: crypt.RawImage{ImagePath: d.ImagePath()}, Name: d.Name, Type: typ, Cryptparams: d.set.cfg.Params,
-		Deviceparams: crypt.DeviceParams{FsType: "ext4", Mnt: at, Options: options},
-		Owner:        crypt.Owner{Kind: KeyKind, ID: d.Image},
-		Key: func(ctx context.Context, format int, imageUUID string) ([]byte, error) {
-			keys, err := d.set.cfg.Keys(ctx, persist.Tier(d.Key))
-			if err != nil {
-				return nil, err
-			}
-			if err := crypt.CheckFormat(format, keys.Floor()); err != nil {
-				return nil, err
-			}
-			return keys.Passphrase(format, KeyKind, d.Image, imageUUID)
-		},
-		Log: d.set.cfg.Log,
+func (d luksDisk) image() *crypt.Image {
+	owner := crypt.Owner{Kind: crypt.KindDisk, ID: d.Image}
+	return &crypt.Image{
+		Path: d.ImagePath(), Owner: owner, Label: d.Name, Log: d.set.cfg.Log,
+		ReadOnly: errors.Is(unix.Access(d.Dir, unix.W_OK), unix.EROFS), // of a dead machine: to be read
+		Key:      crypt.KeyFrom(func(ctx context.Context) (crypt.KeySource, error) { return d.set.cfg.Keys(ctx, persist.Tier(d.Key)) }, owner),
 	}
 }
 
@@ -106,10 +96,10 @@ func (s *Set) Passphrase(ctx context.Context, name string) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("key of disk %s: %w: it is no LUKS image", d.Name, volume.ErrNotHere)
 	}
-	dev := own.device("")
-	format, imageUUID, err := dev.Identify()
+	im := own.image()
+	format, imageUUID, err := im.Identify()
 	if err != nil {
 		return nil, err
 	}
-	return dev.Key(ctx, format, imageUUID)
+	return im.Key(ctx, format, imageUUID)
 }

@@ -80,7 +80,7 @@ func (d *plainDisk) mount(ctx context.Context, at string) error {
 	if a, ok := d.key.(altered); ok {
 		return a.mount(ctx, d, at)
 	}
-	return d.device(d.source()).Get(ctx, at)
+	return d.device(d.source()).Mount(ctx, at)
 }
 
 func (d *plainDisk) opened() (uint64, error) { return d.device(d.source()).Opened() }

@@ -41,9 +41,9 @@ var (
 type Config struct {
 	Rules Rules
 	// Keys opens a tier, for disks of type luks.
-	Keys func(ctx context.Context, tier persist.Tier) (volume.KeySource, error)
+	Keys func(ctx context.Context, tier persist.Tier) (crypt.KeySource, error)
 	// Params are how new images of type luks are encrypted.
-	Params crypt.CryptParams
+	Params crypt.Params
 	Log    *slog.Logger // nil for slog.Default()
 	// Tools are how vendors' keys are reached; the zero value is right outside tests.
 	Tools Tools

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"layervault/crypt"
 	"layervault/persist"
 )
 
@@ -31,7 +32,7 @@ func (s *Store) hasVault() bool {
 
 // keysFor opens the tier that vouches for volumes of some options. None, without an error,
 // for volumes that have no key of their own where there is no vault.
-func (s *Store) keysFor(ctx context.Context, o Options) (KeySource, error) {
+func (s *Store) keysFor(ctx context.Context, o Options) (crypt.KeySource, error) {
 	tier, own := kindOf(o).keyTier()
 	if !own && !s.hasVault() {
 		return nil, nil
@@ -80,7 +81,7 @@ func (s *Store) authenticate(ctx context.Context, v Volume, why purpose) error {
 }
 
 // vouch is authenticate with the keys at hand.
-func (s *Store) vouch(v Volume, keys KeySource) error {
+func (s *Store) vouch(v Volume, keys crypt.KeySource) error {
 	if _, err := s.authenticList(keyTier(v.Options), keys); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"layervault/crypt"
 	"layervault/persist"
 )
 
@@ -174,7 +175,7 @@ func (s *Store) make(ctx context.Context, r Record, old *Volume) (v Volume, err 
 
 // announce enters a volume that is about to be made in its tier's list. What only the list
 // has under its name, pending, is of an attempt that a crash ended: the name is locked.
-func (s *Store) announce(ctx context.Context, v Volume, old *Volume, keys KeySource) error {
+func (s *Store) announce(ctx context.Context, v Volume, old *Volume, keys crypt.KeySource) error {
 	if old != nil && old.Listed && keyTier(old.Options) != keyTier(v.Options) {
 		oldKeys, err := s.keysFor(ctx, old.Options)
 		if err != nil {
@@ -207,7 +208,7 @@ func (s *Store) announce(ctx context.Context, v Volume, old *Volume, keys KeySou
 
 // makeIt makes a volume's image, folder or record, and gives a record in a file its
 // authentication.
-func (s *Store) makeIt(ctx context.Context, v *Volume, keys KeySource) error {
+func (s *Store) makeIt(ctx context.Context, v *Volume, keys crypt.KeySource) error {
 	if keys != nil {
 		if err := v.sealFile(keys); err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"layervault/crypt"
 	"layervault/crypt/luks2"
 	"layervault/persist"
 	"layervault/volume"
@@ -37,7 +38,7 @@ type host struct {
 func newHost(t *testing.T, old bool) *host {
 	dir := t.TempDir()
 	h := &host{T: t, old: old}
-	keys := func(_ context.Context, tier persist.Tier) (volume.KeySource, error) {
+	keys := func(_ context.Context, tier persist.Tier) (crypt.KeySource, error) {
 		if h.locks != nil {
 			return nil, h.locks
 		}

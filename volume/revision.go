@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"layervault/crypt"
 	"layervault/internal/authentic"
 	"layervault/internal/durable"
 	"layervault/persist"
@@ -149,7 +150,7 @@ func (s *Store) SetRevision(ctx context.Context, name string) error {
 }
 
 // writeRevisions writes which revision the host runs; keys is nil where there is no vault.
-func (s *Store) writeRevisions(r Revisions, keys KeySource) (err error) {
+func (s *Store) writeRevisions(r Revisions, keys crypt.KeySource) (err error) {
 	r.Version, r.MAC = oldRevisionsVersion, ""
 	if keys != nil {
 		if r, err = r.seal(keys); err != nil {

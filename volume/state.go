@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"layervault/crypt"
 	"layervault/crypt/luks2"
 	"layervault/persist"
 )
@@ -117,7 +118,7 @@ func (s *Store) statusByKey(ctx context.Context, st *Status, tiers map[persist.T
 
 // triedKey is what came of opening a tier.
 type triedKey struct {
-	keys KeySource
+	keys crypt.KeySource
 	err  error
 }
 

@@ -31,17 +31,6 @@ const (
 	DefaultSize    = 64 << 30
 )
 
-// KeySource is the open tier.
-type KeySource interface {
-	// Passphrase is the LUKS2 passphrase of an image of a format (crypt.KeyFunc). The
-	// caller wipes it.
-	Passphrase(format int, kind, id, imageUUID string) ([]byte, error)
-	// MAC authenticates a record of a kind (HMAC-SHA256 under a subkey of the tier key).
-	MAC(what string, data []byte) ([]byte, error)
-	// Floor is the lowest format of images and records that the tier still accepts.
-	Floor() int
-}
-
 // Disks are the disks of device.json.
 type Disks interface {
 	// Resolve gives the name of the disk that has this name or alias.
@@ -63,11 +52,11 @@ type Config struct {
 	Scratch string
 	// Keys opens a tier. It is asked only when an image must be opened, and each time
 	// anew: it keeps what it opened, if it likes.
-	Keys func(ctx context.Context, tier persist.Tier) (KeySource, error)
+	Keys func(ctx context.Context, tier persist.Tier) (crypt.KeySource, error)
 	// Disks are the disks of device.json; nil for none.
 	Disks       Disks
 	DefaultSize int64 // of an image, in bytes
-	CryptParams crypt.CryptParams
+	CryptParams crypt.Params
 	// Devices makes the images; nil for package crypt's.
 	Devices Devices
 	// BootID tells one boot from the next; "" asks the kernel.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"layervault/crypt"
 	"layervault/internal/authentic"
 	"layervault/internal/durable"
 	"layervault/persist"
@@ -85,7 +86,7 @@ func (s *Store) Old(ctx context.Context, tier persist.Tier) ([]Volume, error) {
 
 // upgrade brings one volume to the present format and says whether it was entered in the
 // tier's list.
-func (s *Store) upgrade(ctx context.Context, id ID, place string, keys KeySource) (bool, error) {
+func (s *Store) upgrade(ctx context.Context, id ID, place string, keys crypt.KeySource) (bool, error) {
 	v, unlock, err := s.lockAt(ctx, id, place)
 	if err != nil || v == nil { // removed meanwhile
 		return false, err
@@ -164,7 +165,7 @@ func writeRecord(v Volume) error {
 	return durable.Replace(name, "."+filepath.Base(name)+".tmp", data)
 }
 
-func (s *Store) upgradeRevisions(ctx context.Context, keys KeySource) error {
+func (s *Store) upgradeRevisions(ctx context.Context, keys crypt.KeySource) error {
 	unlock, err := s.lockByte(ctx, 0, "revisions")
 	if err != nil {
 		return err

@@ -136,6 +136,6 @@ func (s *settings) checkKey() (err error) {
 	return err
 }
 
-func (s *settings) crypt() crypt.CryptParams {
-	return crypt.CryptParams{Cipher: s.cipher, SectorSize: s.sectorBytes}
+func (s *settings) crypt() crypt.Params {
+	return crypt.Params{Cipher: s.cipher, SectorSize: s.sectorBytes}
 }
