@@ -59,8 +59,6 @@ func (im *Image) log() *slog.Logger {
 	return log.With("image", im.Path)
 }
 
-func (im *Image) path() string { return im.Path }
-
 // check rejects parameters that would otherwise fail halfway.
 func (im *Image) check() error {
 	switch {

@@ -36,12 +36,9 @@ func (p *parser) warn(entry string, format string, args ...any) {
 	p.file.Warnings = append(p.file.Warnings, Warning{entry, fmt.Sprintf(format, args...)})
 }
 
-// Parse reads device.json, or an array of disks alone (disks.json). It looks at nothing
-// but the text. An error has every fault; without one, File.Warnings has what was passed
-// over and Disk.Fault why a disk cannot be used.
-func Parse(text []byte, rules Rules) (File, error) { return parse(text, rules, "disks") }
-
-// parse is Parse; list is the name of an array of disks alone, which has rules of its own.
+// parse reads device.json, or an array of disks alone (disks.json), whose name is list. It
+// looks at nothing but the text. An error has every fault; without one, File.Warnings has
+// what was passed over and Disk.Fault why a disk cannot be used.
 func parse(text []byte, rules Rules, list string) (File, error) {
 	p := parser{rules: rules}
 	if len(text) > maxFile {

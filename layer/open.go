@@ -34,10 +34,6 @@ func (v *View) Name(n int) string { return strconv.FormatInt(int64(n), 36) }
 // Content is the absolute path of the n-th image's content.
 func (v *View) Content(n int) string { return filepath.Join(v.mountPoint(n), crypt.DirDiff) }
 
-// Work is the absolute path of the n-th image's work directory; writable images
-// have one.
-func (v *View) Work(n int) string { return filepath.Join(v.mountPoint(n), crypt.DirWork) }
-
 func (v *View) mountPoint(n int) string { return filepath.Join(v.Dir, "m"+v.Name(n)) }
 
 // Open opens the images of layers, in parallel, writable ones writable. None of
