@@ -91,7 +91,7 @@ func importAll(b *testing.B, body []byte) {
 	b.Run("sealed image", func(b *testing.B) {
 		b.SetBytes(int64(len(body)))
 		for range b.N {
-			result, err := device(b, crypt.TypeSealed).ImportData(b.Context(), bytes.NewReader(body))
+			result, err := device(b, readOnly).load(b.Context(), bytes.NewReader(body))
 			must(b, err)
 			b.ReportMetric(float64(result.Bytes)/float64(result.Size), "bytes/payload")
 		}
@@ -113,60 +113,60 @@ func (nowhere) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
 var _ io.WriterAt = nowhere{}
 
 func BenchmarkOpen(b *testing.B) {
-	sealed := device(b, crypt.TypeSealed)
-	_, err := sealed.ImportData(b.Context(), bytes.NewReader(layerTar(b, nil)))
+	sealed := device(b, readOnly)
+	_, err := sealed.load(b.Context(), bytes.NewReader(layerTar(b, nil)))
 	must(b, err)
 	uuid, _ := sealed.UUID()
 	b.Run("get and put, closed", func(b *testing.B) {
 		for range b.N {
-			must(b, sealed.Get(b.Context()))
-			must(b, sealed.Put(b.Context()))
+			must(b, sealed.get(b.Context()))
+			must(b, sealed.put())
 			b.StopTimer()
-			gone(b, uuid, sealed.Image.ImagePath)
+			gone(b, uuid, sealed.Path)
 			b.StartTimer()
 		}
 	})
 	b.Run("get and put, open", func(b *testing.B) {
-		must(b, sealed.Get(b.Context()))
-		held, err := sealed.Hold(b.Context())
+		must(b, sealed.get(b.Context()))
+		held, err := sealed.hold()
 		must(b, err)
 		defer func() { _ = held.Close() }()
-		must(b, sealed.Put(b.Context()))
+		must(b, sealed.put())
 		for range b.N {
-			must(b, sealed.Get(b.Context()))
-			must(b, sealed.Put(b.Context()))
+			must(b, sealed.get(b.Context()))
+			must(b, sealed.put())
 		}
 	})
 	b.Run("mount and put, held", func(b *testing.B) {
-		must(b, sealed.Get(b.Context()))
-		held, err := sealed.Hold(b.Context())
+		must(b, sealed.get(b.Context()))
+		held, err := sealed.hold()
 		must(b, err)
 		defer func() { _ = held.Close() }()
-		must(b, sealed.Put(b.Context()))
+		must(b, sealed.put())
 		for range b.N {
-			must(b, held.Mount(sealed.Deviceparams.Mnt))
-			must(b, sealed.Put(b.Context()))
+			must(b, held.Mount(sealed.mnt))
+			must(b, sealed.put())
 		}
 	})
 	b.Run("import of nothing", func(b *testing.B) {
 		for range b.N {
-			_, err := device(b, crypt.TypeSealed).ImportData(b.Context(), bytes.NewReader(layerTar(b, nil)))
+			_, err := device(b, readOnly).load(b.Context(), bytes.NewReader(layerTar(b, nil)))
 			must(b, err)
 		}
 	})
 	b.Run("create", func(b *testing.B) {
 		for range b.N {
-			d := device(b, crypt.TypeWritable)
-			d.Templates = nil
-			must(b, d.Create(b.Context(), 64<<30))
+			d := device(b, writable)
+			d.making.Templates = nil
+			must(b, d.create(b.Context(), 64<<30))
 		}
 	})
 	b.Run("create from a template", func(b *testing.B) {
 		templates := new(crypt.Templates)
 		for i := range b.N + 1 {
-			d := device(b, crypt.TypeWritable)
-			d.Templates = templates
-			must(b, d.Create(b.Context(), 64<<30))
+			d := device(b, writable)
+			d.making.Templates = templates
+			must(b, d.create(b.Context(), 64<<30))
 			if i == 0 {
 				b.ResetTimer() // the first run makes the template
 			}

@@ -12,8 +12,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"layervault/crypt"
 )
 
 // directSector is what databases and virtual machines' disks write at least, past the cache.
@@ -27,18 +25,18 @@ func TestDirectIO(t *testing.T) {
 		want   error
 	}{{512, nil}, {4096, unix.EINVAL}, {0, unix.EINVAL}} {
 		t.Run(fmt.Sprint(tt.sector), func(t *testing.T) {
-			upper, lower := device(t, crypt.TypeWritable), device(t, crypt.TypeSealed)
-			upper.Cryptparams.SectorSize, lower.Cryptparams.SectorSize = tt.sector, tt.sector
-			must(t, upper.Create(t.Context(), 32<<20))
-			_, err := lower.ImportData(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"below": strings.Repeat("below", 2000)})))
+			upper, lower := device(t, writable), device(t, readOnly)
+			upper.making.Params.SectorSize, lower.making.Params.SectorSize = tt.sector, tt.sector
+			must(t, upper.create(t.Context(), 32<<20))
+			_, err := lower.load(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"below": strings.Repeat("below", 2000)})))
 			must(t, err)
-			for _, d := range []*crypt.VirtualDevice{upper, lower} {
-				must(t, d.Get(t.Context()))
-				t.Cleanup(func() { must(t, d.Put(t.Context())) })
+			for _, d := range []*testImage{upper, lower} {
+				must(t, d.get(t.Context()))
+				t.Cleanup(func() { must(t, d.put()) })
 			}
 			at := t.TempDir()
-			up := upper.Deviceparams.Mnt
-			must(t, unix.Mount("overlay", at, "overlay", 0, fmt.Sprintf("lowerdir=%s/diff,upperdir=%s/diff,workdir=%s/work", lower.Deviceparams.Mnt, up, up)))
+			up := upper.mnt
+			must(t, unix.Mount("overlay", at, "overlay", 0, fmt.Sprintf("lowerdir=%s/diff,upperdir=%s/diff,workdir=%s/work", lower.mnt, up, up)))
 			t.Cleanup(func() { must(t, unix.Unmount(at, 0)) })
 			for name, dir := range map[string]string{"file system": filepath.Join(up, "work"), "overlay": at} {
 				if err := directWrite(filepath.Join(dir, "direct")); !errors.Is(err, tt.want) {

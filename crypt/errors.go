@@ -17,7 +17,7 @@ var (
 	ErrNoSpace = errors.New("no space left")
 	// ErrInUse: the image is open, and the operation needs it closed.
 	ErrInUse = errors.New("image is in use")
-	// ErrNoKeyFunc: the device has no Key function. There is no empty or default key.
+	// ErrNoKeyFunc: the image has no Key function. There is no empty or default key.
 	ErrNoKeyFunc = errors.New("no key for the image")
 	// ErrBadParams: a parameter is invalid; the text names it.
 	ErrBadParams = errors.New("bad image parameters")
@@ -38,12 +38,3 @@ func (e *FormatError) Error() string {
 
 // Is makes the error match ErrOldFormat.
 func (e *FormatError) Is(target error) bool { return target == ErrOldFormat }
-
-// CheckFormat returns a *FormatError if the format is below floor, the lowest format that
-// the tier accepts.
-func CheckFormat(format, floor int) error {
-	if format < floor {
-		return &FormatError{Format: format, Floor: floor}
-	}
-	return nil
-}

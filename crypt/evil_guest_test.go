@@ -19,7 +19,7 @@ import (
 )
 
 // keyFile puts an image's passphrase where cryptsetup reads it.
-func keyFile(t testing.TB, d *crypt.VirtualDevice) string {
+func keyFile(t testing.TB, d *testImage) string {
 	t.Helper()
 	format, uuid, err := d.Identify()
 	must(t, err)
@@ -42,24 +42,24 @@ func dmNode(t testing.TB, name string) string {
 }
 
 // filled is a writable image with a file in it, closed.
-func filled(t *testing.T, body string) (d *crypt.VirtualDevice, uuid string) {
+func filled(t *testing.T, body string) (d *testImage, uuid string) {
 	t.Helper()
-	d = device(t, crypt.TypeWritable)
-	must(t, d.Create(t.Context(), 32<<20))
-	must(t, d.Get(t.Context()))
-	must(t, os.WriteFile(filepath.Join(d.Deviceparams.Mnt, "diff/f"), []byte(body), 0o600))
-	must(t, d.Put(t.Context()))
+	d = device(t, writable)
+	must(t, d.create(t.Context(), 32<<20))
+	must(t, d.get(t.Context()))
+	must(t, os.WriteFile(filepath.Join(d.mnt, "diff/f"), []byte(body), 0o600))
+	must(t, d.put())
 	uuid, err := d.UUID()
 	must(t, err)
-	gone(t, uuid, d.Image.ImagePath)
+	gone(t, uuid, d.Path)
 	return d, uuid
 }
 
 // copied is the device of a copy of an image.
-func copied(t *testing.T, of *crypt.VirtualDevice) *crypt.VirtualDevice {
+func copied(t *testing.T, of *testImage) *testImage {
 	t.Helper()
-	d := device(t, of.Type)
-	sh(t, "cp", "--sparse=always", of.Image.ImagePath, d.Image.ImagePath)
+	d := device(t, of.ReadOnly)
+	sh(t, "cp", "--sparse=always", of.Path, d.Path)
 	return d
 }
 
@@ -89,11 +89,11 @@ func TestEvilMaidNullCipher(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(root, "diff/f"), []byte("evil"), 0o644))
 	sh(t, "truncate", "-s", "24M", fs)
 	sh(t, "mkfs.ext4", "-q", "-F", "-b", "4096", "-d", root, fs)
-	sh(t, "dd", "if="+fs, "of="+d.Image.ImagePath, "bs=1M", "seek=1", "conv=notrunc", "status=none")
+	sh(t, "dd", "if="+fs, "of="+d.Path, "bs=1M", "seek=1", "conv=notrunc", "status=none")
 	// As stock cryptsetup knows it; the kernel's form with many keys is the same attack.
-	forge(t, d.Image.ImagePath, bothCopies, 0, encryption("cipher_null-ecb"))
+	forge(t, d.Path, bothCopies, 0, encryption("cipher_null-ecb"))
 
-	sh(t, "cryptsetup", "open", "--key-file", keyFile(t, d), d.Image.ImagePath, "evil")
+	sh(t, "cryptsetup", "open", "--key-file", keyFile(t, d), d.Path, "evil")
 	mnt := t.TempDir()
 	must(t, unix.Mount(dmNode(t, "evil"), mnt, "ext4", 0, ""))
 	if b, err := os.ReadFile(filepath.Join(mnt, "diff/f")); err != nil || string(b) != "evil" {
@@ -103,29 +103,29 @@ func TestEvilMaidNullCipher(t *testing.T) {
 	sh(t, "cryptsetup", "close", "evil")
 
 	for _, cipher := range []string{"cipher_null-ecb", "cipher_null:128-ecb", "cipher_null-ecb - 0 7:1 2048 0"} {
-		forge(t, d.Image.ImagePath, bothCopies, 0, encryption(cipher))
-		err := d.Get(t.Context())
+		forge(t, d.Path, bothCopies, 0, encryption(cipher))
+		err := d.get(t.Context())
 		if !errors.Is(err, luks2.ErrForbidden) || !strings.Contains(err.Error(), "segments.0.encryption") {
 			t.Errorf("%s: %v", cipher, err)
 		}
-		if entries, err := os.ReadDir(d.Deviceparams.Mnt); err != nil || len(entries) > 0 {
+		if entries, err := os.ReadDir(d.mnt); err != nil || len(entries) > 0 {
 			t.Errorf("%s: something is mounted: %v, %v", cipher, entries, err)
 		}
-		gone(t, uuid, d.Image.ImagePath)
+		gone(t, uuid, d.Path)
 	}
-	must(t, untouched.Get(t.Context()))
-	if b, err := os.ReadFile(filepath.Join(untouched.Deviceparams.Mnt, "diff/f")); err != nil || string(b) != "genuine" {
+	must(t, untouched.get(t.Context()))
+	if b, err := os.ReadFile(filepath.Join(untouched.mnt, "diff/f")); err != nil || string(b) != "genuine" {
 		t.Errorf("the untouched image: %q, %v", b, err)
 	}
-	must(t, untouched.Put(t.Context()))
-	gone(t, uuid, untouched.Image.ImagePath)
+	must(t, untouched.put())
+	gone(t, uuid, untouched.Path)
 }
 
 // A file that was copied over another image's while the first is open has the UUID of a
 // device that is there. The control: by UUID alone that device is found.
 func TestEvilMaidCopyOfAnOpenImage(t *testing.T) {
 	a, uuid := filled(t, "content of a")
-	must(t, a.Get(t.Context()))
+	must(t, a.get(t.Context()))
 	b := copied(t, a)
 	b.Owner.ID = "b"
 	b.Key = func(ctx context.Context, format int, uuid string) ([]byte, error) {
@@ -139,77 +139,77 @@ func TestEvilMaidCopyOfAnOpenImage(t *testing.T) {
 		t.Errorf("control: %+v, %v", info, err)
 	}
 	var refused *luks2.HeaderError
-	if err := b.Get(t.Context()); !errors.As(err, &refused) || refused.Field() != "id" {
+	if err := b.get(t.Context()); !errors.As(err, &refused) || refused.Field() != "id" {
 		t.Errorf("another id: %v", err)
 	}
 	// As the same image, with its key: it is another file.
 	same := copied(t, a)
-	wantHolder(t, same.Get(t.Context()), same.Image.ImagePath, a.Image.ImagePath, crypt.DeviceName(uuid), a.Deviceparams.Mnt)
+	wantHolder(t, same.get(t.Context()), same.Path, a.Path, crypt.DeviceName(uuid), a.mnt)
 	if n, err := same.Opened(); err != nil || n != 0 {
 		t.Errorf("the copy is open as %d, %v", n, err)
 	}
 	if n, err := a.Opened(); err != nil || n == 0 {
 		t.Errorf("the original is open as %d, %v", n, err)
 	}
-	must(t, a.Put(t.Context()))
-	gone(t, uuid, a.Image.ImagePath)
-	must(t, same.Get(t.Context()))
-	must(t, same.Put(t.Context()))
-	gone(t, uuid, same.Image.ImagePath)
+	must(t, a.put())
+	gone(t, uuid, a.Path)
+	must(t, same.get(t.Context()))
+	must(t, same.put())
+	gone(t, uuid, same.Path)
 }
 
 // A restored image that is moved over one that is open is not the open one.
 func TestRestoredOverAnOpenImage(t *testing.T) {
 	d, uuid := filled(t, "before the restore")
 	restored := copied(t, d)
-	must(t, d.Get(t.Context()))
-	must(t, os.WriteFile(filepath.Join(d.Deviceparams.Mnt, "diff/new"), nil, 0o600))
-	must(t, os.Rename(restored.Image.ImagePath, d.Image.ImagePath))
+	must(t, d.get(t.Context()))
+	must(t, os.WriteFile(filepath.Join(d.mnt, "diff/new"), nil, 0o600))
+	must(t, os.Rename(restored.Path, d.Path))
 	again := *d
-	again.Deviceparams.Mnt = t.TempDir()
-	wantHolder(t, again.Get(t.Context()), d.Image.ImagePath, "(deleted)", d.Deviceparams.Mnt)
-	must(t, d.Put(t.Context()))
-	gone(t, uuid, d.Image.ImagePath)
-	must(t, again.Get(t.Context()))
-	if _, err := os.Stat(filepath.Join(again.Deviceparams.Mnt, "diff/new")); !errors.Is(err, os.ErrNotExist) {
+	again.mnt = t.TempDir()
+	wantHolder(t, again.get(t.Context()), d.Path, "(deleted)", d.mnt)
+	must(t, d.put())
+	gone(t, uuid, d.Path)
+	must(t, again.get(t.Context()))
+	if _, err := os.Stat(filepath.Join(again.mnt, "diff/new")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the old content is shown: %v", err)
 	}
-	must(t, again.Put(t.Context()))
-	gone(t, uuid, d.Image.ImagePath)
+	must(t, again.put())
+	gone(t, uuid, d.Path)
 }
 
 // What stock cryptsetup has open is not opened a second time: two file systems that know
 // nothing of each other would destroy what is in it.
 func TestHeldByCryptsetup(t *testing.T) {
-	for _, kind := range []string{crypt.TypeWritable, crypt.TypeSealed} {
-		d := device(t, kind)
-		if kind == crypt.TypeWritable {
-			must(t, d.Create(t.Context(), 32<<20))
+	for _, sealed := range []bool{writable, readOnly} {
+		d := device(t, sealed)
+		if !sealed {
+			must(t, d.create(t.Context(), 32<<20))
 		} else {
-			_, err := d.ImportData(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"f": "x"})))
+			_, err := d.load(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"f": "x"})))
 			must(t, err)
 		}
 		uuid, err := d.UUID()
 		must(t, err)
-		gone(t, uuid, d.Image.ImagePath)
-		sh(t, "cryptsetup", "open", "--key-file", keyFile(t, d), d.Image.ImagePath, "stock-holder")
+		gone(t, uuid, d.Path)
+		sh(t, "cryptsetup", "open", "--key-file", keyFile(t, d), d.Path, "stock-holder")
 		mnt := t.TempDir()
 		must(t, unix.Mount(dmNode(t, "stock-holder"), mnt, "ext4", 0, ""))
-		wantHolder(t, d.Get(t.Context()), "stock-holder", mnt, d.Image.ImagePath)
+		wantHolder(t, d.get(t.Context()), "stock-holder", mnt, d.Path)
 		if n, err := d.Opened(); err != nil || n == 0 {
-			t.Errorf("%s: open as %d, %v", kind, n, err)
+			t.Errorf("sealed %t: open as %d, %v", sealed, n, err)
 		}
 		must(t, unix.Unmount(mnt, 0))
 		sh(t, "cryptsetup", "close", "stock-holder")
 		if n, err := d.Opened(); err != nil || n != 0 {
-			t.Errorf("%s: closed, and open as %d, %v", kind, n, err)
+			t.Errorf("sealed %t: closed, and open as %d, %v", sealed, n, err)
 		}
-		must(t, d.Get(t.Context()))
-		must(t, d.Put(t.Context()))
-		gone(t, uuid, d.Image.ImagePath)
+		must(t, d.get(t.Context()))
+		must(t, d.put())
+		gone(t, uuid, d.Path)
 		// A loop device of somebody's own, which nothing clears.
-		lo := strings.TrimSpace(sh(t, "losetup", "--find", "--show", d.Image.ImagePath))
-		wantHolder(t, d.Get(t.Context()), filepath.Base(lo), d.Image.ImagePath)
+		lo := strings.TrimSpace(sh(t, "losetup", "--find", "--show", d.Path))
+		wantHolder(t, d.get(t.Context()), filepath.Base(lo), d.Path)
 		sh(t, "losetup", "--detach", lo)
 	}
 }
@@ -220,10 +220,10 @@ func TestRemoveHeldByCryptsetup(t *testing.T) {
 	small := t.TempDir()
 	must(t, unix.Mount("tmpfs", small, "tmpfs", 0, "size=128m"))
 	defer func() { must(t, unix.Unmount(small, unix.MNT_DETACH)) }()
-	d := device(t, crypt.TypeWritable)
-	d.Image.ImagePath = filepath.Join(small, "image.luks")
-	must(t, d.Create(t.Context(), 32<<20))
-	sh(t, "cryptsetup", "open", "--key-file", keyFile(t, d), d.Image.ImagePath, "stock-remove")
+	d := device(t, writable)
+	d.Path = filepath.Join(small, "image.luks")
+	must(t, d.create(t.Context(), 32<<20))
+	sh(t, "cryptsetup", "open", "--key-file", keyFile(t, d), d.Path, "stock-remove")
 	defer sh(t, "cryptsetup", "close", "stock-remove")
 	mnt := t.TempDir()
 	must(t, unix.Mount(dmNode(t, "stock-remove"), mnt, "ext4", 0, ""))
@@ -242,25 +242,25 @@ func TestRemoveHeldByCryptsetup(t *testing.T) {
 // on.
 func TestGrowOfACopy(t *testing.T) {
 	d, uuid := filled(t, "x")
-	must(t, d.Get(t.Context()))
+	must(t, d.get(t.Context()))
 	other := copied(t, d)
-	wantHolder(t, other.Grow(t.Context(), 64<<20), other.Image.ImagePath, d.Image.ImagePath)
+	wantHolder(t, other.grow(t.Context(), 64<<20), other.Path, d.Path)
 	running(t, uuid)
-	if info, err := os.Stat(other.Image.ImagePath); err != nil || info.Size() != 33<<20 {
+	if info, err := os.Stat(other.Path); err != nil || info.Size() != 33<<20 {
 		t.Errorf("the copy was made larger: %v, %v", info, err)
 	}
 	astray := *d
-	astray.Deviceparams.Mnt = t.TempDir()
-	if err := astray.Grow(t.Context(), 64<<20); !errors.Is(err, crypt.ErrBadParams) {
+	astray.mnt = t.TempDir()
+	if err := astray.grow(t.Context(), 64<<20); !errors.Is(err, crypt.ErrBadParams) {
 		t.Errorf("mounted elsewhere: %v", err)
 	}
 	running(t, uuid)
-	must(t, os.WriteFile(filepath.Join(d.Deviceparams.Mnt, "diff/after"), []byte("y"), 0o600))
-	must(t, d.Grow(t.Context(), 64<<20))
+	must(t, os.WriteFile(filepath.Join(d.mnt, "diff/after"), []byte("y"), 0o600))
+	must(t, d.grow(t.Context(), 64<<20))
 	running(t, uuid)
-	must(t, d.Put(t.Context()))
-	gone(t, uuid, d.Image.ImagePath)
-	if err := d.Grow(t.Context(), 128<<20); !errors.Is(err, crypt.ErrBadParams) {
+	must(t, d.put())
+	gone(t, uuid, d.Path)
+	if err := d.grow(t.Context(), 128<<20); !errors.Is(err, crypt.ErrBadParams) {
 		t.Errorf("not open: %v", err)
 	}
 }
@@ -279,7 +279,7 @@ func running(t *testing.T, uuid string) {
 // the file is cut off behind its back, so that the new table has no room.
 func TestGrowThatFails(t *testing.T) {
 	d, uuid := filled(t, "x")
-	must(t, d.Get(t.Context()))
+	must(t, d.get(t.Context()))
 	control, err := dm.Open()
 	must(t, err)
 	defer func() { _ = control.Close() }()
@@ -300,9 +300,9 @@ func TestGrowThatFails(t *testing.T) {
 	if after[0].Type != "crypt" || after[0].Params != before[0].Params {
 		t.Errorf("table %+v", after)
 	}
-	must(t, os.WriteFile(filepath.Join(d.Deviceparams.Mnt, "diff/after"), []byte("y"), 0o600))
-	must(t, d.Put(t.Context()))
-	gone(t, uuid, d.Image.ImagePath)
+	must(t, os.WriteFile(filepath.Join(d.mnt, "diff/after"), []byte("y"), 0o600))
+	must(t, d.put())
+	gone(t, uuid, d.Path)
 }
 
 // Disks of one name in two folders are two disks.
@@ -320,11 +320,11 @@ func TestPlainDisksOfOneName(t *testing.T) {
 	must(t, a.Create(t.Context(), 8<<20))
 	b, atB := disk()
 	must(t, b.Create(t.Context(), 8<<20))
-	must(t, a.Get(t.Context(), atA))
+	must(t, a.Mount(t.Context(), atA))
 	defer func() { _ = unix.Unmount(atA, unix.MNT_DETACH) }()
-	wantHolder(t, b.Get(t.Context(), atB), a.ImagePath, b.ImagePath)
+	wantHolder(t, b.Mount(t.Context(), atB), a.ImagePath, b.ImagePath)
 	again := t.TempDir()
-	must(t, a.Get(t.Context(), again)) // once more, of the very file
+	must(t, a.Mount(t.Context(), again)) // once more, of the very file
 	must(t, unix.Unmount(again, 0))
 	if n, err := a.Opened(); err != nil || n == 0 {
 		t.Errorf("a is open as %d, %v", n, err)
@@ -337,23 +337,23 @@ func TestPlainDisksOfOneName(t *testing.T) {
 	// As Pantavisor's script opens it: dmsetup, under a name of its own.
 	lo := strings.TrimSpace(sh(t, "losetup", "--find", "--show", b.ImagePath))
 	sh(t, "dmsetup", "create", "pv-secrets", "--table", "0 16384 crypt aes-cbc-essiv:sha256 "+strings.Repeat("07", 32)+" 0 "+lo+" 0")
-	wantHolder(t, b.Get(t.Context(), atB), "pv-secrets", b.ImagePath)
+	wantHolder(t, b.Mount(t.Context(), atB), "pv-secrets", b.ImagePath)
 	sh(t, "dmsetup", "remove", "pv-secrets")
 	sh(t, "losetup", "--detach", lo)
 	bad := *b
 	bad.Cipher = "cipher_null-ecb"
-	if err := bad.Get(t.Context(), atB); !errors.Is(err, crypt.ErrBadParams) {
+	if err := bad.Mount(t.Context(), atB); !errors.Is(err, crypt.ErrBadParams) {
 		t.Errorf("a cipher that is not on the list: %v", err)
 	}
-	must(t, b.Get(t.Context(), atB))
+	must(t, b.Mount(t.Context(), atB))
 	must(t, unix.Unmount(atB, 0))
 }
 
 // An image of format 1 opens, is upgraded while it is open, opens again, and stock
 // cryptsetup opens it with the new passphrase. After a change by hand it is adopted.
 func TestUpgradeAndAdoptOpenImage(t *testing.T) {
-	d := device(t, crypt.TypeWritable)
-	f, err := os.Create(d.Image.ImagePath)
+	d := device(t, writable)
+	f, err := os.Create(d.Path)
 	must(t, err)
 	h, key, err := luks2.Format(f, luks2.Params{}, luks2.RandomKeyKDF(), mustPass(t, luks2.Format1, "5b3c1a52-6e3f-4d0b-9a77-0f0e4c1d2b3a"))
 	must(t, err)
@@ -374,40 +374,40 @@ func TestUpgradeAndAdoptOpenImage(t *testing.T) {
 	root := t.TempDir()
 	must(t, os.MkdirAll(filepath.Join(root, "diff"), 0o755))
 	must(t, os.WriteFile(filepath.Join(root, "diff/f"), []byte("old"), 0o644))
-	sh(t, "cryptsetup", "open", "--key-file", keys(), d.Image.ImagePath, "maker")
+	sh(t, "cryptsetup", "open", "--key-file", keys(), d.Path, "maker")
 	sh(t, "mkfs.ext4", "-q", "-F", "-d", root, dmNode(t, "maker"))
 	sh(t, "cryptsetup", "close", "maker")
 
 	reads := func() {
 		t.Helper()
-		if b, err := os.ReadFile(filepath.Join(d.Deviceparams.Mnt, "diff/f")); err != nil || string(b) != "old" {
+		if b, err := os.ReadFile(filepath.Join(d.mnt, "diff/f")); err != nil || string(b) != "old" {
 			t.Errorf("%q, %v", b, err)
 		}
 	}
-	must(t, d.Get(t.Context()))
+	must(t, d.get(t.Context()))
 	reads()
 	must(t, d.Upgrade(t.Context()))
 	second := *d
-	second.Deviceparams.Mnt = t.TempDir()
-	must(t, second.Get(t.Context())) // the device that is there
-	must(t, second.Put(t.Context()))
-	must(t, d.Put(t.Context()))
-	gone(t, uuid, d.Image.ImagePath)
-	must(t, d.Get(t.Context()))
+	second.mnt = t.TempDir()
+	must(t, second.get(t.Context())) // the device that is there
+	must(t, second.put())
+	must(t, d.put())
+	gone(t, uuid, d.Path)
+	must(t, d.get(t.Context()))
 	reads()
 	// By hand, while it is open.
 	extra := filepath.Join(t.TempDir(), "extra")
 	must(t, os.WriteFile(extra, []byte("extra"), 0o600))
-	sh(t, "cryptsetup", "luksAddKey", "--batch-mode", "--key-file", keys(), "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", d.Image.ImagePath, extra)
-	if err := second.Get(t.Context()); !errors.Is(err, luks2.ErrNotAuthentic) || !strings.Contains(err.Error(), "keyslots.0") { // ours is in slot 1 now
+	sh(t, "cryptsetup", "luksAddKey", "--batch-mode", "--key-file", keys(), "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", d.Path, extra)
+	if err := second.get(t.Context()); !errors.Is(err, luks2.ErrNotAuthentic) || !strings.Contains(err.Error(), "keyslots.0") { // ours is in slot 1 now
 		t.Errorf("after luksAddKey: %v", err)
 	}
 	must(t, d.Adopt(t.Context()))
-	must(t, second.Get(t.Context()))
-	must(t, second.Put(t.Context()))
-	must(t, d.Put(t.Context()))
-	gone(t, uuid, d.Image.ImagePath)
-	sh(t, "cryptsetup", "open", "--test-passphrase", "--key-file", extra, d.Image.ImagePath)
+	must(t, second.get(t.Context()))
+	must(t, second.put())
+	must(t, d.put())
+	gone(t, uuid, d.Path)
+	sh(t, "cryptsetup", "open", "--test-passphrase", "--key-file", extra, d.Path)
 }
 
 func mustPass(t *testing.T, format int, uuid string) []byte {

@@ -71,14 +71,13 @@ func encryption(cipher string) func(map[string]any) {
 
 // blank is a device whose image has a header and no file system, for what is refused before
 // the kernel is asked for anything.
-func blank(t *testing.T, format int) *crypt.VirtualDevice {
+func blank(t *testing.T, format int) *testImage {
 	t.Helper()
 	dir := t.TempDir()
-	d := &crypt.VirtualDevice{
-		Image: crypt.RawImage{ImagePath: filepath.Join(dir, "image.luks")}, Type: crypt.TypeWritable, Owner: owner, Key: passphrase,
-		Deviceparams: crypt.DeviceParams{Mnt: dir},
+	d := &testImage{
+		Image: crypt.Image{Path: filepath.Join(dir, "image.luks"), Owner: owner, Key: passphrase}, mnt: dir,
 	}
-	f, err := os.Create(d.Image.ImagePath)
+	f, err := os.Create(d.Path)
 	must(t, err)
 	defer func() { must(t, f.Close()) }()
 	p := luks2.Params{UUID: "6f2a1f0e-6c0f-4f4e-9b57-0d6a7a7a9c11"}
@@ -95,9 +94,9 @@ func blank(t *testing.T, format int) *crypt.VirtualDevice {
 
 // wantRefused wants an image that does not open, for this reason and naming this field, and
 // that nothing was written to. The control: Read and Unlock, which check nothing, open it.
-func wantRefused(t *testing.T, d *crypt.VirtualDevice, pass []byte, reason error, field string) {
+func wantRefused(t *testing.T, d *testImage, pass []byte, reason error, field string) {
 	t.Helper()
-	f, err := os.Open(d.Image.ImagePath)
+	f, err := os.Open(d.Path)
 	must(t, err)
 	defer func() { must(t, f.Close()) }()
 	h, err := luks2.Read(f)
@@ -109,8 +108,8 @@ func wantRefused(t *testing.T, d *crypt.VirtualDevice, pass []byte, reason error
 	}
 	before := head(t, d)
 	for what, do := range map[string]func() error{
-		"Get":      func() error { return d.Get(t.Context()) },
-		"Grow":     func() error { return d.Grow(t.Context(), 64<<20) },
+		"Mount":    func() error { return d.get(t.Context()) },
+		"Grow":     func() error { return d.grow(t.Context(), 64<<20) },
 		"SetToken": func() error { return d.SetToken(t.Context(), []byte(`{"type":"x","keyslots":[]}`)) },
 	} {
 		if what == "SetToken" && h.Format() == luks2.Format1 {
@@ -124,7 +123,7 @@ func wantRefused(t *testing.T, d *crypt.VirtualDevice, pass []byte, reason error
 		} else if !errors.Is(err, reason) {
 			named = false
 		}
-		if !named || !strings.Contains(err.Error(), d.Image.ImagePath) {
+		if !named || !strings.Contains(err.Error(), d.Path) {
 			t.Errorf("%s: %v, want %v of %s", what, err, reason, field)
 		}
 	}
@@ -134,9 +133,9 @@ func wantRefused(t *testing.T, d *crypt.VirtualDevice, pass []byte, reason error
 }
 
 // head is what of an image may be changed by whoever opens it.
-func head(t *testing.T, d *crypt.VirtualDevice) []byte {
+func head(t *testing.T, d *testImage) []byte {
 	t.Helper()
-	b, err := os.ReadFile(d.Image.ImagePath)
+	b, err := os.ReadFile(d.Path)
 	must(t, err)
 	return b[:min(len(b), 1<<20)]
 }
@@ -150,7 +149,7 @@ func TestEvilMaid(t *testing.T) {
 		} {
 			t.Run(fmt.Sprint(format, " ", cipher), func(t *testing.T) {
 				d := blank(t, format)
-				forge(t, d.Image.ImagePath, bothCopies, 0, encryption(cipher))
+				forge(t, d.Path, bothCopies, 0, encryption(cipher))
 				wantRefused(t, d, passOf(t, d, format), luks2.ErrForbidden, "segments.0.encryption")
 			})
 		}
@@ -162,13 +161,13 @@ func TestEvilMaid(t *testing.T) {
 		} {
 			t.Run(fmt.Sprint(format, " ", name), func(t *testing.T) {
 				d := blank(t, format)
-				forge(t, d.Image.ImagePath, bothCopies, 0, func(doc map[string]any) { edit(doc["segments"].(map[string]any)["0"].(map[string]any)) })
+				forge(t, d.Path, bothCopies, 0, func(doc map[string]any) { edit(doc["segments"].(map[string]any)["0"].(map[string]any)) })
 				wantRefused(t, d, passOf(t, d, format), luks2.ErrForbidden, "segments.0."+name)
 			})
 		}
 	}
 	d := blank(t, luks2.Format2)
-	forge(t, d.Image.ImagePath, bothCopies, 0, func(doc map[string]any) {
+	forge(t, d.Path, bothCopies, 0, func(doc map[string]any) {
 		doc["segments"].(map[string]any)["0"].(map[string]any)["sector_size"] = 512
 	})
 	wantRefused(t, d, passOf(t, d, luks2.Format2), luks2.ErrNotAuthentic, "segments.0.sector_size")
@@ -178,7 +177,7 @@ func TestEvilMaid(t *testing.T) {
 	wantRefused(t, d, passOf(t, d, luks2.Format2), luks2.ErrNotAuthentic, "id")
 }
 
-func passOf(t *testing.T, d *crypt.VirtualDevice, format int) []byte {
+func passOf(t *testing.T, d *testImage, format int) []byte {
 	t.Helper()
 	uuid, err := d.UUID()
 	must(t, err)
@@ -192,16 +191,16 @@ func passOf(t *testing.T, d *crypt.VirtualDevice, format int) []byte {
 func TestForgedCopyIsNotSpread(t *testing.T) {
 	for _, format := range []int{luks2.Format1, luks2.Format2} {
 		d := blank(t, format)
-		forge(t, d.Image.ImagePath, []int64{0}, 5, encryption("cipher_null-ecb"))
+		forge(t, d.Path, []int64{0}, 5, encryption("cipher_null-ecb"))
 		wantRefused(t, d, passOf(t, d, format), luks2.ErrForbidden, "segments.0.encryption")
 	}
 	d := blank(t, luks2.Format2)
-	forge(t, d.Image.ImagePath, []int64{1}, 5, encryption(luks2.CipherESSIV))
-	forge(t, d.Image.ImagePath, []int64{1}, 0, func(doc map[string]any) { delete(doc["config"].(map[string]any), "flags") })
-	if err := d.Get(t.Context()); err == nil {
+	forge(t, d.Path, []int64{1}, 5, encryption(luks2.CipherESSIV))
+	forge(t, d.Path, []int64{1}, 0, func(doc map[string]any) { delete(doc["config"].(map[string]any), "flags") })
+	if err := d.get(t.Context()); err == nil {
 		t.Error("opened")
 	}
-	f, err := os.Open(d.Image.ImagePath)
+	f, err := os.Open(d.Path)
 	must(t, err)
 	defer func() { must(t, f.Close()) }()
 	if h, err := luks2.Read(f); err != nil || !h.NeedsRepair() {
@@ -209,13 +208,13 @@ func TestForgedCopyIsNotSpread(t *testing.T) {
 	}
 
 	torn := blank(t, luks2.Format2)
-	w, err := os.OpenFile(torn.Image.ImagePath, os.O_RDWR, 0)
+	w, err := os.OpenFile(torn.Path, os.O_RDWR, 0)
 	must(t, err)
 	defer func() { must(t, w.Close()) }()
 	_, err = w.WriteAt([]byte("damage"), 5000)
 	must(t, err)
 	torn.Key = func(context.Context, int, string) ([]byte, error) { return []byte("wrong"), nil }
-	if err := torn.Get(t.Context()); !errors.Is(err, luks2.ErrNoKey) || !errors.Is(err, luks2.ErrNotAuthentic) {
+	if err := torn.get(t.Context()); !errors.Is(err, luks2.ErrNoKey) || !errors.Is(err, luks2.ErrNotAuthentic) {
 		t.Errorf("with a wrong key: %v", err)
 	}
 	if h, err := luks2.Read(w); err != nil || !h.NeedsRepair() {
@@ -223,7 +222,7 @@ func TestForgedCopyIsNotSpread(t *testing.T) {
 	}
 	torn.Key = passphrase
 	var refused *luks2.HeaderError
-	if err := torn.Get(t.Context()); err == nil || errors.As(err, &refused) { // there is no file system in it
+	if err := torn.get(t.Context()); err == nil || errors.As(err, &refused) { // there is no file system in it
 		t.Errorf("a torn copy: %v", err)
 	}
 	if h, err := luks2.Read(w); err != nil || h.NeedsRepair() {
@@ -243,7 +242,7 @@ func TestFloorAndUpgrade(t *testing.T) {
 		return passphrase(ctx, format, uuid)
 	}
 	var old *crypt.FormatError
-	if err := strict.Get(t.Context()); !errors.As(err, &old) || !errors.Is(err, crypt.ErrOldFormat) || old.Format != 1 || old.Floor != 2 {
+	if err := strict.get(t.Context()); !errors.As(err, &old) || !errors.Is(err, crypt.ErrOldFormat) || old.Format != 1 || old.Floor != 2 {
 		t.Fatalf("below the floor: %v", err)
 	}
 	must(t, d.Upgrade(t.Context()))
@@ -253,7 +252,7 @@ func TestFloorAndUpgrade(t *testing.T) {
 		t.Error("an image of format 2 was written to")
 	}
 	var refused *luks2.HeaderError
-	if err := strict.Get(t.Context()); err == nil || errors.As(err, &refused) || errors.Is(err, crypt.ErrOldFormat) || errors.Is(err, luks2.ErrNoKey) {
+	if err := strict.get(t.Context()); err == nil || errors.As(err, &refused) || errors.Is(err, crypt.ErrOldFormat) || errors.Is(err, luks2.ErrNoKey) {
 		t.Errorf("after Upgrade: %v", err) // not for its header's sake
 	}
 	if changes, err := d.Changes(t.Context()); err != nil || len(changes) != 0 {
@@ -276,7 +275,7 @@ func TestFloorAndUpgrade(t *testing.T) {
 // A change by hand is listed field by field, and adopted.
 func TestAdopt(t *testing.T) {
 	d := blank(t, luks2.Format2)
-	forge(t, d.Image.ImagePath, bothCopies, 0, func(doc map[string]any) {
+	forge(t, d.Path, bothCopies, 0, func(doc map[string]any) {
 		doc["tokens"].(map[string]any)["7"] = map[string]any{"type": "systemd-tpm2", "keyslots": []string{"0"}}
 		doc["config"].(map[string]any)["flags"] = []string{"same-cpu-crypt"}
 	})
@@ -294,8 +293,8 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("after: %v, %v", changes, err)
 	}
 	// A token that was stripped is made anew by who has the key of format 2.
-	forge(t, d.Image.ImagePath, bothCopies, 0, func(doc map[string]any) { doc["tokens"] = map[string]any{} })
-	if err := d.Get(t.Context()); !errors.Is(err, luks2.ErrNoKey) {
+	forge(t, d.Path, bothCopies, 0, func(doc map[string]any) { doc["tokens"] = map[string]any{} })
+	if err := d.get(t.Context()); !errors.Is(err, luks2.ErrNoKey) {
 		t.Errorf("stripped: %v", err)
 	}
 	must(t, d.Adopt(t.Context()))
@@ -303,7 +302,7 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("after: %v, %v", changes, err)
 	}
 	// What may never be used is not adopted.
-	forge(t, d.Image.ImagePath, bothCopies, 0, encryption("cipher_null-ecb"))
+	forge(t, d.Path, bothCopies, 0, encryption("cipher_null-ecb"))
 	before := head(t, d)
 	if _, err := d.Changes(t.Context()); !errors.Is(err, luks2.ErrForbidden) {
 		t.Errorf("Changes: %v", err)

@@ -15,15 +15,15 @@ import (
 )
 
 // Size is how many bytes of data the image has room for: the size of its device.
-func (d *VirtualDevice) Size() (int64, error) {
-	f, err := d.open(os.O_RDONLY)
+func (im *Image) Size() (int64, error) {
+	f, err := im.open(os.O_RDONLY)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = f.Close() }()
 	h, err := luks2.Read(f)
 	if err != nil {
-		return 0, fmt.Errorf("image %s: %w", d.path(), err)
+		return 0, fmt.Errorf("image %s: %w", im.Path, err)
 	}
 	c, err := chainOf(f, h, true)
 	return c.size, err
@@ -32,8 +32,8 @@ func (d *VirtualDevice) Size() (int64, error) {
 // Opened is the number of the device that has the image open (see unix.Mkdev), 0 if the
 // image is unused: no mount, in any mount namespace, and no open file. Another
 // program's device counts if it may write to the image; a device of a copy does not.
-func (d *VirtualDevice) Opened() (uint64, error) {
-	f, err := d.open(os.O_RDONLY)
+func (im *Image) Opened() (uint64, error) {
+	f, err := im.open(os.O_RDONLY)
 	if err != nil {
 		return 0, err
 	}
@@ -48,30 +48,30 @@ func (d *VirtualDevice) Opened() (uint64, error) {
 		return 0, err
 	}
 	if err != nil {
-		return 0, fmt.Errorf("image %s: %w", d.path(), err)
+		return 0, fmt.Errorf("image %s: %w", im.Path, err)
 	}
 	return openedOn(f, deviceUUID(h.UUID()))
 }
 
 // Grow extends a writable image to size bytes of data: its file, its device and the
-// file system, which must be mounted at Deviceparams.Mnt. Its users need not stop. An
+// file system, which must be mounted at a directory. Its users need not stop. An
 // image cannot shrink.
 //
 // A crash in between leaves a file system that is smaller than its device, which is as
 // good as before; growing to the same size again finishes it.
-func (d *VirtualDevice) Grow(ctx context.Context, size int64) error {
-	if err := d.check(); err != nil {
+func (im *Image) Grow(ctx context.Context, at string, size int64) error {
+	if err := im.check(); err != nil {
 		return err
 	}
-	v, err := d.verified(ctx, os.O_RDWR)
+	v, err := im.verified(ctx, os.O_RDWR)
 	if err != nil {
 		return err
 	}
 	defer v.close()
-	if err := d.unlock(ctx, v); err != nil {
+	if err := im.unlock(ctx, v); err != nil {
 		return err
 	}
-	unlock, err := d.lock(ctx)
+	unlock, err := im.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -80,14 +80,14 @@ func (d *VirtualDevice) Grow(ctx context.Context, size int64) error {
 	// this file's, and what is mounted is that device. It stays while its node is open.
 	node, err := live(v.file, deviceUUID(v.header.UUID()), true)
 	if err != nil {
-		return fmt.Errorf("grow %s: %w", d.path(), err)
+		return fmt.Errorf("grow %s: %w", im.Path, err)
 	}
 	if node == nil {
-		return fmt.Errorf("grow %s: %w: image is not open", d.path(), ErrBadParams)
+		return fmt.Errorf("grow %s: %w: image is not open", im.Path, ErrBadParams)
 	}
 	defer func() { _ = node.Close() }()
-	if err := d.mountedFrom(node); err != nil {
-		return fmt.Errorf("grow %s: %w", d.path(), err)
+	if err := im.mountedFrom(node, at); err != nil {
+		return fmt.Errorf("grow %s: %w", im.Path, err)
 	}
 	size = size / ext4.BlockSize * ext4.BlockSize
 	info, err := v.file.Stat()
@@ -96,35 +96,35 @@ func (d *VirtualDevice) Grow(ctx context.Context, size int64) error {
 	}
 	offset := v.header.Segment().Offset
 	if have := info.Size() - offset; size < have {
-		return fmt.Errorf("grow %s: %w: size is %d bytes already; an image cannot shrink", d.path(), ErrBadParams, have)
+		return fmt.Errorf("grow %s: %w: size is %d bytes already; an image cannot shrink", im.Path, ErrBadParams, have)
 	}
 	if err := errors.Join(v.file.Truncate(offset+size), v.file.Sync()); err != nil {
-		return d.explain(err)
+		return im.explain(err)
 	}
 	c, err := chainOf(v.file, v.header, false)
 	if err != nil {
 		return err
 	}
 	if err := growDevice(c, v.key); err != nil {
-		return fmt.Errorf("grow %s: %w", d.path(), err)
+		return fmt.Errorf("grow %s: %w", im.Path, err)
 	}
-	if err := ext4.Grow(d.Deviceparams.Mnt, size); err != nil {
-		return d.explain(fmt.Errorf("image %s: %w", d.path(), err))
+	if err := ext4.Grow(at, size); err != nil {
+		return im.explain(fmt.Errorf("image %s: %w", im.Path, err))
 	}
 	return nil
 }
 
-// mountedFrom checks that the file system at Deviceparams.Mnt is on the open device.
-func (d *VirtualDevice) mountedFrom(node *os.File) error {
-	var at, dev unix.Stat_t
-	if err := unix.Stat(d.Deviceparams.Mnt, &at); err != nil {
-		return &os.PathError{Op: "stat", Path: d.Deviceparams.Mnt, Err: err}
+// mountedFrom checks that the file system at a directory is on the open device.
+func (im *Image) mountedFrom(node *os.File, at string) error {
+	var dir, dev unix.Stat_t
+	if err := unix.Stat(at, &dir); err != nil {
+		return &os.PathError{Op: "stat", Path: at, Err: err}
 	}
 	if err := unix.Fstat(int(node.Fd()), &dev); err != nil {
 		return &os.PathError{Op: "stat", Path: node.Name(), Err: err}
 	}
-	if at.Dev != dev.Rdev {
-		return fmt.Errorf("%w: %s is not mounted at %s", ErrBadParams, d.path(), d.Deviceparams.Mnt)
+	if dir.Dev != dev.Rdev {
+		return fmt.Errorf("%w: %s is not mounted at %s", ErrBadParams, im.Path, at)
 	}
 	return nil
 }

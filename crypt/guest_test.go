@@ -24,23 +24,19 @@ import (
 	"layervault/crypt/luks2"
 )
 
-func device(t testing.TB, kind string) *crypt.VirtualDevice {
+func device(t testing.TB, readOnly bool) *testImage {
 	t.Helper()
 	dir := t.TempDir()
 	mnt := filepath.Join(dir, "mnt")
 	if err := os.Mkdir(mnt, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	d := &crypt.VirtualDevice{
-		Image:        crypt.RawImage{ImagePath: filepath.Join(dir, "image.luks")},
-		Name:         "test",
-		Type:         kind,
-		Deviceparams: crypt.DeviceParams{Mnt: mnt},
-		Owner:        owner,
-		Key:          passphrase,
-		Templates:    new(crypt.Templates),
+	d := &testImage{
+		Image:  crypt.Image{Path: filepath.Join(dir, "image.luks"), Label: "test", ReadOnly: readOnly, Owner: owner, Key: passphrase},
+		mnt:    mnt,
+		making: crypt.Making{Templates: new(crypt.Templates)},
 	}
-	t.Cleanup(func() { _ = d.Put(context.Background()) })
+	t.Cleanup(func() { _ = d.put() })
 	return d
 }
 
@@ -95,25 +91,25 @@ func noKey(t *testing.T, description string) {
 }
 
 func TestWritable(t *testing.T) {
-	d := device(t, crypt.TypeWritable)
+	d := device(t, writable)
 	ctx := t.Context()
-	must(t, d.Create(ctx, 64<<30))
+	must(t, d.create(ctx, 64<<30))
 	var st unix.Stat_t
-	must(t, unix.Stat(d.Image.ImagePath, &st))
+	must(t, unix.Stat(d.Path, &st))
 	if st.Size != 64<<30+1<<20 || st.Blocks*512 > 8<<20 {
 		t.Errorf("empty image: %d bytes, %d on disk", st.Size, st.Blocks*512)
 	}
 	t.Logf("empty 64 GiB image: %d KiB on disk", st.Blocks/2)
-	if err := d.Create(ctx, 64<<30); !errors.Is(err, crypt.ErrExists) {
+	if err := d.create(ctx, 64<<30); !errors.Is(err, crypt.ErrExists) {
 		t.Errorf("second Create: %v", err)
 	}
-	must(t, d.Get(ctx))
+	must(t, d.get(ctx))
 	uuid, err := d.UUID()
 	must(t, err)
-	if info, err := os.Stat(filepath.Join(d.Deviceparams.Mnt, "diff")); err != nil || info.Mode().Perm() != 0o755 {
+	if info, err := os.Stat(filepath.Join(d.mnt, "diff")); err != nil || info.Mode().Perm() != 0o755 {
 		t.Errorf("diff: %v, %v", info, err)
 	}
-	file := filepath.Join(d.Deviceparams.Mnt, "diff", "hello")
+	file := filepath.Join(d.mnt, "diff", "hello")
 	must(t, os.WriteFile(file, []byte("written through the mount"), 0o600))
 	table := sh(t, "dmsetup", "table", "--showkeys", crypt.DeviceName(uuid))
 	t.Log(table)
@@ -125,37 +121,37 @@ func TestWritable(t *testing.T) {
 	// A second mount of the open device sees the same files, and needs the key: what the
 	// header says must be the image's.
 	second := *d
-	second.Deviceparams.Mnt = t.TempDir()
+	second.mnt = t.TempDir()
 	second.Key = func(context.Context, int, string) ([]byte, error) { return []byte("wrong"), nil }
-	if err := second.Get(ctx); !errors.Is(err, luks2.ErrNotAuthentic) {
+	if err := second.get(ctx); !errors.Is(err, luks2.ErrNotAuthentic) {
 		t.Errorf("open already, with a wrong key: %v", err)
 	}
 	second.Key = passphrase
-	must(t, second.Get(ctx))
-	must(t, d.Put(ctx))
-	if _, err := os.Stat(filepath.Join(second.Deviceparams.Mnt, "diff", "hello")); err != nil {
+	must(t, second.get(ctx))
+	must(t, d.put())
+	if _, err := os.Stat(filepath.Join(second.mnt, "diff", "hello")); err != nil {
 		t.Error(err)
 	}
-	must(t, second.Put(ctx))
-	must(t, second.Put(ctx)) // not mounted is no error
-	gone(t, uuid, d.Image.ImagePath)
+	must(t, second.put())
+	must(t, second.put()) // not mounted is no error
+	gone(t, uuid, d.Path)
 	cryptsetupReads(t, d, "diff/hello", "written through the mount")
-	must(t, d.Get(ctx))
+	must(t, d.get(ctx))
 	if b, err := os.ReadFile(file); err != nil || string(b) != "written through the mount" {
 		t.Errorf("after a second opening: %q, %v", b, err)
 	}
-	must(t, d.Put(ctx))
+	must(t, d.put())
 	must(t, d.Remove(ctx))
 	must(t, d.Remove(ctx))
-	gone(t, uuid, d.Image.ImagePath)
-	if err := d.Get(ctx); !errors.Is(err, crypt.ErrNotExist) {
+	gone(t, uuid, d.Path)
+	if err := d.get(ctx); !errors.Is(err, crypt.ErrNotExist) {
 		t.Errorf("Get of a removed image: %v", err)
 	}
 }
 
-func volumeKey(t testing.TB, d *crypt.VirtualDevice) []byte {
+func volumeKey(t testing.TB, d *testImage) []byte {
 	t.Helper()
-	f, err := os.Open(d.Image.ImagePath)
+	f, err := os.Open(d.Path)
 	must(t, err)
 	defer func() { _ = f.Close() }()
 	h, err := luks2.Read(f)
@@ -167,14 +163,14 @@ func volumeKey(t testing.TB, d *crypt.VirtualDevice) []byte {
 }
 
 // cryptsetupReads opens an image with the stock tools alone.
-func cryptsetupReads(t testing.TB, d *crypt.VirtualDevice, name, want string) {
+func cryptsetupReads(t testing.TB, d *testImage, name, want string) {
 	t.Helper()
 	uuid, err := d.UUID()
 	must(t, err)
 	pass, _ := passphrase(t.Context(), luks2.Format2, uuid)
 	keyFile := filepath.Join(t.TempDir(), "key")
 	must(t, os.WriteFile(keyFile, pass, 0o600))
-	sh(t, "cryptsetup", "open", "--readonly", "--key-file", keyFile, d.Image.ImagePath, "stock")
+	sh(t, "cryptsetup", "open", "--readonly", "--key-file", keyFile, d.Path, "stock")
 	defer sh(t, "cryptsetup", "close", "stock")
 	sh(t, "e2fsck", "-fn", "/dev/mapper/stock")
 	mnt := t.TempDir()
@@ -199,29 +195,29 @@ func layerTar(t testing.TB, files map[string]string) []byte {
 }
 
 func TestSealed(t *testing.T) {
-	d := device(t, crypt.TypeSealed)
+	d := device(t, readOnly)
 	ctx := t.Context()
 	files := map[string]string{"a/b": "first", "big": strings.Repeat("0123456789abcdef", 1<<18), "c": ""}
-	result, err := d.ImportData(ctx, bytes.NewReader(layerTar(t, files)))
+	result, err := d.load(ctx, bytes.NewReader(layerTar(t, files)))
 	must(t, err)
-	info, err := os.Stat(d.Image.ImagePath)
+	info, err := os.Stat(d.Path)
 	must(t, err)
 	if result.Size != 5+16<<18 || result.Bytes != info.Size() || result.Bytes > 16<<18+2<<20 {
 		t.Errorf("%+v, file of %d", result, info.Size())
 	}
-	gone(t, result.UUID, d.Image.ImagePath)
-	must(t, d.Get(ctx))
+	gone(t, result.UUID, d.Path)
+	must(t, d.get(ctx))
 	for name, want := range files {
-		b, err := os.ReadFile(filepath.Join(d.Deviceparams.Mnt, "diff", name))
+		b, err := os.ReadFile(filepath.Join(d.mnt, "diff", name))
 		if err != nil || string(b) != want {
 			t.Errorf("%s: %d bytes, want %d, %v", name, len(b), len(want), err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(d.Deviceparams.Mnt, "diff/x"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+	if err := os.WriteFile(filepath.Join(d.mnt, "diff/x"), nil, 0o600); !errors.Is(err, unix.EROFS) {
 		t.Errorf("writing: %v", err)
 	}
-	must(t, d.Put(ctx))
-	gone(t, result.UUID, d.Image.ImagePath)
+	must(t, d.put())
+	gone(t, result.UUID, d.Path)
 	cryptsetupReads(t, d, "diff/a/b", "first")
 	onlyImage(t, d)
 }
@@ -230,7 +226,7 @@ func TestSealed(t *testing.T) {
 // and nothing of that is left in the image.
 func TestSealedManyFiles(t *testing.T) {
 	const count = 70000
-	d := device(t, crypt.TypeSealed)
+	d := device(t, readOnly)
 	var body bytes.Buffer
 	w := tar.NewWriter(&body)
 	name := func(i int) string { return fmt.Sprintf("%d/%s%d", i/500, strings.Repeat("n", 70), i) }
@@ -242,20 +238,20 @@ func TestSealedManyFiles(t *testing.T) {
 		must(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name(i + 1), Linkname: "target"}))
 	}
 	must(t, w.Close())
-	result, err := d.ImportData(t.Context(), &body)
+	result, err := d.load(t.Context(), &body)
 	must(t, err)
 	var image unix.Stat_t
-	must(t, unix.Stat(d.Image.ImagePath, &image))
+	must(t, unix.Stat(d.Path, &image))
 	if used := image.Blocks * 512; used > 48<<20 { // it has holes
 		t.Errorf("the image takes %d bytes", used)
 	}
-	must(t, d.Get(t.Context()))
+	must(t, d.get(t.Context()))
 	for i := range count {
 		if i%1000 > 1 && i%97 != 0 {
 			continue
 		}
 		var st unix.Stat_t
-		must(t, unix.Lstat(filepath.Join(d.Deviceparams.Mnt, "diff", name(i)), &st))
+		must(t, unix.Lstat(filepath.Join(d.mnt, "diff", name(i)), &st))
 		switch {
 		case i%1000 == 0 && (st.Uid != 7 || st.Mode != unix.S_IFREG|0o640 || st.Nlink != 2),
 			i%1000 == 1 && st.Mode&unix.S_IFMT != unix.S_IFLNK,
@@ -263,17 +259,17 @@ func TestSealedManyFiles(t *testing.T) {
 			t.Fatalf("%s: %+v", name(i), st)
 		}
 	}
-	must(t, d.Put(t.Context()))
-	gone(t, result.UUID, d.Image.ImagePath)
+	must(t, d.put())
+	gone(t, result.UUID, d.Path)
 }
 
 // onlyImage wants nothing but the image in its directory.
-func onlyImage(t testing.TB, d *crypt.VirtualDevice) {
+func onlyImage(t testing.TB, d *testImage) {
 	t.Helper()
-	entries, err := os.ReadDir(filepath.Dir(d.Image.ImagePath))
+	entries, err := os.ReadDir(filepath.Dir(d.Path))
 	must(t, err)
 	for _, e := range entries {
-		if n := e.Name(); n != "mnt" && n != filepath.Base(d.Image.ImagePath) {
+		if n := e.Name(); n != "mnt" && n != filepath.Base(d.Path) {
 			t.Errorf("%s is left", n)
 		}
 	}
@@ -283,21 +279,21 @@ func TestCiphers(t *testing.T) {
 	for _, cipher := range []string{luks2.CipherXTS, luks2.CipherESSIV, luks2.CipherAdiantum} {
 		for _, size := range []int{512, 4096} {
 			t.Run(fmt.Sprint(cipher, " ", size), func(t *testing.T) {
-				w, s := device(t, crypt.TypeWritable), device(t, crypt.TypeSealed)
-				w.Cryptparams = crypt.CryptParams{Cipher: cipher, SectorSize: size}
-				s.Cryptparams = w.Cryptparams
-				must(t, w.Create(t.Context(), 32<<20))
-				must(t, w.Get(t.Context()))
-				must(t, os.WriteFile(filepath.Join(w.Deviceparams.Mnt, "diff/f"), []byte("x"), 0o600))
-				must(t, w.Put(t.Context()))
-				_, err := s.ImportData(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"f": "y"})))
+				w, s := device(t, writable), device(t, readOnly)
+				w.making.Params = crypt.Params{Cipher: cipher, SectorSize: size}
+				s.making.Params = w.making.Params
+				must(t, w.create(t.Context(), 32<<20))
+				must(t, w.get(t.Context()))
+				must(t, os.WriteFile(filepath.Join(w.mnt, "diff/f"), []byte("x"), 0o600))
+				must(t, w.put())
+				_, err := s.load(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"f": "y"})))
 				must(t, err)
-				must(t, s.Get(t.Context()))
-				must(t, s.Put(t.Context()))
-				for d, want := range map[*crypt.VirtualDevice]string{w: "x", s: "y"} {
+				must(t, s.get(t.Context()))
+				must(t, s.put())
+				for d, want := range map[*testImage]string{w: "x", s: "y"} {
 					uuid, err := d.UUID()
 					must(t, err)
-					gone(t, uuid, d.Image.ImagePath)
+					gone(t, uuid, d.Path)
 					cryptsetupReads(t, d, "diff/f", want)
 				}
 			})
@@ -306,40 +302,40 @@ func TestCiphers(t *testing.T) {
 }
 
 func TestGetPutAtOnce(t *testing.T) {
-	d := device(t, crypt.TypeSealed)
-	result, err := d.ImportData(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"f": "content"})))
+	d := device(t, readOnly)
+	result, err := d.load(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"f": "content"})))
 	must(t, err)
 	var wg sync.WaitGroup
 	for range 20 {
 		each := *d
-		each.Deviceparams.Mnt = t.TempDir()
+		each.mnt = t.TempDir()
 		wg.Go(func() {
 			for range 10 {
-				if err := each.Get(t.Context()); err != nil {
+				if err := each.get(t.Context()); err != nil {
 					t.Error(err)
 					return
 				}
-				if b, err := os.ReadFile(filepath.Join(each.Deviceparams.Mnt, "diff/f")); err != nil || string(b) != "content" {
+				if b, err := os.ReadFile(filepath.Join(each.mnt, "diff/f")); err != nil || string(b) != "content" {
 					t.Errorf("%q, %v", b, err)
 				}
-				if err := each.Put(t.Context()); err != nil {
+				if err := each.put(); err != nil {
 					t.Error(err)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	gone(t, result.UUID, d.Image.ImagePath)
+	gone(t, result.UUID, d.Path)
 }
 
 func TestHold(t *testing.T) {
-	d := device(t, crypt.TypeSealed)
-	result, err := d.ImportData(t.Context(), bytes.NewReader(layerTar(t, nil)))
+	d := device(t, readOnly)
+	result, err := d.load(t.Context(), bytes.NewReader(layerTar(t, nil)))
 	must(t, err)
-	must(t, d.Get(t.Context()))
-	held, err := d.Hold(t.Context())
+	must(t, d.get(t.Context()))
+	held, err := d.hold()
 	must(t, err)
-	must(t, d.Put(t.Context()))
+	must(t, d.put())
 	control, err := dm.Open()
 	must(t, err)
 	defer func() { _ = control.Close() }()
@@ -347,15 +343,15 @@ func TestHold(t *testing.T) {
 		t.Errorf("%+v, %v", info, err)
 	}
 	must(t, crypt.Sweep(t.Context())) // what is held stays
-	must(t, held.Mount(d.Deviceparams.Mnt))
-	if _, err := os.Stat(filepath.Join(d.Deviceparams.Mnt, crypt.DirDiff)); err != nil {
+	must(t, held.Mount(d.mnt))
+	if _, err := os.Stat(filepath.Join(d.mnt, crypt.DirDiff)); err != nil {
 		t.Error(err)
 	}
-	must(t, d.Put(t.Context()))
-	must(t, d.Get(t.Context()))
-	must(t, d.Put(t.Context()))
+	must(t, d.put())
+	must(t, d.get(t.Context()))
+	must(t, d.put())
 	must(t, held.Close())
-	gone(t, result.UUID, d.Image.ImagePath)
+	gone(t, result.UUID, d.Path)
 }
 
 func TestImportFails(t *testing.T) {
@@ -365,11 +361,11 @@ func TestImportFails(t *testing.T) {
 		"garbage": bytes.NewReader(bytes.Repeat([]byte("z"), 10000)),
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := device(t, crypt.TypeSealed)
-			if _, err := d.ImportData(t.Context(), body); err == nil {
+			d := device(t, readOnly)
+			if _, err := d.load(t.Context(), body); err == nil {
 				t.Error("no error")
 			}
-			if _, err := os.Stat(d.Image.ImagePath); !errors.Is(err, os.ErrNotExist) {
+			if _, err := os.Stat(d.Path); !errors.Is(err, os.ErrNotExist) {
 				t.Error(err)
 			}
 			onlyImage(t, d)
@@ -381,8 +377,8 @@ func TestImportFails(t *testing.T) {
 }
 
 func TestWrongKey(t *testing.T) {
-	d := device(t, crypt.TypeSealed)
-	_, err := d.ImportData(t.Context(), bytes.NewReader(layerTar(t, nil)))
+	d := device(t, readOnly)
+	_, err := d.load(t.Context(), bytes.NewReader(layerTar(t, nil)))
 	must(t, err)
 	for _, c := range []struct {
 		key  crypt.KeyFunc
@@ -394,7 +390,7 @@ func TestWrongKey(t *testing.T) {
 		{func(context.Context, int, string) ([]byte, error) { return nil, io.ErrNoProgress }, io.ErrNoProgress},
 	} {
 		d.Key = c.key
-		if err := d.Get(t.Context()); !errors.Is(err, c.want) {
+		if err := d.get(t.Context()); !errors.Is(err, c.want) {
 			t.Errorf("%v, want %v", err, c.want)
 		}
 	}
@@ -402,54 +398,54 @@ func TestWrongKey(t *testing.T) {
 
 // A mount that fails is an error, and leaves nothing open.
 func TestMountFails(t *testing.T) {
-	d := device(t, crypt.TypeSealed)
-	result, err := d.ImportData(t.Context(), bytes.NewReader(layerTar(t, nil)))
+	d := device(t, readOnly)
+	result, err := d.load(t.Context(), bytes.NewReader(layerTar(t, nil)))
 	must(t, err)
-	d.Deviceparams.Mnt += "/missing"
-	if err := d.Get(t.Context()); !errors.Is(err, unix.ENOENT) {
+	d.mnt += "/missing"
+	if err := d.get(t.Context()); !errors.Is(err, unix.ENOENT) {
 		t.Error(err)
 	}
-	gone(t, result.UUID, d.Image.ImagePath)
-	d.Deviceparams.Mnt = filepath.Dir(d.Deviceparams.Mnt)
+	gone(t, result.UUID, d.Path)
+	d.mnt = filepath.Dir(d.mnt)
 	// The file is cut off, in its data.
-	must(t, os.Truncate(d.Image.ImagePath, result.Bytes-8192))
-	if err := d.Get(t.Context()); !errors.Is(err, luks2.ErrDamaged) {
+	must(t, os.Truncate(d.Path, result.Bytes-8192))
+	if err := d.get(t.Context()); !errors.Is(err, luks2.ErrDamaged) {
 		t.Error(err)
 	}
-	gone(t, result.UUID, d.Image.ImagePath)
+	gone(t, result.UUID, d.Path)
 }
 
 func TestDamagedHeader(t *testing.T) {
-	d := device(t, crypt.TypeWritable)
-	must(t, d.Create(t.Context(), 32<<20))
-	f, err := os.OpenFile(d.Image.ImagePath, os.O_RDWR, 0)
+	d := device(t, writable)
+	must(t, d.create(t.Context(), 32<<20))
+	f, err := os.OpenFile(d.Path, os.O_RDWR, 0)
 	must(t, err)
 	defer func() { _ = f.Close() }()
 	_, err = f.WriteAt([]byte("damage"), 5000)
 	must(t, err)
-	must(t, d.Get(t.Context()))
-	must(t, d.Put(t.Context()))
+	must(t, d.get(t.Context()))
+	must(t, d.put())
 	h, err := luks2.Read(f)
 	must(t, err)
 	if h.NeedsRepair() {
 		t.Error("not repaired")
 	}
-	gone(t, h.UUID(), d.Image.ImagePath)
+	gone(t, h.UUID(), d.Path)
 	for _, at := range []int64{5000, 16<<10 + 5000} {
 		_, err = f.WriteAt([]byte("damage"), at)
 		must(t, err)
 	}
-	before := sh(t, "sha256sum", d.Image.ImagePath)
-	if err := d.Get(t.Context()); !errors.Is(err, luks2.ErrDamaged) {
+	before := sh(t, "sha256sum", d.Path)
+	if err := d.get(t.Context()); !errors.Is(err, luks2.ErrDamaged) {
 		t.Error(err)
 	}
-	if sh(t, "sha256sum", d.Image.ImagePath) != before {
+	if sh(t, "sha256sum", d.Path) != before {
 		t.Error("a damaged image was changed")
 	}
 }
 
 func TestCancelled(t *testing.T) {
-	d := device(t, crypt.TypeSealed)
+	d := device(t, readOnly)
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()
 	go func() {
@@ -457,11 +453,11 @@ func TestCancelled(t *testing.T) {
 		cancel()
 		_ = w.CloseWithError(io.ErrUnexpectedEOF)
 	}()
-	if _, err := d.ImportData(ctx, r); err == nil {
+	if _, err := d.load(ctx, r); err == nil {
 		t.Error("no error")
 	}
 	onlyImage(t, d)
-	if err := device(t, crypt.TypeWritable).Create(ctx, 32<<20); !errors.Is(err, context.Canceled) {
+	if err := device(t, writable).create(ctx, 32<<20); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
@@ -470,36 +466,36 @@ func TestNoSpace(t *testing.T) {
 	small := t.TempDir()
 	must(t, unix.Mount("tmpfs", small, "tmpfs", 0, "size=24m"))
 	defer func() { must(t, unix.Unmount(small, unix.MNT_DETACH)) }()
-	d := device(t, crypt.TypeSealed)
-	d.Image.ImagePath = filepath.Join(small, "image.luks")
+	d := device(t, readOnly)
+	d.Path = filepath.Join(small, "image.luks")
 	random := make([]byte, 40<<20)
 	for i := range random {
 		random[i] = byte(i*i>>8 | 1)
 	}
-	if _, err := d.ImportData(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"f": string(random)}))); !errors.Is(err, crypt.ErrNoSpace) {
+	if _, err := d.load(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"f": string(random)}))); !errors.Is(err, crypt.ErrNoSpace) {
 		t.Error(err)
 	}
 	onlyImage(t, d)
 }
 
 func TestUncleanStop(t *testing.T) {
-	d := device(t, crypt.TypeWritable)
-	must(t, d.Create(t.Context(), 64<<20))
-	must(t, d.Get(t.Context()))
-	must(t, os.WriteFile(filepath.Join(d.Deviceparams.Mnt, "diff/f"), []byte("x"), 0o600))
+	d := device(t, writable)
+	must(t, d.create(t.Context(), 64<<20))
+	must(t, d.get(t.Context()))
+	must(t, os.WriteFile(filepath.Join(d.mnt, "diff/f"), []byte("x"), 0o600))
 	sh(t, "sync")
 	// A copy of an image that is mounted is what a power cut leaves.
-	cut := device(t, crypt.TypeWritable)
-	sh(t, "cp", "--sparse=always", d.Image.ImagePath, cut.Image.ImagePath)
-	must(t, d.Put(t.Context()))
+	cut := device(t, writable)
+	sh(t, "cp", "--sparse=always", d.Path, cut.Path)
+	must(t, d.put())
 	uuid, err := d.UUID()
 	must(t, err)
-	gone(t, uuid, d.Image.ImagePath)
-	must(t, cut.Get(t.Context()))
-	if _, err := os.Stat(filepath.Join(cut.Deviceparams.Mnt, "diff/f")); err != nil {
+	gone(t, uuid, d.Path)
+	must(t, cut.get(t.Context()))
+	if _, err := os.Stat(filepath.Join(cut.mnt, "diff/f")); err != nil {
 		t.Error(err)
 	}
-	must(t, cut.Put(t.Context()))
-	gone(t, uuid, cut.Image.ImagePath)
+	must(t, cut.put())
+	gone(t, uuid, cut.Path)
 	cryptsetupReads(t, cut, "diff/f", "x")
 }

@@ -37,9 +37,7 @@ func TestMain(m *testing.M) {
 
 func helper(job string) error {
 	part := strings.Fields(job)
-	d := &crypt.VirtualDevice{
-		Image: crypt.RawImage{ImagePath: part[1]}, Deviceparams: crypt.DeviceParams{Mnt: part[2]}, Key: passphrase, Owner: owner, Type: crypt.TypeSealed,
-	}
+	d := &testImage{Image: crypt.Image{Path: part[1], Key: passphrase, Owner: owner, ReadOnly: readOnly}, mnt: part[2]}
 	ctx := context.Background()
 	body, err := io.ReadAll(os.Stdin)
 	if err != nil {
@@ -48,14 +46,14 @@ func helper(job string) error {
 	fmt.Println("begin")
 	switch part[0] {
 	case "create":
-		d.Type = crypt.TypeWritable
-		return d.Create(ctx, 1<<30)
+		d.ReadOnly = writable
+		return d.create(ctx, 1<<30)
 	case "import":
-		_, err := d.ImportData(ctx, bytes.NewReader(body))
+		_, err := d.load(ctx, bytes.NewReader(body))
 		return err
 	case "get":
 		for {
-			if err := errors.Join(d.Get(ctx), d.Put(ctx)); err != nil {
+			if err := errors.Join(d.get(ctx), d.put()); err != nil {
 				return err
 			}
 		}
@@ -74,12 +72,12 @@ func TestKill(t *testing.T) {
 				whole = 2 * time.Second // it goes on until it is killed
 			}
 			for i := range 12 {
-				d := device(t, crypt.TypeSealed)
+				d := device(t, readOnly)
 				if operation == "create" {
-					d.Type = crypt.TypeWritable
+					d.ReadOnly = writable
 				}
 				if operation == "get" {
-					_, err := d.ImportData(t.Context(), bytes.NewReader(body))
+					_, err := d.load(t.Context(), bytes.NewReader(body))
 					must(t, err)
 				}
 				if i > 0 || operation == "get" {
@@ -89,16 +87,16 @@ func TestKill(t *testing.T) {
 				}
 				must(t, crypt.Sweep(t.Context()))
 				swept(t, d)
-				must(t, d.Put(t.Context())) // what was mounted at that moment
+				must(t, d.put()) // what was mounted at that moment
 				noneLeft(t)
-				err := d.Get(t.Context())
+				err := d.get(t.Context())
 				switch {
 				case err == nil:
 					outcome["whole"]++
-					if _, err := os.Stat(filepath.Join(d.Deviceparams.Mnt, "diff")); err != nil {
+					if _, err := os.Stat(filepath.Join(d.mnt, "diff")); err != nil {
 						t.Error(err)
 					}
-					must(t, d.Put(t.Context()))
+					must(t, d.put())
 				case operation != "get" && errors.Is(err, crypt.ErrNotExist):
 					outcome["none"]++
 				default:
@@ -113,10 +111,10 @@ func TestKill(t *testing.T) {
 
 // killed runs the helper, kills it some time after it began, and returns how long it
 // lived since.
-func killed(t *testing.T, d *crypt.VirtualDevice, operation string, body []byte, after time.Duration) (took time.Duration) {
+func killed(t *testing.T, d *testImage, operation string, body []byte, after time.Duration) (took time.Duration) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s", helperEnv, operation, d.Image.ImagePath, d.Deviceparams.Mnt))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s", helperEnv, operation, d.Path, d.mnt))
 	cmd.Stdin = bytes.NewReader(body)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -133,9 +131,9 @@ func killed(t *testing.T, d *crypt.VirtualDevice, operation string, body []byte,
 
 // swept sweeps until nothing but the image is there. A program that was being started at
 // the moment of the kill has the file, and its lock, until it is executed.
-func swept(t *testing.T, d *crypt.VirtualDevice) {
+func swept(t *testing.T, d *testImage) {
 	t.Helper()
-	dir := filepath.Dir(d.Image.ImagePath)
+	dir := filepath.Dir(d.Path)
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		must(t, crypt.SweepDir(t.Context(), dir))
 		left, err := filepath.Glob(filepath.Join(dir, ".*.tmp-*"))

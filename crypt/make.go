@@ -2,6 +2,7 @@ package crypt
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,37 +25,75 @@ const subsystem = "layervault"
 // labelSize is what a file system's label holds, in bytes.
 const labelSize = 16
 
-// Create makes a writable image: a sparse file of the header and size bytes of data,
-// with an ext4 file system that has DirDiff and DirWork. Very little of it is on disk.
-func (d *VirtualDevice) Create(ctx context.Context, size int64) error {
-	held, err := d.CreateHeld(ctx, size)
+// Params chooses how an image is encrypted when it is made. Zero values mean the defaults
+// of luks2.Params: aes-xts-plain64, 64 bytes, 4096.
+type Params struct {
+	Cipher     string // in dm-crypt's notation, for example "aes-cbc-essiv:sha256"
+	KeySize    int    // bytes of volume key
+	SectorSize int    // bytes: 512, 1024, 2048 or 4096
+}
+
+// Making says how a new image is made. Zero values mean the defaults.
+type Making struct {
+	Params Params
+	// IDMap gives the host's owners of the files; empty for none.
+	IDMap user.IdentityMapping
+	// Tokens are the LUKS2 tokens: JSON objects with "type" and "keyslots", which this
+	// package does not interpret.
+	Tokens []json.RawMessage
+	// Inodes is how many files a writable image has room for, see ext4.CheckInodes; 0 for
+	// as many as its size asks for.
+	Inodes int64
+	// Templates, shared by many images, saves Create from running mke2fs each time; may be
+	// nil.
+	Templates *Templates
+}
+
+// Templates remembers empty file systems; see ext4.Templates. The zero value is ready.
+type Templates = ext4.Templates
+
+// ImportResult describes a sealed image that was just made.
+type ImportResult struct {
+	// Size is the sum of the sizes of the content's files in bytes, as docker's
+	// overlay2 counts a layer: each inode once, symbolic links by the length of
+	// their target, directories not at all.
+	Size  int64
+	Bytes int64  // length of the image file
+	UUID  string // LUKS2 UUID
+}
+
+// Create makes a writable image of size bytes (the file system's size): a sparse file with
+// an ext4 file system that has DirDiff and DirWork. Very little of it is on disk. ErrExists
+// if the file is there.
+func (im *Image) Create(ctx context.Context, size int64, m Making) error {
+	held, err := im.CreateHeld(ctx, size, m)
 	if err != nil {
 		return err
 	}
-	// The device is gone on return, because Get cannot use a device in removal.
+	// The device is gone on return, because Mount cannot use a device in removal.
 	return closeDevice(context.WithoutCancel(ctx), held.file, held.uuid)
 }
 
 // CreateHeld is Create for an image that is about to be used: its device stays open
-// until the result is closed, so that Get need not open it again.
-func (d *VirtualDevice) CreateHeld(ctx context.Context, size int64) (*Held, error) {
+// until the result is closed, so that Mount need not open it again.
+func (im *Image) CreateHeld(ctx context.Context, size int64, m Making) (*Held, error) {
 	if size < ext4.MinSize {
 		return nil, fmt.Errorf("%w: size is %d bytes, minimum is %d", ErrBadParams, size, ext4.MinSize)
 	}
 	size = size / ext4.BlockSize * ext4.BlockSize
-	if err := ext4.CheckInodes(d.Inodes, size); err != nil {
+	if err := ext4.CheckInodes(m.Inodes, size); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadParams, err)
 	}
-	uid, gid := user.IdentityMapping{UIDMaps: d.Deviceparams.UIDMaps, GIDMaps: d.Deviceparams.GIDMaps}.RootPair()
+	uid, gid := m.IDMap.RootPair()
 	mkfs := ext4.Mkfs
-	if d.Templates != nil {
-		mkfs = d.Templates.Mkfs
+	if m.Templates != nil {
+		mkfs = m.Templates.Mkfs
 	}
 	var held *Held
-	_, err := d.make(ctx, size, func(f *os.File, h *luks2.Header, key []byte) error {
+	_, err := im.make(ctx, size, m, func(f *os.File, h *luks2.Header, key []byte) error {
 		var err error
-		held, err = d.fillOpen(ctx, f, h, key, func(node *os.File) error {
-			return mkfs(ctx, node.Name(), ext4.MkfsOptions{Label: d.fsLabel(), Inodes: d.Inodes, Dirs: []ext4.Dir{
+		held, err = im.fillOpen(ctx, f, h, key, func(node *os.File) error {
+			return mkfs(ctx, node.Name(), ext4.MkfsOptions{Label: im.fsLabel(), Inodes: m.Inodes, Dirs: []ext4.Dir{
 				{Name: DirDiff, Mode: 0o755, UID: uid, GID: gid},
 				{Name: DirWork, Mode: 0o700, UID: uid, GID: gid},
 			}})
@@ -68,16 +107,17 @@ func (d *VirtualDevice) CreateHeld(ctx context.Context, size int64) (*Held, erro
 	return held, err
 }
 
-// ImportData makes a sealed image from a layer's tar, which it reads to its end. The
-// image file is as long as its content needs.
-func (d *VirtualDevice) ImportData(ctx context.Context, diffTar io.Reader) (ImportResult, error) {
+// Import makes a sealed image from an uncompressed layer tar, which it reads to its end.
+// When it returns the image is durable, or nothing is left. The image file is as long as
+// its content needs.
+func (im *Image) Import(ctx context.Context, diffTar io.Reader, m Making) (ImportResult, error) {
 	var result ImportResult
 	var err error
-	result.UUID, err = d.make(ctx, ext4.MaxTarSize, func(f *os.File, h *luks2.Header, key []byte) error {
+	result.UUID, err = im.make(ctx, ext4.MaxTarSize, m, func(f *os.File, h *luks2.Header, key []byte) error {
 		var used int64
-		held, err := d.fillOpen(ctx, f, h, key, func(node *os.File) error {
+		held, err := im.fillOpen(ctx, f, h, key, func(node *os.File) error {
 			done, err := fill(ctx, node, diffTar, ext4.TarOptions{
-				Dir: DirDiff, Label: d.fsLabel(), UIDMaps: d.Deviceparams.UIDMaps, GIDMaps: d.Deviceparams.GIDMaps,
+				Dir: DirDiff, Label: im.fsLabel(), UIDMaps: m.IDMap.UIDMaps, GIDMaps: m.IDMap.GIDMaps,
 			})
 			result.Size, used = done.ContentSize, done.Size
 			return err
@@ -93,7 +133,7 @@ func (d *VirtualDevice) ImportData(ctx context.Context, diffTar io.Reader) (Impo
 	if err != nil {
 		return ImportResult{}, err
 	}
-	info, err := os.Stat(d.path())
+	info, err := os.Stat(im.Path)
 	if err != nil {
 		return ImportResult{}, err
 	}
@@ -113,7 +153,7 @@ func fill(ctx context.Context, node *os.File, diffTar io.Reader, o ext4.TarOptio
 	return ext4.FromTar(ctx, diffTar, direct, o)
 }
 
-func (d *VirtualDevice) fsLabel() string { return d.Name[:min(len(d.Name), labelSize)] }
+func (im *Image) fsLabel() string { return im.Label[:min(len(im.Label), labelSize)] }
 
 // make makes an image. fill opens the formatted file, makes a file system in it that is
 // on the disk when it returns, and may leave it open.
@@ -126,24 +166,24 @@ func (d *VirtualDevice) fsLabel() string { return d.Name[:min(len(d.Name), label
 //	read back                                  that file
 //	renamed                                    the image, or the temporary file: one of them
 //	directory synced                           the image
-func (d *VirtualDevice) make(ctx context.Context, size int64, fill func(f *os.File, h *luks2.Header, key []byte) error) (id string, err error) {
-	if err := d.check(); err != nil {
+func (im *Image) make(ctx context.Context, size int64, m Making, fill func(f *os.File, h *luks2.Header, key []byte) error) (id string, err error) {
+	if err := im.check(); err != nil {
 		return "", err
 	}
-	if _, err := os.Lstat(d.path()); err == nil {
-		return "", fmt.Errorf("%s: %w", d.path(), ErrExists)
+	if _, err := os.Lstat(im.Path); err == nil {
+		return "", fmt.Errorf("%s: %w", im.Path, ErrExists)
 	}
-	temp := &VirtualDevice{Type: d.Type, Key: d.Key, Log: d.Log, Name: d.Name, Cryptparams: d.Cryptparams, Tokens: d.Tokens, Owner: d.Owner}
-	file, err := os.CreateTemp(filepath.Dir(d.path()), tempPrefix(d.path())+"*")
+	temp := *im
+	file, err := os.CreateTemp(filepath.Dir(im.Path), tempPrefix(im.Path)+"*")
 	if err != nil {
-		return "", d.explain(err)
+		return "", im.explain(err)
 	}
-	temp.Image.ImagePath = file.Name()
+	temp.Path = file.Name()
 	defer func() {
 		if err != nil {
-			err = d.explain(err)
+			err = im.explain(err)
 			// Missing: it got its name, and stays.
-			if removeErr := os.Remove(temp.path()); removeErr != nil {
+			if removeErr := os.Remove(temp.Path); removeErr != nil {
 				err = errors.Join(err, ignoreMissing(removeErr))
 			} else {
 				err = errors.Join(err, giveBack(file))
@@ -158,46 +198,46 @@ func (d *VirtualDevice) make(ctx context.Context, size int64, fill func(f *os.Fi
 	defer unlock()
 
 	id = uuid.NewString()
-	passphrase, err := d.passphrase(ctx, luks2.Format2, id)
+	passphrase, err := im.passphrase(ctx, luks2.Format2, id)
 	if err != nil {
 		return "", err
 	}
 	defer clear(passphrase)
-	h, key, err := temp.format(file, id, passphrase, size)
+	h, key, err := im.format(file, id, passphrase, size, m)
 	if err != nil {
 		return "", err
 	}
 	defer clear(key)
 	if err := fill(file, h, key); err != nil {
-		return "", fmt.Errorf("make image %s: %w", d.path(), err)
+		return "", fmt.Errorf("make image %s: %w", im.Path, err)
 	}
 	if err := file.Sync(); err != nil {
 		return "", err
 	}
 	if err := temp.readBack(h); err != nil {
-		return "", fmt.Errorf("new image %s: %w", d.path(), err)
+		return "", fmt.Errorf("new image %s: %w", im.Path, err)
 	}
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	if err := renameNew(temp.path(), d.path()); err != nil {
+	if err := renameNew(temp.Path, im.Path); err != nil {
 		return "", err
 	}
-	return id, durable.SyncPath(filepath.Dir(d.path()))
+	return id, durable.SyncPath(filepath.Dir(im.Path))
 }
 
 // format makes the file a LUKS2 image that has room for size bytes.
-func (d *VirtualDevice) format(f *os.File, id string, passphrase []byte, size int64) (*luks2.Header, []byte, error) {
+func (im *Image) format(f *os.File, id string, passphrase []byte, size int64, m Making) (*luks2.Header, []byte, error) {
 	h, key, err := luks2.Format(f, luks2.Params{
 		UUID:       id,
-		Label:      d.Name[:min(len(d.Name), 47)], // what the header holds
+		Label:      im.Label[:min(len(im.Label), 47)], // what the header holds
 		Subsystem:  subsystem,
-		Cipher:     d.Cryptparams.Cipher,
-		KeySize:    d.Cryptparams.KeySize,
-		SectorSize: d.Cryptparams.SectorSize,
+		Cipher:     m.Params.Cipher,
+		KeySize:    m.Params.KeySize,
+		SectorSize: m.Params.SectorSize,
 		Flags:      []string{luks2.FlagAllowDiscards, luks2.FlagNoReadWorkqueue, luks2.FlagNoWriteWorkqueue},
-		Tokens:     d.Tokens,
-		Owner:      &d.Owner,
+		Tokens:     m.Tokens,
+		Owner:      &im.Owner,
 	}, luks2.RandomKeyKDF(), passphrase)
 	if err != nil {
 		return nil, nil, err
@@ -211,7 +251,7 @@ func (d *VirtualDevice) format(f *os.File, id string, passphrase []byte, size in
 
 // fillOpen opens the image, lets write fill it, and makes that durable. When it fails
 // nothing is left open, even where ctx is done.
-func (d *VirtualDevice) fillOpen(ctx context.Context, f *os.File, h *luks2.Header, key []byte, write func(node *os.File) error) (*Held, error) {
+func (im *Image) fillOpen(ctx context.Context, f *os.File, h *luks2.Header, key []byte, write func(node *os.File) error) (*Held, error) {
 	c, err := chainOf(f, h, false)
 	if err != nil {
 		return nil, err
@@ -231,8 +271,8 @@ func (d *VirtualDevice) fillOpen(ctx context.Context, f *os.File, h *luks2.Heade
 }
 
 // readBack checks that a new image can be opened, before it gets its name.
-func (d *VirtualDevice) readBack(h *luks2.Header) error {
-	f, err := d.open(os.O_RDONLY)
+func (im *Image) readBack(h *luks2.Header) error {
+	f, err := im.open(os.O_RDONLY)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"layervault/crypt"
 	"layervault/crypt/loop"
 )
 
@@ -30,34 +29,34 @@ func TestManyImages(t *testing.T) {
 		must(t, err)
 		defer func() { _ = d.Close() }()
 	}
-	one := device(t, crypt.TypeSealed)
-	devices := make([]*crypt.VirtualDevice, images)
+	one := device(t, readOnly)
+	devices := make([]*testImage, images)
 	var g errgroup.Group
 	g.SetLimit(8)
 	for i := range devices {
 		d := *one
 		dir := t.TempDir()
-		d.Image.ImagePath = filepath.Join(dir, "image.luks")
-		d.Deviceparams.Mnt = filepath.Join(dir, "mnt")
-		must(t, os.Mkdir(d.Deviceparams.Mnt, 0o700))
+		d.Path = filepath.Join(dir, "image.luks")
+		d.mnt = filepath.Join(dir, "mnt")
+		must(t, os.Mkdir(d.mnt, 0o700))
 		devices[i] = &d
 		g.Go(func() error {
-			if _, err := d.ImportData(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"name": d.Image.ImagePath}))); err != nil {
+			if _, err := d.load(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"name": d.Path}))); err != nil {
 				return err
 			}
-			return d.Get(t.Context())
+			return d.get(t.Context())
 		})
 	}
 	if err := g.Wait(); err != nil {
 		t.Error(err)
 	}
 	for _, d := range devices {
-		if b, err := os.ReadFile(filepath.Join(d.Deviceparams.Mnt, "diff/name")); err != nil || string(b) != d.Image.ImagePath {
-			t.Errorf("%s: %q, %v", d.Image.ImagePath, b, err)
+		if b, err := os.ReadFile(filepath.Join(d.mnt, "diff/name")); err != nil || string(b) != d.Path {
+			t.Errorf("%s: %q, %v", d.Path, b, err)
 		}
 	}
 	for _, d := range devices {
-		must(t, d.Put(t.Context()))
+		must(t, d.put())
 	}
 	noneLeft(t)
 }
@@ -81,19 +80,19 @@ func TestLargeFile(t *testing.T) {
 		}
 		_ = w.CloseWithError(err)
 	}()
-	d := device(t, crypt.TypeSealed)
-	result, err := d.ImportData(t.Context(), r)
+	d := device(t, readOnly)
+	result, err := d.load(t.Context(), r)
 	must(t, err)
 	if result.Size != size {
 		t.Errorf("size %d", result.Size)
 	}
 	var st unix.Stat_t
-	must(t, unix.Stat(d.Image.ImagePath, &st))
+	must(t, unix.Stat(d.Path, &st))
 	if st.Blocks*512 > 4<<20 {
 		t.Errorf("%d bytes on disk", st.Blocks*512)
 	}
-	must(t, d.Get(t.Context()))
-	f, err := os.Open(filepath.Join(d.Deviceparams.Mnt, "diff/large"))
+	must(t, d.get(t.Context()))
+	f, err := os.Open(filepath.Join(d.mnt, "diff/large"))
 	must(t, err)
 	defer func() { _ = f.Close() }()
 	end := make([]byte, 5)

@@ -10,19 +10,18 @@ import (
 	"layervault/crypt/dm"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
-	"layervault/internal/mounts"
 )
 
-// Get opens the image and mounts it at Deviceparams.Mnt, over any existing mount. A
-// sealed image is mounted read-only. The device of an open image is reused after the
-// header is verified, if its backing file is this file.
+// Mount opens the image and mounts it at a directory, over any existing mount. The options
+// are for writable images. The device of an open image is reused after the header is
+// verified, if its backing file is this file.
 //
 // Only the mount keeps the image open afterwards: after the last unmount, overlays on
 // the image included, the kernel removes the dm-crypt and loop devices.
-func (d *VirtualDevice) Get(ctx context.Context) error {
-	return d.use(ctx, func(node *os.File) error {
-		if err := mountImage(node.Name(), d.Deviceparams.Mnt, d.Type == TypeSealed, d.Deviceparams.Options); err != nil {
-			return fmt.Errorf("image %s: %w", d.path(), err)
+func (im *Image) Mount(ctx context.Context, at string, options MountOptions) error {
+	return im.use(ctx, func(node *os.File) error {
+		if err := mountImage(node.Name(), at, im.ReadOnly, options); err != nil {
+			return fmt.Errorf("image %s: %w", im.Path, err)
 		}
 		return node.Close()
 	})
@@ -53,20 +52,20 @@ type Held struct {
 	readOnly bool
 }
 
-// Hold keeps what Get mounted at Deviceparams.Mnt open, device and file system, until the
+// Hold keeps what Mount mounted at a directory open, device and file system, until the
 // result is closed.
-func (d *VirtualDevice) Hold(context.Context) (*Held, error) {
-	dir, err := os.OpenFile(d.Deviceparams.Mnt, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+func (im *Image) Hold(at string) (*Held, error) {
+	dir, err := os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return nil, fmt.Errorf("hold image %s: %w", d.path(), err)
+		return nil, fmt.Errorf("hold image %s: %w", im.Path, err)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
 		_ = dir.Close()
-		return nil, fmt.Errorf("hold image %s: %w", d.path(), err)
+		return nil, fmt.Errorf("hold image %s: %w", im.Path, err)
 	}
 	// An ext4's device number is that of the device it lies on.
-	return &Held{file: dir, node: dm.NodePath(uint64(st.Dev)), readOnly: d.Type == TypeSealed}, nil //nolint:unconvert // 32 bit has another type
+	return &Held{file: dir, node: dm.NodePath(uint64(st.Dev)), readOnly: im.ReadOnly}, nil //nolint:unconvert // 32 bit has another type
 }
 
 // Mount mounts the image once more: one system call, without reading the header and
@@ -76,57 +75,51 @@ func (h *Held) Mount(at string) error { return mountImage(h.node, at, h.readOnly
 // Close closes the image.
 func (h *Held) Close() error { return h.file.Close() }
 
-// Put detaches the mount at Deviceparams.Mnt. No mount there is no error.
-func (d *VirtualDevice) Put(context.Context) error {
-	return mounts.Detach(d.Deviceparams.Mnt)
-}
-
 // use calls f with the open node of the image's device; f closes the node, except on
 // error. The image is locked meanwhile, so that no other process mounts a file system
 // during its check.
-func (d *VirtualDevice) use(ctx context.Context, f func(node *os.File) error) error {
-	if err := d.check(); err != nil {
+func (im *Image) use(ctx context.Context, f func(node *os.File) error) error {
+	if err := im.check(); err != nil {
 		return err
 	}
-	readOnly := d.Type == TypeSealed
 	mode := os.O_RDWR
-	if readOnly {
+	if im.ReadOnly {
 		mode = os.O_RDONLY
 	}
-	v, err := d.verified(ctx, mode)
+	v, err := im.verified(ctx, mode)
 	if err != nil {
 		return err
 	}
 	defer v.close()
-	done, err := d.openLive(ctx, v, readOnly, f)
+	done, err := im.openLive(ctx, v, f)
 	if done || err != nil {
 		return err
 	}
-	if err := d.unlock(ctx, v); err != nil {
+	if err := im.unlock(ctx, v); err != nil {
 		return err
 	}
-	c, err := chainOf(v.file, v.header, readOnly)
+	c, err := chainOf(v.file, v.header, im.ReadOnly)
 	if err != nil {
 		return err
 	}
 	return retry(ctx, func() error {
 		// Another process may have been faster.
-		if done, err := d.openLive(ctx, v, readOnly, f); done || err != nil {
+		if done, err := im.openLive(ctx, v, f); done || err != nil {
 			return err
 		}
-		unlock, err := d.lock(ctx)
+		unlock, err := im.lock(ctx)
 		if err != nil {
 			return err
 		}
 		defer unlock()
-		if err := refuseHolders(v.file, deviceUUID(c.uuid), readOnly); err != nil {
-			return fmt.Errorf("open image %s: %w", d.path(), err)
+		if err := refuseHolders(v.file, deviceUUID(c.uuid), im.ReadOnly); err != nil {
+			return fmt.Errorf("open image %s: %w", im.Path, err)
 		}
 		node, err := attach(ctx, c, v.key)
 		if err != nil {
-			return fmt.Errorf("open image %s: %w", d.path(), err)
+			return fmt.Errorf("open image %s: %w", im.Path, err)
 		}
-		err = d.fresh(ctx, node, c.size)
+		err = im.fresh(ctx, node, c.size)
 		if err == nil {
 			err = f(node)
 		}
@@ -138,15 +131,15 @@ func (d *VirtualDevice) use(ctx context.Context, f func(node *os.File) error) er
 }
 
 // openLive calls f with the device of an open image and reports whether there was one.
-func (d *VirtualDevice) openLive(ctx context.Context, v *verified, readOnly bool, f func(node *os.File) error) (bool, error) {
-	unlock, err := d.lock(ctx)
+func (im *Image) openLive(ctx context.Context, v *verified, f func(node *os.File) error) (bool, error) {
+	unlock, err := im.lock(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
-	node, err := live(v.file, deviceUUID(v.header.UUID()), readOnly)
+	node, err := live(v.file, deviceUUID(v.header.UUID()), im.ReadOnly)
 	if err != nil {
-		return false, fmt.Errorf("open image %s: %w", d.path(), err)
+		return false, fmt.Errorf("open image %s: %w", im.Path, err)
 	}
 	if node == nil {
 		return false, nil
@@ -159,20 +152,20 @@ func (d *VirtualDevice) openLive(ctx context.Context, v *verified, readOnly bool
 }
 
 // fresh checks the file system of a newly opened device before its first mount.
-func (d *VirtualDevice) fresh(ctx context.Context, node *os.File, size int64) error {
+func (im *Image) fresh(ctx context.Context, node *os.File, size int64) error {
 	s, err := ext4.ReadSuper(node)
 	if err != nil {
-		return fmt.Errorf("image %s: %w", d.path(), err)
+		return fmt.Errorf("image %s: %w", im.Path, err)
 	}
 	if s.Size > size {
-		return fmt.Errorf("image %s: %w: file is truncated to %d of %d bytes", d.path(), luks2.ErrDamaged, size, s.Size)
+		return fmt.Errorf("image %s: %w: file is truncated to %d of %d bytes", im.Path, luks2.ErrDamaged, size, s.Size)
 	}
-	if d.Type == TypeSealed || s.Clean {
+	if im.ReadOnly || s.Clean {
 		return nil
 	}
 	ran, err := ext4.Check(ctx, node.Name())
 	if ran {
-		d.log().Info("checked the file system after an unclean stop", "error", err)
+		im.log().Info("checked the file system after an unclean stop", "error", err)
 	}
 	return err
 }

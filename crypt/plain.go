@@ -50,7 +50,7 @@ func NewKernelKey(k KernelKey) (blob []byte, err error) {
 const maxKeyBlob = 2 * 512
 
 // PlainDevice is a file under plain dm-crypt, without a header: only the key is secret
-// and needed. Whether it is open is asked of the kernel, as with VirtualDevice.
+// and needed. Whether it is open is asked of the kernel, as with Image.
 type PlainDevice struct {
 	ImagePath string // absolute
 	// Name is that of the device, within ours. Two files may have the same base name.
@@ -71,7 +71,7 @@ func (d *PlainDevice) dmName() string { return devicePrefix + "disk-" + d.Name }
 func (d *PlainDevice) dmUUID() string { return "CRYPT-PLAIN-" + d.dmName() }
 
 // Opened is the number of the device that the image is open as, 0 when nothing uses it; see
-// VirtualDevice.Opened.
+// Image.Opened.
 func (d *PlainDevice) Opened() (uint64, error) {
 	file, err := os.OpenFile(d.ImagePath, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -203,10 +203,10 @@ func (d *PlainDevice) attach(ctx context.Context, file *os.File) (*os.File, erro
 	})
 }
 
-// Get opens the image and mounts it, or mounts an open image once more. The file system
+// Mount opens the image and mounts it, or mounts an open image once more. The file system
 // is checked first after an unclean unmount. An image without a file system under this
 // key is left unchanged: ext4.ErrNotExt4.
-func (d *PlainDevice) Get(ctx context.Context, at string) error {
+func (d *PlainDevice) Mount(ctx context.Context, at string) error {
 	file, err := os.OpenFile(d.ImagePath, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: %w", ErrNotExist, err)

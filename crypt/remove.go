@@ -29,11 +29,11 @@ import (
 //	unlinked, blocks given back            that file, or nothing
 //
 // So there never is an image under its own name that cannot be opened.
-func (d *VirtualDevice) Remove(ctx context.Context) error {
+func (im *Image) Remove(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	path := d.path()
+	path := im.Path
 	gone := filepath.Join(filepath.Dir(path), tempPrefix(path)+"remove-"+uuid.NewString())
 	if err := os.Rename(path, gone); err != nil {
 		return ignoreMissing(err)

@@ -29,8 +29,8 @@ type verified struct {
 // verified opens the image's file and verifies its header. The caller closes the result. A
 // header copy that is damaged or older is rewritten from the verified other copy; two
 // damaged copies are luks2.ErrDamaged, and the image is left unchanged.
-func (d *VirtualDevice) verified(ctx context.Context, mode int) (_ *verified, err error) {
-	file, err := d.open(mode)
+func (im *Image) verified(ctx context.Context, mode int) (_ *verified, err error) {
+	file, err := im.open(mode)
 	if err != nil {
 		return nil, err
 	}
@@ -40,33 +40,33 @@ func (d *VirtualDevice) verified(ctx context.Context, mode int) (_ *verified, er
 			v.close()
 		}
 	}()
-	if v.header, err = d.lockedHeader(ctx, file); err != nil {
+	if v.header, err = im.lockedHeader(ctx, file); err != nil {
 		return nil, err
 	}
 	if err := v.header.CheckOwn(); err != nil {
-		return nil, fmt.Errorf("image %s: %w", d.path(), err)
+		return nil, fmt.Errorf("image %s: %w", im.Path, err)
 	}
 	// A key may come from a remote service: no lock is held meanwhile.
-	if v.passphrase, err = d.passphrase(ctx, v.header.Format(), v.header.UUID()); err != nil {
+	if v.passphrase, err = im.passphrase(ctx, v.header.Format(), v.header.UUID()); err != nil {
 		return nil, err
 	}
-	if err := d.believe(ctx, v); err != nil {
+	if err := im.believe(ctx, v); err != nil {
 		return nil, err
 	}
 	if !v.header.NeedsRepair() {
 		return v, nil
 	}
-	if err := d.repair(ctx, v); err != nil {
-		return nil, fmt.Errorf("repair %s: %w", d.path(), err)
+	if err := im.repair(ctx, v); err != nil {
+		return nil, fmt.Errorf("repair %s: %w", im.Path, err)
 	}
-	return v, d.believe(ctx, v)
+	return v, im.believe(ctx, v)
 }
 
-func (d *VirtualDevice) believe(ctx context.Context, v *verified) error {
+func (im *Image) believe(ctx context.Context, v *verified) error {
 	if v.header.Format() == luks2.Format1 {
-		return d.unlock(ctx, v)
+		return im.unlock(ctx, v)
 	}
-	err := v.header.Authentic(d.Owner, v.passphrase)
+	err := v.header.Authentic(im.Owner, v.passphrase)
 	if err == nil {
 		return nil
 	}
@@ -74,20 +74,20 @@ func (d *VirtualDevice) believe(ctx context.Context, v *verified) error {
 	// slots decide, and the error names both.
 	var changed *luks2.HeaderError
 	if errors.As(err, &changed) && changed.Field() == luks2.FieldMAC {
-		if noKey := d.unlock(ctx, v); noKey != nil {
+		if noKey := im.unlock(ctx, v); noKey != nil {
 			return fmt.Errorf("%w: %w", noKey, err)
 		}
 	}
-	return fmt.Errorf("image %s: %w", d.path(), err)
+	return fmt.Errorf("image %s: %w", im.Path, err)
 }
 
 // unlock reads the volume key, once.
-func (d *VirtualDevice) unlock(ctx context.Context, v *verified) (err error) {
+func (im *Image) unlock(ctx context.Context, v *verified) (err error) {
 	if v.key != nil {
 		return nil
 	}
 	if v.key, _, err = v.header.UnlockOwn(ctx, v.file, v.passphrase); err != nil {
-		return fmt.Errorf("unlock %s: %w", d.path(), err)
+		return fmt.Errorf("unlock %s: %w", im.Path, err)
 	}
 	return nil
 }
@@ -99,16 +99,16 @@ func (v *verified) close() {
 }
 
 // lockedHeader reads the header under the image lock.
-func (d *VirtualDevice) lockedHeader(ctx context.Context, f *os.File) (*luks2.Header, error) {
-	unlock, err := d.lock(ctx)
+func (im *Image) lockedHeader(ctx context.Context, f *os.File) (*luks2.Header, error) {
+	unlock, err := im.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	return d.header(f)
+	return im.header(f)
 }
 
-func (d *VirtualDevice) header(f *os.File) (*luks2.Header, error) {
+func (im *Image) header(f *os.File) (*luks2.Header, error) {
 	h, err := luks2.Read(f)
 	if errors.Is(err, luks2.ErrNotLUKS2) {
 		// The file was a LUKS2 image when it got its name, so both header copies were
@@ -119,27 +119,27 @@ func (d *VirtualDevice) header(f *os.File) (*luks2.Header, error) {
 		err = fmt.Errorf("%w: image left unchanged; restore the image from a backup, or remove the layer and pull it again", err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("image %s: %w", d.path(), err)
+		return nil, fmt.Errorf("image %s: %w", im.Path, err)
 	}
 	return h, nil
 }
 
 // repair rewrites the damaged header copy from the verified one.
-func (d *VirtualDevice) repair(ctx context.Context, v *verified) error {
-	unlock, err := d.lock(ctx)
+func (im *Image) repair(ctx context.Context, v *verified) error {
+	unlock, err := im.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	damage := v.header.Damage()
-	w, err := d.open(os.O_RDWR)
+	w, err := im.open(os.O_RDWR)
 	if err != nil {
 		return err
 	}
 	if err := errors.Join(luks2.Repair(w), w.Close()); err != nil {
 		return err
 	}
-	d.log().Warn("repaired a damaged LUKS2 header copy from the intact copy", "damage", damage)
-	v.header, err = d.header(v.file)
+	im.log().Warn("repaired a damaged LUKS2 header copy from the intact copy", "damage", damage)
+	v.header, err = im.header(v.file)
 	return err
 }

@@ -44,7 +44,3 @@
 // A disk's device is named by the disk: two disks of different folders may both call
 // their image versatile.img.
 package disk
-
-// KeyKind is the part of the key derivation that tells disks of type luks from layers and
-// volumes.
-const KeyKind = "disk"

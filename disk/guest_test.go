@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"layervault/crypt"
 	"layervault/crypt/ext4"
 	"layervault/disk"
 	"layervault/persist"
@@ -363,7 +364,7 @@ func TestLUKSDisk(t *testing.T) {
 	h.unmount(at)
 	image := h.dir + "/persist/vault/disks/own.img"
 	uuid := sh(t, `cryptsetup luksUUID "$1"`, image)
-	pass, err := volumetest.Keys{}.Passphrase(2, disk.KeyKind, "own.img", uuid)
+	pass, err := volumetest.Keys{}.Passphrase(2, crypt.KindDisk, "own.img", uuid)
 	must(t, err)
 	cmd := exec.Command("cryptsetup", "open", "--test-passphrase", "--key-file", "-", image)
 	cmd.Stdin = bytes.NewReader(pass)

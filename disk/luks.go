@@ -36,13 +36,13 @@ func (luks) check(d *Disk, path string, rules Rules) error {
 	tier := persist.Tier(d.Key)
 	switch {
 	case tier != persist.Vault && tier != persist.Unsealed:
-		return fmt.Errorf("key path: key %q: a luks disk's key is its tier, %s or %s", d.Key, persist.Vault, persist.Unsealed)
+		return fmt.Errorf("key path: key %q: must be the tier of the luks disk, %s or %s", d.Key, persist.Vault, persist.Unsealed)
 	case d.Dir != rules.Layout.Disks(tier):
-		return fmt.Errorf("key path: the image of a luks disk of tier %s lies in %s", tier, rules.Layout.Disks(tier))
+		return fmt.Errorf("key path: image of a luks disk of tier %s must be in %s", tier, rules.Layout.Disks(tier))
 	case d.Size < ext4.MinSize:
-		return fmt.Errorf("key path: a luks disk has at least %d MiB", ext4.MinSize>>20)
+		return fmt.Errorf("key path: size of a luks disk must be at least %d MiB", ext4.MinSize>>20)
 	case d.Format != defaultFormat:
-		return errors.New("key format: a luks disk holds ext4")
+		return errors.New("key format: must be ext4 for a luks disk")
 	}
 	return volume.ValidateName("image", d.Image)
 }
@@ -57,9 +57,12 @@ type luksDisk struct {
 	set *Set
 }
 
-func (d luksDisk) mount(ctx context.Context, at string) error { return d.device(at).Get(ctx) }
+func (d luksDisk) mount(ctx context.Context, at string) error {
+	options, _ := crypt.ParseMountOptions(d.Options) // checked when the file was read
+	return d.image().Mount(ctx, at, options)
+}
 
-func (d luksDisk) opened() (uint64, error) { return d.device("").Opened() }
+func (d luksDisk) opened() (uint64, error) { return d.image().Opened() }
 
 func (d luksDisk) inspect(st *Status) { st.inspectImage(d) }
 
@@ -70,29 +73,16 @@ func (luksDisk) ensureKey(context.Context, bool) error { return nil }
 // wants implements image: the file is sparse.
 func (luksDisk) wants() int64 { return 0 }
 
-func (d luksDisk) create(ctx context.Context) error { return d.device("").Create(ctx, d.Size) }
+func (d luksDisk) create(ctx context.Context) error {
+	return d.image().Create(ctx, d.Size, crypt.Making{Params: d.set.cfg.Params})
+}
 
-func (d luksDisk) device(at string) *crypt.VirtualDevice {
-	options, _ := crypt.ParseMountOptions(d.Options) // checked when the file was read
-	typ := crypt.TypeWritable
-	if errors.Is(unix.Access(d.Dir, unix.W_OK), unix.EROFS) {
-		typ = crypt.TypeSealed // of a dead machine, mounted read-only: to be read
-	}
-	return &crypt.VirtualDevice{
-		Image: crypt.RawImage{ImagePath: d.ImagePath()}, Name: d.Name, Type: typ, Cryptparams: d.set.cfg.Params,
-		Deviceparams: crypt.DeviceParams{FsType: "ext4", Mnt: at, Options: options},
-		Owner:        crypt.Owner{Kind: KeyKind, ID: d.Image},
-		Key: func(ctx context.Context, format int, imageUUID string) ([]byte, error) {
-			keys, err := d.set.cfg.Keys(ctx, persist.Tier(d.Key))
-			if err != nil {
-				return nil, err
-			}
-			if err := crypt.CheckFormat(format, keys.Floor()); err != nil {
-				return nil, err
-			}
-			return keys.Passphrase(format, KeyKind, d.Image, imageUUID)
-		},
-		Log: d.set.cfg.Log,
+func (d luksDisk) image() *crypt.Image {
+	owner := crypt.Owner{Kind: crypt.KindDisk, ID: d.Image}
+	return &crypt.Image{
+		Path: d.ImagePath(), Owner: owner, Label: d.Name, Log: d.set.cfg.Log,
+		ReadOnly: errors.Is(unix.Access(d.Dir, unix.W_OK), unix.EROFS), // of a dead machine: to be read
+		Key:      crypt.KeyFrom(func(ctx context.Context) (crypt.KeySource, error) { return d.set.cfg.Keys(ctx, persist.Tier(d.Key)) }, owner),
 	}
 }
 
@@ -104,12 +94,12 @@ func (s *Set) Passphrase(ctx context.Context, name string) ([]byte, error) {
 	}
 	own, ok := d.Type.kind().of(s, d).(luksDisk)
 	if !ok {
-		return nil, fmt.Errorf("key of disk %s: %w: it is no LUKS image", d.Name, volume.ErrNotHere)
+		return nil, fmt.Errorf("key of disk %s: %w: disk is not a LUKS image", d.Name, volume.ErrNotHere)
 	}
-	dev := own.device("")
-	format, imageUUID, err := dev.Identify()
+	im := own.image()
+	format, imageUUID, err := im.Identify()
 	if err != nil {
 		return nil, err
 	}
-	return dev.Key(ctx, format, imageUUID)
+	return im.Key(ctx, format, imageUUID)
 }

@@ -14,10 +14,7 @@ import (
 // Name is the driver's name: in docker info and before its storage options.
 const Name = "layervault"
 
-// KeySource gives image passphrases; it is what an open vault is.
-type KeySource = layer.KeySource
-
-// SlotLister may be implemented by a KeySource that can say which key slots the
+// SlotLister may be implemented by a crypt.KeySource that can say which key slots the
 // vault has, one line each without secrets, for docker info.
 type SlotLister interface {
 	SlotSummaries() []string
@@ -28,9 +25,9 @@ type Config struct {
 	Layout persist.Layout
 	// Unlock opens the vault. It is called until it succeeds once; the key source is
 	// kept from then on, and closed by Close if it is an io.Closer.
-	Unlock func(ctx context.Context) (KeySource, error)
+	Unlock func(ctx context.Context) (crypt.KeySource, error)
 	// CryptParams is how new images are encrypted.
-	CryptParams crypt.CryptParams
+	CryptParams crypt.Params
 	// DefaultSize is the size of a writable layer in bytes where no size is asked for;
 	// 0 for DefaultSize.
 	DefaultSize int64
@@ -48,7 +45,7 @@ type Config struct {
 	OpenStore func(context.Context, KeySource) (*layer.Store, error)
 
 	// Devices makes the images; nil for encrypted ones of package crypt.
-	Devices func(KeySource) layer.Devices
+	Devices func(crypt.KeySource) layer.Devices
 	// SweepDevices clears leftover devices at the start; nil for crypt.Sweep.
 	SweepDevices func(context.Context) error
 	// Checkpoint is handed to the layer store; see layer.Config.

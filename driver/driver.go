@@ -28,7 +28,7 @@ type Driver struct {
 	// TPM does. mu is only ever held for a moment.
 	starting sync.Mutex
 	mu       sync.Mutex
-	keys     KeySource    // once unlocked
+	keys     crypt.KeySource    // once unlocked
 	store    *layer.Store // once opened
 	up       *session     // once Init said where
 	counts   counts
@@ -62,7 +62,7 @@ func New(cfg Config) *Driver {
 	}
 	if cfg.Devices == nil {
 		params, log := cfg.CryptParams, cfg.Log
-		cfg.Devices = func(keys KeySource) layer.Devices { return layer.NewDevices(keys, params, log) }
+		cfg.Devices = func(keys crypt.KeySource) layer.Devices { return layer.NewDevices(keys, params, log) }
 	}
 	if cfg.SweepDevices == nil {
 		cfg.SweepDevices = crypt.Sweep

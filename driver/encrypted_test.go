@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 
+	"layervault/crypt"
 	"layervault/driver"
 	"layervault/layer/layertest"
 )
@@ -35,5 +36,5 @@ func (testKeys) Floor() int { return layertest.Keys{}.Floor() }
 
 // images makes encrypted images, as in production.
 func images(cfg *driver.Config) {
-	cfg.Unlock = func(context.Context) (driver.KeySource, error) { return testKeys{}, nil }
+	cfg.Unlock = func(context.Context) (crypt.KeySource, error) { return testKeys{}, nil }
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/moby/sys/user"
 
+	"layervault/crypt"
 	"layervault/internal/authentic"
 	"layervault/internal/durable"
 	"layervault/layer"
@@ -285,7 +286,7 @@ func Records(l persist.Layout, tier persist.Tier) []vault.Record {
 	return []vault.Record{{
 		Title:   "record of the driver's start",
 		Version: d.recordVersion,
-		Upgrade: func(keys layer.KeySource) error { return d.upgradeRecord(keys) },
+		Upgrade: func(keys crypt.KeySource) error { return d.upgradeRecord(keys) },
 		Rekey:   d.rekeyRecord,
 	}}
 }

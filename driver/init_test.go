@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/sys/user"
 
+	"layervault/crypt"
 	"layervault/internal/authentic"
 	"layervault/layer"
 	"layervault/layer/layertest"
@@ -111,8 +112,8 @@ func TestEvilMaidInit(t *testing.T) {
 	home, elsewhere := filepath.Join(dir, "home"), filepath.Join(dir, "elsewhere")
 	cfg := Config{
 		Layout: persist.Layout{Root: filepath.Join(dir, "persist")}, Scratch: filepath.Join(dir, "scratch"),
-		Unlock:       func(context.Context) (KeySource, error) { return layertest.Keys{}, nil },
-		Devices:      func(KeySource) layer.Devices { return layertest.Devices },
+		Unlock:       func(context.Context) (crypt.KeySource, error) { return layertest.Keys{}, nil },
+		Devices:      func(crypt.KeySource) layer.Devices { return layertest.Devices },
 		SweepDevices: func(context.Context) error { return nil },
 	}
 	start := func() (*Driver, error) {
@@ -173,7 +174,7 @@ func TestEvilMaidInit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cfg.Unlock = func(context.Context) (KeySource, error) { return next, nil }
+	cfg.Unlock = func(context.Context) (crypt.KeySource, error) { return next, nil }
 	if d, err = start(); err != nil || d.up.home != elsewhere {
 		t.Errorf("after a rotation: %v", err)
 	}

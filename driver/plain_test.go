@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 
+	"layervault/crypt"
 	"layervault/driver"
 	"layervault/layer"
 	"layervault/layer/layertest"
@@ -13,8 +14,8 @@ import (
 
 // images makes plain images.
 func images(cfg *driver.Config) {
-	cfg.Unlock = func(context.Context) (driver.KeySource, error) { return layertest.Keys{}, nil }
-	cfg.Devices = func(driver.KeySource) layer.Devices { return layertest.Devices }
+	cfg.Unlock = func(context.Context) (crypt.KeySource, error) { return layertest.Keys{}, nil }
+	cfg.Devices = func(crypt.KeySource) layer.Devices { return layertest.Devices }
 	cfg.SweepDevices = func(context.Context) error { return nil }
 }
 

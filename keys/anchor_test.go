@@ -104,7 +104,7 @@ func anchored(t *testing.T, m *memory) (ring *keys.Ring, key *keys.TierKey, p ke
 	t.Helper()
 	root := t.TempDir()
 	p = versatile.New(filepath.Join(root, "versatile.key"))
-	ring, key, err := keys.CreateAnchored(t.Context(), filepath.Join(root, "vault", keys.FileName), p, "", m, keys.Format2, nil)
+	ring, key, err := keys.Create(t.Context(), filepath.Join(root, "vault", keys.FileName), p, "", m, keys.Format2, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +214,7 @@ func TestFirstAnchorOutlivesPowerCuts(t *testing.T) {
 		path, p := filepath.Join(root, "vault", keys.FileName), versatile.New(filepath.Join(root, "versatile.key"))
 		m := newMemory()
 		m.left = steps
-		_, key, err := keys.CreateAnchored(t.Context(), path, p, "", m, keys.Format2, nil)
+		_, key, err := keys.Create(t.Context(), path, p, "", m, keys.Format2, nil)
 		if err != nil {
 			t.Fatalf("a TPM that fails must not keep a vault from being made: %v", err)
 		}
@@ -390,7 +390,7 @@ func TestAnotherRingThanTheAnchors(t *testing.T) {
 	}
 	root := t.TempDir()
 	p = versatile.New(filepath.Join(root, "versatile.key"))
-	if _, _, err := keys.CreateAnchored(t.Context(), filepath.Join(root, "vault", keys.FileName), p, "", m, keys.Format2, nil); !errors.Is(err, keys.ErrRingLost) {
+	if _, _, err := keys.Create(t.Context(), filepath.Join(root, "vault", keys.FileName), p, "", m, keys.Format2, nil); !errors.Is(err, keys.ErrRingLost) {
 		t.Fatalf("made another ring: %v", err)
 	}
 }

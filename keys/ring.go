@@ -78,14 +78,9 @@ func (r *Ring) repair(ctx context.Context) error {
 // Create makes a ring at path with a new random tier key and p's slot as the first.
 // The folder is made (0700) when it is missing. It refuses with ErrRingExists, and
 // with ErrRingLost when the folder already holds layers or volumes, which a new key
-// could not open. p must not be nil: ErrNoProvider.
-func Create(ctx context.Context, path string, p Provider, label string, log *slog.Logger) (*Ring, *TierKey, error) {
-	return CreateAnchored(ctx, path, p, label, nil, Format2, log)
-}
-
-// CreateAnchored is Create of a ring with an anchor. It refuses with ErrRingLost if the
-// anchor already records a ring of the tier.
-func CreateAnchored(ctx context.Context, path string, p Provider, label string, anchor Anchor, floor int, log *slog.Logger) (*Ring, *TierKey, error) {
+// could not open, or the anchor (nil for none) already records a ring of the tier.
+// floor is the lowest format that the tier accepts. p must not be nil: ErrNoProvider.
+func Create(ctx context.Context, path string, p Provider, label string, anchor Anchor, floor int, log *slog.Logger) (*Ring, *TierKey, error) {
 	if p == nil {
 		return nil, nil, ErrNoProvider
 	}

@@ -20,7 +20,7 @@ func vault(t *testing.T) (*keys.Ring, *keys.TierKey, keys.Provider) {
 	t.Helper()
 	root := t.TempDir()
 	p := versatile.New(filepath.Join(root, "versatile.key"))
-	ring, key, err := keys.Create(t.Context(), filepath.Join(root, "vault", keys.FileName), p, "first", nil)
+	ring, key, err := keys.Create(t.Context(), filepath.Join(root, "vault", keys.FileName), p, "first", nil, keys.Format2, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestCreateAndReload(t *testing.T) {
 	if !bytes.Equal(read(t, ring.Path()), read(t, ring.Path()+".bak")) {
 		t.Error("the copies differ")
 	}
-	if _, _, err := keys.Create(t.Context(), ring.Path(), p, "", nil); !errors.Is(err, keys.ErrRingExists) {
+	if _, _, err := keys.Create(t.Context(), ring.Path(), p, "", nil, keys.Format2, nil); !errors.Is(err, keys.ErrRingExists) {
 		t.Errorf("made a second ring: %v", err)
 	}
 }
@@ -83,7 +83,7 @@ func TestCreateAndReload(t *testing.T) {
 func TestCreateRefusals(t *testing.T) {
 	root := t.TempDir()
 	path := filepath.Join(root, "vault", keys.FileName)
-	if _, _, err := keys.Create(t.Context(), path, nil, "", nil); !errors.Is(err, keys.ErrNoProvider) {
+	if _, _, err := keys.Create(t.Context(), path, nil, "", nil, keys.Format2, nil); !errors.Is(err, keys.ErrNoProvider) {
 		t.Errorf("without a provider: %v", err)
 	}
 	p := versatile.New(filepath.Join(root, "versatile.key"))
@@ -92,14 +92,14 @@ func TestCreateRefusals(t *testing.T) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := keys.Create(t.Context(), path, p, "", nil); !errors.Is(err, keys.ErrRingLost) {
+		if _, _, err := keys.Create(t.Context(), path, p, "", nil, keys.Format2, nil); !errors.Is(err, keys.ErrRingLost) {
 			t.Errorf("above %s: %v", sub, err)
 		}
 		if err := os.Rename(dir, filepath.Join(filepath.Dir(dir), ".tmp-left")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, key, err := keys.Create(t.Context(), path, p, "", nil)
+	_, key, err := keys.Create(t.Context(), path, p, "", nil, keys.Format2, nil)
 	if err != nil {
 		t.Fatalf("above temporaries: %v", err)
 	}
@@ -142,7 +142,7 @@ func TestDamagedCopies(t *testing.T) {
 		if _, err := keys.Load(t.Context(), main, nil); !errors.Is(err, keys.ErrDamagedRing) {
 			t.Fatalf("%s twice: %v", name, err)
 		}
-		if _, _, err := keys.Create(t.Context(), main, p, "", nil); !errors.Is(err, keys.ErrDamagedRing) {
+		if _, _, err := keys.Create(t.Context(), main, p, "", nil, keys.Format2, nil); !errors.Is(err, keys.ErrDamagedRing) {
 			t.Fatalf("%s twice: made a new ring: %v", name, err)
 		}
 		if !bytes.Equal(read(t, main), bad) || !bytes.Equal(read(t, back), bad) {
@@ -194,7 +194,7 @@ func TestSlotsAreBound(t *testing.T) {
 	p := versatile.New(filepath.Join(root, "versatile.key")) // one key file for both
 	var rings []*keys.Ring
 	for _, tier := range []string{"a", "b"} {
-		ring, key, err := keys.Create(t.Context(), filepath.Join(root, tier, keys.FileName), p, "", nil)
+		ring, key, err := keys.Create(t.Context(), filepath.Join(root, tier, keys.FileName), p, "", nil, keys.Format2, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -242,7 +242,7 @@ func TestRemove(t *testing.T) {
 	if _, _, err := ring.Unlock(t.Context(), p); !errors.Is(err, keys.ErrLocked) {
 		t.Fatalf("an empty ring: %v", err)
 	}
-	if _, _, err := keys.Create(t.Context(), ring.Path(), p, "", nil); !errors.Is(err, keys.ErrRingExists) {
+	if _, _, err := keys.Create(t.Context(), ring.Path(), p, "", nil, keys.Format2, nil); !errors.Is(err, keys.ErrRingExists) {
 		t.Fatalf("an empty ring was replaced: %v", err)
 	}
 }

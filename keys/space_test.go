@@ -25,7 +25,7 @@ func TestFullDisk(t *testing.T) {
 		}
 	})
 	p := versatile.New(filepath.Join(root, "versatile.key"))
-	ring, key, err := keys.Create(t.Context(), filepath.Join(root, "vault", keys.FileName), p, "", nil)
+	ring, key, err := keys.Create(t.Context(), filepath.Join(root, "vault", keys.FileName), p, "", nil, keys.Format2, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package layer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,35 +11,27 @@ import (
 	"layervault/crypt"
 )
 
-// keyKind is the part of the key derivation that separates layers from volumes.
-const keyKind = "layer"
-
 // ImageName is the name of the image in a layer's directory.
 const ImageName = "image.luks"
 
-// KeySource is the open tier.
-type KeySource interface {
-	// Passphrase is the LUKS2 passphrase of an image of a format (crypt.KeyFunc). The
-	// caller wipes it.
-	Passphrase(format int, kind, id, imageUUID string) ([]byte, error)
-	// MAC authenticates a record of a kind (HMAC-SHA256 under a subkey of the tier key).
-	MAC(what string, data []byte) ([]byte, error)
-	// Floor is the lowest format of images and records that the tier still accepts.
-	Floor() int
-}
-
 // Device is an image as the store uses it.
 type Device interface {
-	crypt.DeviceAPI
-	// CreateHeld is Create for an image that is about to be used: it stays open.
+	// CreateHeld makes a writable image of size bytes that is about to be used: the image
+	// stays open. crypt.ErrExists if the file is there.
 	CreateHeld(ctx context.Context, size int64) (Held, error)
-	// Hold keeps an image that Get has mounted from being closed by the kernel when
+	// Import makes a sealed image from an uncompressed layer tar; see crypt.Image.Import.
+	Import(ctx context.Context, diffTar io.Reader) (crypt.ImportResult, error)
+	// Mount mounts the image at a directory.
+	Mount(ctx context.Context, at string) error
+	// Hold keeps the image, mounted at a directory, from being closed by the kernel when
 	// its last mount goes.
-	Hold(ctx context.Context) (Held, error)
+	Hold(at string) (Held, error)
+	// Remove destroys the key slots, then the file. Not there is no error.
+	Remove(ctx context.Context) error
 	// UUID is the LUKS2 UUID of the image.
 	UUID() (string, error)
 	// Upgrade makes the image one of the present format, in place; see
-	// crypt.VirtualDevice.Upgrade. It may be mounted meanwhile.
+	// crypt.Image.Upgrade. It may be mounted meanwhile.
 	Upgrade(ctx context.Context) error
 }
 
@@ -51,19 +42,30 @@ type Held interface {
 	Mount(at string) error
 }
 
-// encrypted makes a Device of package crypt's device.
-type encrypted struct{ *crypt.VirtualDevice }
+// encrypted makes a Device of package crypt's image.
+type encrypted struct {
+	*crypt.Image
+	making crypt.Making
+}
 
 func (e encrypted) CreateHeld(ctx context.Context, size int64) (Held, error) {
-	held, err := e.VirtualDevice.CreateHeld(ctx, size)
+	held, err := e.Image.CreateHeld(ctx, size, e.making)
 	if err != nil {
 		return nil, err // not a Held that holds a nil pointer
 	}
 	return held, nil
 }
 
-func (e encrypted) Hold(ctx context.Context) (Held, error) {
-	held, err := e.VirtualDevice.Hold(ctx)
+func (e encrypted) Import(ctx context.Context, diffTar io.Reader) (crypt.ImportResult, error) {
+	return e.Image.Import(ctx, diffTar, e.making)
+}
+
+func (e encrypted) Mount(ctx context.Context, at string) error {
+	return e.Image.Mount(ctx, at, crypt.MountOptions{})
+}
+
+func (e encrypted) Hold(at string) (Held, error) {
+	held, err := e.Image.Hold(at)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +76,6 @@ func (e encrypted) Hold(ctx context.Context) (Held, error) {
 type Image struct {
 	Layer string // the layer's id: part of its key
 	Path  string // of the file
-	Mnt   string // where Get mounts; "" when it is not to be mounted
 	Kind  Kind   // Writable or Sealed
 	IDMap user.IdentityMapping
 	// UUID is the LUKS2 UUID that the image must have; "" for any.
@@ -95,33 +96,23 @@ func (im Image) Check(uuid string) error {
 type Devices func(Image) Device
 
 // NewDevices makes devices of package crypt.
-func NewDevices(keys KeySource, params crypt.CryptParams, log *slog.Logger) Devices {
+func NewDevices(keys crypt.KeySource, params crypt.Params, log *slog.Logger) Devices {
 	templates := new(crypt.Templates)
+	open := func(context.Context) (crypt.KeySource, error) { return keys, nil }
 	return func(im Image) Device {
-		return encrypted{&crypt.VirtualDevice{
-			Image: crypt.RawImage{ImagePath: im.Path},
-			Name:  im.Layer,
-			Type:  im.Kind.imageType(),
-			Deviceparams: crypt.DeviceParams{
-				FsType: "ext4", Mnt: im.Mnt, UIDMaps: im.IDMap.UIDMaps, GIDMaps: im.IDMap.GIDMaps,
+		owner := crypt.Owner{Kind: crypt.KindLayer, ID: im.Layer}
+		key := crypt.KeyFrom(open, owner)
+		return encrypted{
+			Image: &crypt.Image{
+				Path: im.Path, Owner: owner, Label: im.Layer, ReadOnly: im.Kind == Sealed, Log: log,
+				Key: func(ctx context.Context, format int, uuid string) ([]byte, error) {
+					if err := im.Check(uuid); err != nil {
+						return nil, err
+					}
+					return key(ctx, format, uuid)
+				},
 			},
-			Cryptparams: params,
-			Owner:       crypt.Owner{Kind: keyKind, ID: im.Layer},
-			Key: func(_ context.Context, format int, uuid string) ([]byte, error) {
-				if err := errors.Join(im.Check(uuid), crypt.CheckFormat(format, keys.Floor())); err != nil {
-					return nil, err
-				}
-				return keys.Passphrase(format, keyKind, im.Layer, uuid)
-			},
-			Log:       log,
-			Templates: templates,
-		}}
+			making: crypt.Making{Params: params, IDMap: im.IDMap, Templates: templates},
+		}
 	}
-}
-
-func (k Kind) imageType() string {
-	if k == Sealed {
-		return crypt.TypeSealed
-	}
-	return crypt.TypeWritable
 }

@@ -1,13 +1,15 @@
 package layer
 
+import "layervault/crypt"
+
 // DecodeRecord and Encode show the format to its tests.
 var DecodeRecord = decodeRecord
 
 func (r Record) Encode() ([]byte, error) { return r.encode() }
 
-func (r Record) Seal(keys KeySource) (Record, error) { return r.seal(keys) }
+func (r Record) Seal(keys crypt.KeySource) (Record, error) { return r.seal(keys) }
 
-func (r Record) Authentic(keys KeySource) error { return r.authentic(keys) }
+func (r Record) Authentic(keys crypt.KeySource) error { return r.authentic(keys) }
 
 // MaxWarm and the warm images, for their tests.
 const MaxWarm = maxWarm

@@ -55,7 +55,7 @@ func (s *Store) Import(ctx context.Context, id string, tar io.Reader, idmap user
 	err = s.fill(ctx, r, "import into", func(dir string) (Record, error) {
 		next := r
 		dev := s.device(Image{Layer: id, Kind: Sealed, IDMap: idmap}, dir)
-		res, err := dev.ImportData(ctx, in)
+		res, err := dev.Import(ctx, in)
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			err = fmt.Errorf("%w: %w", ErrCutOff, err)
 		}

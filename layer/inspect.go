@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"layervault/crypt"
 	"layervault/crypt/luks2"
 )
 
@@ -91,5 +92,5 @@ func (r *Reader) Passphrase(id string, keys interface {
 	if err != nil {
 		return nil, err
 	}
-	return keys.Passphrase(h.Format(), keyKind, id, h.UUID())
+	return keys.Passphrase(h.Format(), crypt.KindLayer, id, h.UUID())
 }

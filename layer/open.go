@@ -34,10 +34,6 @@ func (v *View) Name(n int) string { return strconv.FormatInt(int64(n), 36) }
 // Content is the absolute path of the n-th image's content.
 func (v *View) Content(n int) string { return filepath.Join(v.mountPoint(n), crypt.DirDiff) }
 
-// Work is the absolute path of the n-th image's work directory; writable images
-// have one.
-func (v *View) Work(n int) string { return filepath.Join(v.mountPoint(n), crypt.DirWork) }
-
 func (v *View) mountPoint(n int) string { return filepath.Join(v.Dir, "m"+v.Name(n)) }
 
 // Open opens the images of layers, in parallel, writable ones writable. None of
@@ -107,14 +103,14 @@ func (v *View) mount(ctx context.Context, n int, r Record) (Held, error) {
 		}
 		v.store.log.WarnContext(ctx, "cannot mount a warm image; opening the image again", "layer", r.ID, "error", errors.Join(err, hold.Close()))
 	}
-	dev := v.store.device(Image{Layer: r.ID, Kind: r.Kind, Mnt: at, UUID: r.UUID}, r.ID)
-	if err := dev.Get(ctx); err != nil {
+	dev := v.store.device(Image{Layer: r.ID, Kind: r.Kind, UUID: r.UUID}, r.ID)
+	if err := dev.Mount(ctx, at); err != nil {
 		return nil, err
 	}
 	if r.Kind == Writable && n == 0 {
 		return nil, nil
 	}
-	hold, err := dev.Hold(ctx)
+	hold, err := dev.Hold(at)
 	if err != nil {
 		v.store.log.WarnContext(ctx, "cannot keep an image warm", "layer", r.ID, "error", err)
 		return nil, nil

@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"layervault/crypt"
 )
 
 // maxChain bounds a chain, the layer itself included: overlayfs stacks at most 500
@@ -100,7 +102,7 @@ func (s *Store) authenticate(r Record) error {
 	return nil
 }
 
-func authenticate(r Record, keys KeySource) error {
+func authenticate(r Record, keys crypt.KeySource) error {
 	if r.Version != oldRecordVersion {
 		return r.authentic(keys)
 	}

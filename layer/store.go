@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"layervault/crypt"
 	"layervault/internal/flock"
 	"layervault/internal/keylock"
 	"layervault/internal/mounts"
@@ -35,7 +36,7 @@ type Config struct {
 	// store that only manages records and headers: it cannot mount.
 	Scratch string
 	// Keys authenticates the records. It must not be nil.
-	Keys    KeySource
+	Keys    crypt.KeySource
 	Devices Devices
 	// SweepDevices removes layervault devices that a dead process left behind; crypt.Sweep
 	// in production, nil for none.
@@ -50,7 +51,7 @@ type Config struct {
 // layer wait for each other, operations on different layers do not.
 type Store struct {
 	cfg     Config
-	keys    KeySource // nil for a Reader
+	keys    crypt.KeySource // nil for a Reader
 	root    *os.Root
 	lock    *os.File
 	log     *slog.Logger

@@ -30,11 +30,7 @@ func fileDevices(im layer.Image) layer.Device { return fileDevice{im} }
 
 type fileDevice struct{ im layer.Image }
 
-func (d fileDevice) Create(context.Context, int64) error {
-	return os.WriteFile(d.im.Path, []byte("writable "+d.im.Layer), 0o600)
-}
-
-func (d fileDevice) ImportData(_ context.Context, in io.Reader) (crypt.ImportResult, error) {
+func (d fileDevice) Import(_ context.Context, in io.Reader) (crypt.ImportResult, error) {
 	data, err := io.ReadAll(in)
 	if err != nil {
 		return crypt.ImportResult{}, err
@@ -42,8 +38,7 @@ func (d fileDevice) ImportData(_ context.Context, in io.Reader) (crypt.ImportRes
 	return crypt.ImportResult{Size: int64(len(data)), UUID: "uuid-of-" + d.im.Layer}, os.WriteFile(d.im.Path, data, 0o600)
 }
 
-func (d fileDevice) Get(context.Context) error { return nil }
-func (d fileDevice) Put(context.Context) error { return nil }
+func (d fileDevice) Mount(context.Context, string) error { return nil }
 
 func (d fileDevice) Remove(context.Context) error {
 	if err := os.Remove(d.im.Path); !errors.Is(err, os.ErrNotExist) {
@@ -52,15 +47,15 @@ func (d fileDevice) Remove(context.Context) error {
 	return nil
 }
 
-func (d fileDevice) CreateHeld(ctx context.Context, size int64) (layer.Held, error) {
-	return held{open: new(int)}, d.Create(ctx, size)
+func (d fileDevice) CreateHeld(context.Context, int64) (layer.Held, error) {
+	return held{open: new(int)}, os.WriteFile(d.im.Path, []byte("writable "+d.im.Layer), 0o600)
 }
 
 func (d fileDevice) UUID() (string, error) { return "uuid-of-" + d.im.Layer, nil }
 
 func (d fileDevice) Upgrade(context.Context) error { return nil }
 
-func (d fileDevice) Hold(context.Context) (layer.Held, error) { return held{open: new(int)}, nil }
+func (d fileDevice) Hold(string) (layer.Held, error) { return held{open: new(int)}, nil }
 
 // emptyTar is a layer tar without a file.
 var emptyTar = make([]byte, 1024)

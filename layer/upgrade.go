@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"layervault/crypt"
 	"layervault/internal/authentic"
 	"layervault/internal/durable"
 )
@@ -160,4 +161,4 @@ func readRecordAt(root, id string) (Record, error) {
 
 // Authenticate checks a record read by a Reader as an open store does: ErrForged,
 // ErrOldFormat.
-func (r *Reader) Authenticate(rec Record, keys KeySource) error { return authenticate(rec, keys) }
+func (r *Reader) Authenticate(rec Record, keys crypt.KeySource) error { return authenticate(rec, keys) }

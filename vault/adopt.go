@@ -8,11 +8,10 @@ import (
 	"layervault/crypt/luks2"
 	"layervault/keys/unlock"
 	"layervault/persist"
-	"layervault/volume"
 )
 
 // VolumeImage is the image of a volume at a path.
-func VolumeImage(id, path string) *Image { return &Image{Kind: volume.KeyKind, ID: id, Path: path} }
+func VolumeImage(id, path string) *Image { return &Image{Kind: crypt.KindVolume, ID: id, Path: path} }
 
 // Adopt authenticates the header of an image as it is now, after a change by hand, when agree
 // takes the changes without an error. It returns the changes; with none the image is left
@@ -23,8 +22,8 @@ func (v *Vault) Adopt(ctx context.Context, im *Image, tier persist.Tier, agree f
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, key.Close()) }()
-	d := &crypt.VirtualDevice{
-		Image: crypt.RawImage{ImagePath: im.Path}, Name: im.ID, Type: crypt.TypeWritable, Owner: im.owner(),
+	d := &crypt.Image{
+		Path: im.Path, Owner: im.owner(), Label: im.ID,
 		Key: func(_ context.Context, format int, uuid string) ([]byte, error) {
 			return key.Passphrase(format, im.Kind, im.ID, uuid)
 		},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"layervault/crypt"
 	"layervault/crypt/luks2"
 	"layervault/internal/authentic"
 	"layervault/keys"
@@ -35,7 +36,7 @@ type Record struct {
 	Version func() int
 	// Upgrade writes the record in the present version, authenticated by the tier. It is one
 	// rename.
-	Upgrade func(tier layer.KeySource) error
+	Upgrade func(tier crypt.KeySource) error
 	// Rekey makes a record that the key old authenticates one of next. It can be repeated.
 	Rekey func(old, next authentic.Keys) error
 }

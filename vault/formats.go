@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"layervault/crypt"
 	"layervault/crypt/luks2"
 	"layervault/layer"
 	"layervault/persist"
@@ -44,7 +45,7 @@ func (f Formats) Old() int { return len(f.OldImages) + len(f.OldRecords) }
 // Survey reads what a tier has of each format. It takes no lock and writes nothing. Without
 // keys it is what the disk says; with keys every image is opened, and every record held
 // against the key that should have written it.
-func Survey(ctx context.Context, c Contents, keys layer.KeySource) (Formats, error) {
+func Survey(ctx context.Context, c Contents, keys crypt.KeySource) (Formats, error) {
 	s := survey{contents: c, keys: keys, found: none()}
 	for _, part := range []func(context.Context) error{s.images, s.layers, s.volumes, s.records} {
 		if err := part(ctx); err != nil {
@@ -61,7 +62,7 @@ func none() Formats {
 
 type survey struct {
 	contents Contents
-	keys     layer.KeySource // nil for none
+	keys     crypt.KeySource // nil for none
 	found    Formats
 }
 

@@ -10,10 +10,6 @@ import (
 	"layervault/keys"
 )
 
-// layerKind is the kind of layers in the key derivation; layer.Reader.Passphrase has
-// the same, which TestLayerImages holds against it.
-const layerKind = "layer"
-
 // Image is the LUKS2 image of a layer, a volume or a disk.
 type Image struct {
 	Kind, ID string // in the key derivation

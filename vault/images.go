@@ -11,8 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"layervault/crypt"
 	"layervault/crypt/luks2"
-	"layervault/disk"
 	"layervault/keys"
 	"layervault/layer"
 	"layervault/persist"
@@ -39,7 +39,7 @@ func (c Contents) KnownImages() ([]*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	for kind, dir := range map[string]string{volume.KeyKind: c.Layout.Volumes(c.Tier), disk.KeyKind: c.Layout.Disks(c.Tier)} {
+	for kind, dir := range map[string]string{crypt.KindVolume: c.Layout.Volumes(c.Tier), crypt.KindDisk: c.Layout.Disks(c.Tier)} {
 		more, err := namedImages(kind, dir)
 		if err != nil {
 			return nil, err
@@ -70,7 +70,7 @@ func (c Contents) layerImages() (_ []*Image, err error) {
 		if strings.HasPrefix(e.Name(), ".") {
 			continue // the lock, and garbage that the next start of the plugin erases
 		}
-		im := &Image{Kind: layerKind, ID: e.Name(), Path: filepath.Join(root, e.Name(), layer.ImageName)}
+		im := &Image{Kind: crypt.KindLayer, ID: e.Name(), Path: filepath.Join(root, e.Name(), layer.ImageName)}
 		switch _, err := os.Lstat(im.Path); {
 		case errors.Is(err, fs.ErrNotExist):
 			continue // fresh
@@ -100,12 +100,12 @@ func namedImages(kind, dir string) ([]*Image, error) {
 		if strings.HasPrefix(e.Name(), ".") || !e.Type().IsRegular() {
 			continue // the lock, and garbage that is erased when volumes are next used
 		}
-		if kind == volume.KeyKind && persist.IsEVEName(e.Name()) {
+		if kind == crypt.KindVolume && persist.IsEVEName(e.Name()) {
 			continue
 		}
 		path := filepath.Join(dir, e.Name())
 		_, err := volume.ParseID(e.Name())
-		is := err == nil && kind == volume.KeyKind
+		is := err == nil && kind == crypt.KindVolume
 		if !is {
 			if is, err = isDisk(kind, path); err != nil {
 				return nil, fmt.Errorf("list the images: %w", err)
@@ -122,7 +122,7 @@ func namedImages(kind, dir string) ([]*Image, error) {
 // by its second, and must not miss a rotation. In the folder of volumes a stranger is refused:
 // it has no key of ours.
 func isDisk(kind, path string) (bool, error) {
-	if kind != disk.KeyKind {
+	if kind != crypt.KindDisk {
 		return false, nil
 	}
 	if is, err := isLUKS(path); is || err != nil {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"layervault/crypt"
 	"layervault/keys/unlock"
 	"layervault/layer"
 	"layervault/persist"
@@ -70,7 +71,7 @@ func FindLayer(ctx context.Context, l persist.Layout, name string) (_ *Image, er
 	if err != nil {
 		return nil, err
 	}
-	return &Image{Kind: layerKind, ID: id, Path: r.ImagePath(id)}, nil
+	return &Image{Kind: crypt.KindLayer, ID: id, Path: r.ImagePath(id)}, nil
 }
 
 func findLayer(ctx context.Context, r *layer.Reader, name string) (string, error) {

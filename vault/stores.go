@@ -24,7 +24,7 @@ type Volumes struct {
 }
 
 // VolumeKeys opens a tier for volumes and disks.
-type VolumeKeys = func(context.Context, persist.Tier) (volume.KeySource, error)
+type VolumeKeys = func(context.Context, persist.Tier) (crypt.KeySource, error)
 
 // OpenVolumes opens the store of volumes. No tier is opened before a volume needs its key.
 func (v *Vault) OpenVolumes(ctx context.Context) (*volume.Store, error) {
@@ -70,9 +70,9 @@ func (v *Vault) volumeDisks(keys VolumeKeys) volume.Disks {
 
 // openLayers opens a tier's store of layers to work on headers and records: it mounts
 // nothing.
-func (v *Vault) openLayers(ctx context.Context, tier persist.Tier, keys layer.KeySource) (*layer.Store, error) {
+func (v *Vault) openLayers(ctx context.Context, tier persist.Tier, keys crypt.KeySource) (*layer.Store, error) {
 	return OpenLayers(ctx, v.cfg.Layout, tier, layer.Config{
-		Keys: keys, Devices: layer.NewDevices(keys, crypt.CryptParams{}, v.log), Log: v.log,
+		Keys: keys, Devices: layer.NewDevices(keys, crypt.Params{}, v.log), Log: v.log,
 	})
 }
 
@@ -113,7 +113,7 @@ func (v *Vault) Layers(ctx context.Context, keys layer.KeySource, scratch string
 func Sweep(ctx context.Context) error { return crypt.Sweep(ctx) }
 
 // own takes a tier as Contents.Lock does, with its layer store open where it has one.
-func (v *Vault) own(ctx context.Context, tier persist.Tier, keys layer.KeySource) (_ *layer.Store, release func() error, err error) {
+func (v *Vault) own(ctx context.Context, tier persist.Tier, keys crypt.KeySource) (_ *layer.Store, release func() error, err error) {
 	var layers *layer.Store
 	if tier == persist.Vault || exists(v.cfg.Layout.Layers(tier)) {
 		if layers, err = v.openLayers(ctx, tier, keys); err != nil {

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"layervault/crypt"
-	"layervault/disk"
 	"layervault/layer"
 	"layervault/volume"
 )
@@ -74,7 +73,7 @@ func (e *UnfinishedError) Is(target error) bool { return target == ErrUnfinished
 
 // Keys are an open tier whose floor can be raised; *unlock.Source.
 type Keys interface {
-	layer.KeySource
+	crypt.KeySource
 	// SetFloor raises the floor, and makes a ring of version 1 one of version 2.
 	SetFloor(ctx context.Context, floor int) error
 }
@@ -217,7 +216,7 @@ func (u Upgrade) disks(ctx context.Context) error {
 	}
 	var disks []*Image
 	for _, im := range images {
-		if im.Kind == disk.KeyKind {
+		if im.Kind == crypt.KindDisk {
 			disks = append(disks, im)
 		}
 	}
@@ -226,8 +225,8 @@ func (u Upgrade) disks(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
-		d := &crypt.VirtualDevice{
-			Image: crypt.RawImage{ImagePath: im.Path}, Name: im.ID, Type: crypt.TypeWritable, Owner: im.owner(),
+		d := &crypt.Image{
+			Path: im.Path, Owner: im.owner(), Label: im.ID,
 			Key: func(_ context.Context, format int, imageUUID string) ([]byte, error) {
 				return u.Keys.Passphrase(format, im.Kind, im.ID, imageUUID)
 			},

@@ -60,13 +60,13 @@ func openTier(t *testing.T, l persist.Layout, tier persist.Tier) *open {
 	source := unlock.NewSource(cfg, key)
 	var layers *layer.Store
 	if tier == persist.Vault {
-		layers, err = layer.Open(ctx, layer.Config{Root: l.Layers(tier), Keys: source, Devices: layer.NewDevices(source, crypt.CryptParams{}, quiet), Log: quiet})
+		layers, err = layer.Open(ctx, layer.Config{Root: l.Layers(tier), Keys: source, Devices: layer.NewDevices(source, crypt.Params{}, quiet), Log: quiet})
 		must(t, err)
 	}
 	work := t.TempDir()
 	volumes, err := volume.Open(ctx, volume.Config{
 		Layout: l, Mounts: filepath.Join(work, "mounts"), Scratch: filepath.Join(work, "scratch"), Log: quiet,
-		Keys: func(context.Context, persist.Tier) (volume.KeySource, error) { return source, nil },
+		Keys: func(context.Context, persist.Tier) (crypt.KeySource, error) { return source, nil },
 	})
 	must(t, err)
 	o := &open{vault.Upgrade{Contents: contents(l, tier), Keys: source, Layers: layers, Volumes: volumes, Log: quiet}, source, nil}

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 
+	"layervault/crypt"
 	"layervault/keys"
 	"layervault/keys/unlock"
 	"layervault/persist"
-	"layervault/volume"
 )
 
 // Look is what an upgrade of a tier would find. It takes no lock and writes nothing: a plugin
@@ -67,7 +67,7 @@ func (v *Vault) UpgradeTier(ctx context.Context, tier persist.Tier, force bool, 
 
 // onlyTier is how a store of volumes reaches the key of the one tier that is open.
 func onlyTier(open persist.Tier, source *unlock.Source) VolumeKeys {
-	return func(_ context.Context, tier persist.Tier) (volume.KeySource, error) {
+	return func(_ context.Context, tier persist.Tier) (crypt.KeySource, error) {
 		if tier != open {
 			return nil, fmt.Errorf("%w: %s is not open here", keys.ErrLocked, tier)
 		}

@@ -13,9 +13,7 @@ import (
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/unlock"
-	"layervault/layer"
 	"layervault/persist"
-	"layervault/volume"
 )
 
 // SealedTiers are the tiers that have a key.
@@ -35,7 +33,7 @@ type Config struct {
 	// Patience is how long after the start of the process the device of a TPM may appear.
 	Patience time.Duration
 	// CryptParams is how new images are encrypted.
-	CryptParams crypt.CryptParams
+	CryptParams crypt.Params
 	// Volumes is how volumes are kept.
 	Volumes Volumes
 	// Records lists the records of a tier that belong to neither a layer nor a volume; nil
@@ -150,7 +148,7 @@ func (v *Vault) Tier(ctx context.Context, name persist.Tier) (*Tier, error) {
 }
 
 // KeysOf opens a tier for the stores of volumes and disks.
-func (v *Vault) KeysOf(ctx context.Context, name persist.Tier) (volume.KeySource, error) {
+func (v *Vault) KeysOf(ctx context.Context, name persist.Tier) (crypt.KeySource, error) {
 	at, err := v.Tier(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("unlock %s: %w", name, err)
@@ -160,7 +158,7 @@ func (v *Vault) KeysOf(ctx context.Context, name persist.Tier) (volume.KeySource
 
 // Borrowed is an open tier that has nothing to close: other doors may still want the key.
 type Borrowed struct {
-	layer.KeySource
+	crypt.KeySource
 	slots []string
 }
 
@@ -168,7 +166,7 @@ type Borrowed struct {
 func (b Borrowed) SlotSummaries() []string { return b.slots }
 
 // Borrow opens the vault tier for the layers.
-func (v *Vault) Borrow(ctx context.Context) (layer.KeySource, error) {
+func (v *Vault) Borrow(ctx context.Context) (crypt.KeySource, error) {
 	at, err := v.Tier(ctx, persist.Vault)
 	if err != nil {
 		return nil, err

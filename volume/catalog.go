@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -194,7 +193,7 @@ func readRecordFile(path string) (Record, error) {
 		return Record{}, err
 	}
 	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxRecordSize))
+	data, err := recordFormat.Read(f)
 	if err != nil {
 		return Record{}, err
 	}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"layervault/internal/durable"
 )
 
 // use is one of docker's mounts of a volume.
@@ -37,6 +39,9 @@ const (
 	oldUsesVersion = 1
 )
 
+// usesFormat is the format of a list of uses. A use has about 250 bytes.
+var usesFormat = durable.Format{Oldest: oldUsesVersion, Newest: usesVersion, MaxSize: 16 << 20}
+
 func usesPath(id ID) string { return filepath.Join(mountsDir, id.String()+".json") }
 
 // uses reads docker's mounts of a volume. A file that cannot be understood counts as none:
@@ -51,7 +56,7 @@ func (s *Store) uses(id ID) (uses, error) {
 	}
 	u, err := decodeUses(data, s.boot)
 	if err != nil {
-		s.log.Warn("cannot read which mounts docker has of a volume; going by the kernel", "volume", id.String(), "error", err)
+		s.log.Warn("cannot read docker's mounts of a volume; using the kernel's mount table", "volume", id.String(), "error", err)
 		return uses{}, nil
 	}
 	return u, nil
@@ -60,11 +65,8 @@ func (s *Store) uses(id ID) (uses, error) {
 // decodeUses reads a list of uses; those of another boot are none.
 func decodeUses(data []byte, boot string) (uses, error) {
 	var file usesFile
-	if err := json.Unmarshal(data, &file); err != nil {
+	if err := usesFormat.Decode("list of mounts", data, &file); err != nil {
 		return nil, err
-	}
-	if file.Version != usesVersion && file.Version != oldUsesVersion {
-		return nil, fmt.Errorf("format version %d", file.Version)
 	}
 	u := uses{}
 	if file.Boot != boot {
@@ -75,7 +77,7 @@ func decodeUses(data []byte, boot string) (uses, error) {
 			one.Count = 1
 		}
 		if one.Count < 1 || one.Dir != filepath.Base(one.Dir) || !filepath.IsLocal(one.Dir) {
-			return nil, fmt.Errorf("mount %q of %q, %d times", id, one.Dir, one.Count)
+			return nil, fmt.Errorf("invalid entry: mount %q at %q, count %d", id, one.Dir, one.Count)
 		}
 		u[id] = one
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"layervault/crypt"
 	"layervault/persist"
 )
 
@@ -60,7 +61,7 @@ func (s *Store) refuseUsedUUID(ctx context.Context, id, name string) error {
 	}
 	for _, v := range others {
 		if v.UUID == id {
-			return fmt.Errorf("%w: volume %q has the UUID %s that %s was to get", ErrExists, v.Name, id, name)
+			return fmt.Errorf("%w: UUID %s of the new volume %s is in use by volume %q", ErrExists, id, name, v.Name)
 		}
 	}
 	return nil
@@ -69,8 +70,7 @@ func (s *Store) refuseUsedUUID(ctx context.Context, id, name string) error {
 // recreate tells a retry from a clash, and from a new generation.
 func (s *Store) recreate(ctx context.Context, have Volume, want Request) (Volume, error) {
 	clash := func(what string, is, wanted any) error {
-		return fmt.Errorf("%w: %s has %s %v, not %v: change it with \"layervault volume purge\", which makes a new, empty generation",
-			ErrExists, have.Name, what, is, wanted)
+		return fmt.Errorf("%w: %s has %s %v, not %v", ErrExists, have.Name, what, is, wanted)
 	}
 	if want.UUID != "" && want.UUID != have.UUID {
 		return Volume{}, clash("UUID", have.UUID, want.UUID)
@@ -96,12 +96,12 @@ func (s *Store) recreate(ctx context.Context, have Volume, want Request) (Volume
 			return Volume{}, err
 		}
 		if asked.Size != size {
-			return Volume{}, fmt.Errorf("%w: make it larger with \"layervault volume grow\"", clash("size", size, asked.Size))
+			return Volume{}, clash("size", size, asked.Size)
 		}
 		asked.Size = is.Size
 	}
 	if is != asked {
-		return Volume{}, clash("the options", describe(is), describe(asked))
+		return Volume{}, clash("options", describe(is), describe(asked))
 	}
 	return have, nil
 }
@@ -174,7 +174,7 @@ func (s *Store) make(ctx context.Context, r Record, old *Volume) (v Volume, err 
 
 // announce enters a volume that is about to be made in its tier's list. What only the list
 // has under its name, pending, is of an attempt that a crash ended: the name is locked.
-func (s *Store) announce(ctx context.Context, v Volume, old *Volume, keys KeySource) error {
+func (s *Store) announce(ctx context.Context, v Volume, old *Volume, keys crypt.KeySource) error {
 	if old != nil && old.Listed && keyTier(old.Options) != keyTier(v.Options) {
 		oldKeys, err := s.keysFor(ctx, old.Options)
 		if err != nil {
@@ -207,7 +207,7 @@ func (s *Store) announce(ctx context.Context, v Volume, old *Volume, keys KeySou
 
 // makeIt makes a volume's image, folder or record, and gives a record in a file its
 // authentication.
-func (s *Store) makeIt(ctx context.Context, v *Volume, keys KeySource) error {
+func (s *Store) makeIt(ctx context.Context, v *Volume, keys crypt.KeySource) error {
 	if keys != nil {
 		if err := v.sealFile(keys); err != nil {
 			return err

@@ -9,20 +9,15 @@ import (
 	"layervault/persist"
 )
 
-// KeyKind is the part of the key derivation that tells volumes from layers.
-const KeyKind = "volume"
-
 // Device is a volume's image as the store uses it.
 type Device interface {
 	// Create makes the image, with a file system of size bytes. crypt.ErrExists when
 	// the file is there.
 	Create(ctx context.Context, size int64) error
-	// Get mounts the image at Image.Mnt, once more if it is open already.
-	Get(ctx context.Context) error
-	// Put detaches the mount at Image.Mnt.
-	Put(ctx context.Context) error
-	// Grow makes the image larger; it is mounted at Image.Mnt.
-	Grow(ctx context.Context, size int64) error
+	// Mount mounts the image at a directory, once more if it is open already.
+	Mount(ctx context.Context, at string) error
+	// Grow makes the image larger; it is mounted at a directory.
+	Grow(ctx context.Context, at string, size int64) error
 	// Remove destroys the key slots, then the file. Not there is no error.
 	Remove(ctx context.Context) error
 	// Size is that of the image's device, in bytes.
@@ -31,7 +26,7 @@ type Device interface {
 	// when nothing uses it.
 	Opened() (uint64, error)
 	// Upgrade makes the image one of the present format, in place; see
-	// crypt.VirtualDevice.Upgrade. It may be mounted meanwhile.
+	// crypt.Image.Upgrade. It may be mounted meanwhile.
 	Upgrade(ctx context.Context) error
 }
 
@@ -40,11 +35,10 @@ type Image struct {
 	ID      ID
 	Tier    persist.Tier
 	Path    string // of the file
-	Mnt     string // where Get mounts; "" when it is not to be mounted
-	Params  crypt.CryptParams
-	Inodes  int64 // of a new image's file system, see ext4.CheckInodes; 0 for its size's
-	Options crypt.MountOptions
-	// ReadOnly: the file lies on a disk that cannot be written; Get mounts read-only.
+	Params  crypt.Params
+	Inodes  int64              // of a new image's file system, see ext4.CheckInodes; 0 for its size's
+	Options crypt.MountOptions // of Mount
+	// ReadOnly: the file lies on a disk that cannot be written; Mount mounts read-only.
 	ReadOnly bool
 	Token    json.RawMessage // that a new image is born with
 }
@@ -52,38 +46,38 @@ type Image struct {
 // Devices makes the Device of an image.
 type Devices func(Image) Device
 
+// encrypted makes a Device of package crypt's image.
+type encrypted struct {
+	*crypt.Image
+	making  crypt.Making
+	options crypt.MountOptions
+}
+
+func (e encrypted) Create(ctx context.Context, size int64) error {
+	return e.Image.Create(ctx, size, e.making)
+}
+
+func (e encrypted) Mount(ctx context.Context, at string) error {
+	return e.Image.Mount(ctx, at, e.options)
+}
+
 // encrypted makes devices of package crypt.
 func (s *Store) encrypted() Devices {
 	templates := new(crypt.Templates)
 	return func(im Image) Device {
-		d := &crypt.VirtualDevice{
-			Image:        crypt.RawImage{ImagePath: im.Path},
-			Name:         im.ID.UUID,
-			Type:         crypt.TypeWritable,
-			Deviceparams: crypt.DeviceParams{FsType: "ext4", Mnt: im.Mnt, Options: im.Options},
-			Cryptparams:  im.Params,
-			Inodes:       im.Inodes,
-			Owner:        crypt.Owner{Kind: KeyKind, ID: im.ID.String()},
-			Key: func(ctx context.Context, format int, imageUUID string) ([]byte, error) {
-				keys, err := s.cfg.Keys(ctx, im.Tier)
-				if err != nil {
-					return nil, err
-				}
-				if err := crypt.CheckFormat(format, keys.Floor()); err != nil {
-					return nil, err
-				}
-				return keys.Passphrase(format, KeyKind, im.ID.String(), imageUUID)
+		owner := crypt.Owner{Kind: crypt.KindVolume, ID: im.ID.String()}
+		e := encrypted{
+			Image: &crypt.Image{
+				Path: im.Path, Owner: owner, Label: im.ID.UUID, ReadOnly: im.ReadOnly, Log: s.log,
+				Key: crypt.KeyFrom(func(ctx context.Context) (crypt.KeySource, error) { return s.cfg.Keys(ctx, im.Tier) }, owner),
 			},
-			Log:       s.log,
-			Templates: templates,
-		}
-		if im.ReadOnly {
-			d.Type = crypt.TypeSealed
+			making:  crypt.Making{Params: im.Params, Inodes: im.Inodes, Templates: templates},
+			options: im.Options,
 		}
 		if im.Token != nil {
-			d.Tokens = []json.RawMessage{im.Token}
+			e.making.Tokens = []json.RawMessage{im.Token}
 		}
-		return d
+		return e
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"layervault/crypt"
 	"layervault/crypt/luks2"
 	"layervault/persist"
 	"layervault/volume"
@@ -37,7 +38,7 @@ type host struct {
 func newHost(t *testing.T, old bool) *host {
 	dir := t.TempDir()
 	h := &host{T: t, old: old}
-	keys := func(_ context.Context, tier persist.Tier) (volume.KeySource, error) {
+	keys := func(_ context.Context, tier persist.Tier) (crypt.KeySource, error) {
 		if h.locks != nil {
 			return nil, h.locks
 		}
@@ -421,7 +422,7 @@ func TestEvilMaidOlder(t *testing.T) {
 			h.wants("gone", "gone's")
 			continue
 		}
-		h.refuses("gone", volume.ErrUnlisted, "layervault image adopt")
+		h.refuses("gone", volume.ErrUnlisted, "not in the list of volumes")
 		// Nor when the present one is destroyed.
 		h.must(os.Truncate(now.Path, 0))
 		h.on()
@@ -536,7 +537,7 @@ func TestEvilMaidRevision(t *testing.T) {
 			continue
 		}
 		got, err := h.shows("vol")
-		if !errors.Is(err, volume.ErrForged) || !strings.Contains(err.Error(), "layervault revision set") {
+		if !errors.Is(err, volume.ErrForged) || !errors.Is(err, volume.ErrRevisions) {
 			t.Errorf("shows %q, %v", got, err)
 		}
 		if _, err := h.store.GCRevisions(t.Context(), nil, false); !errors.Is(err, volume.ErrForged) {

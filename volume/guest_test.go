@@ -116,7 +116,7 @@ func TestCryptsetupOpensVolumes(t *testing.T) {
 		t.Errorf("token: %s", token)
 	}
 	uuid := strings.TrimSpace(sh(t, nil, "cryptsetup", "luksUUID", v.Path))
-	pass, err := volumetest.Keys{}.Passphrase(2, volume.KeyKind, v.ID().String(), uuid)
+	pass, err := volumetest.Keys{}.Passphrase(2, crypt.KindVolume, v.ID().String(), uuid)
 	must(t, err)
 	sh(t, pass, "cryptsetup", "open", "--key-file", "-", v.Path, "stock-opens")
 	mnt := t.TempDir()

@@ -55,16 +55,16 @@ func (s *Store) imageOf(v Volume) (image, error) {
 	if im, ok := s.backing(v).(image); ok {
 		return im, nil
 	}
-	return image{}, fmt.Errorf("%w: no image of its own", ErrNotHere)
+	return image{}, fmt.Errorf("%w: volume has no image of its own", ErrNotHere)
 }
 
-// device makes the image's Device. mnt is where to mount it.
-func (im image) device(mnt string) (Device, error) {
+// device makes the image's Device.
+func (im image) device() (Device, error) {
 	mountOptions, err := crypt.ParseMountOptions(im.Options.MountOpts)
 	if err != nil {
 		return nil, err
 	}
-	return im.store.cfg.Devices(Image{ID: im.ID(), Tier: im.Options.Tier, Path: im.Path, Mnt: mnt, Options: mountOptions, ReadOnly: im.store.readOnly}), nil
+	return im.store.cfg.Devices(Image{ID: im.ID(), Tier: im.Options.Tier, Path: im.Path, Options: mountOptions, ReadOnly: im.store.readOnly}), nil
 }
 
 // create makes the image. What a crash leaves is told in crypt: a temporary file, or the
@@ -93,7 +93,7 @@ func (im image) create(ctx context.Context) error {
 	}
 	dev := im.store.cfg.Devices(Image{ID: im.ID(), Tier: im.Options.Tier, Path: im.Path, Params: params, Inodes: im.Options.Inodes, Token: text})
 	if err := dev.Create(ctx, size); errors.Is(err, crypt.ErrExists) {
-		return fmt.Errorf("%w: its record cannot be read; see layervault volume list: %w", ErrExists, err)
+		return fmt.Errorf("%w: record of the existing image cannot be read: %w", ErrExists, err)
 	} else if err != nil {
 		return err
 	}
@@ -111,18 +111,18 @@ func (im image) mounted(ctx context.Context, f func(root string, dev Device) err
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	dev, err := im.device(at)
+	dev, err := im.device()
 	if err != nil {
 		return err
 	}
-	if err := dev.Get(ctx); err != nil {
+	if err := dev.Mount(ctx, at); err != nil {
 		return err
 	}
 	return f(at, dev)
 }
 
 func (im image) opened() (uint64, error) {
-	dev, err := im.device("")
+	dev, err := im.device()
 	if err != nil {
 		return 0, err
 	}
@@ -160,7 +160,7 @@ func (im image) sizes() (device, occupied int64, err error) {
 	if occupied, err = allocated(im.Path); err != nil {
 		return 0, 0, err
 	}
-	dev, err := im.device("")
+	dev, err := im.device()
 	if err != nil {
 		return 0, 0, err
 	}
@@ -169,7 +169,7 @@ func (im image) sizes() (device, occupied int64, err error) {
 }
 
 func (im image) destroy(ctx context.Context) error {
-	dev, err := im.device("")
+	dev, err := im.device()
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (im image) destroy(ctx context.Context) error {
 
 // upgrade makes the image one of the present format.
 func (im image) upgrade(ctx context.Context) error {
-	dev, err := im.device("")
+	dev, err := im.device()
 	if err != nil {
 		return err
 	}
@@ -187,8 +187,7 @@ func (im image) upgrade(ctx context.Context) error {
 
 // passphrase gives the LUKS2 passphrase. The caller wipes it.
 func (im image) passphrase(ctx context.Context) ([]byte, error) {
-	d := crypt.VirtualDevice{Image: crypt.RawImage{ImagePath: im.Path}}
-	format, imageUUID, err := d.Identify()
+	format, imageUUID, err := (&crypt.Image{Path: im.Path}).Identify()
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +195,7 @@ func (im image) passphrase(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keys.Passphrase(format, KeyKind, im.ID().String(), imageUUID)
+	return keys.Passphrase(format, crypt.KindVolume, im.ID().String(), imageUUID)
 }
 
 // readImageRecord reads the record of an image from its header.
@@ -219,5 +218,5 @@ func readImageRecord(path string) (Record, error) {
 			return decodeToken(t.JSON)
 		}
 	}
-	return Record{}, fmt.Errorf("%w: its header has no token of type %s", ErrDamaged, TokenType)
+	return Record{}, fmt.Errorf("%w: header has no token of type %s", ErrDamaged, TokenType)
 }

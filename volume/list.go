@@ -1,12 +1,10 @@
 package volume
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -58,9 +56,9 @@ const listVersion = 1
 // listKind is the kind of a list in its authentication.
 const listKind = "volumes"
 
-// maxListSize bounds what is read of a list, in bytes: an entry is about 300, or 700 with
-// the longest names, so this is some tens of thousands of volumes.
-const maxListSize = 16 << 20
+// listFormat is the format of a list. An entry has about 300 bytes, or 700 with the longest
+// names, so a list has room for some tens of thousands of volumes.
+var listFormat = durable.Format{Oldest: listVersion, Newest: listVersion, MaxSize: 16 << 20}
 
 // list is the list of a tier's volumes. What is read without the tier's key is a hint
 // only: it may forbid something, and never allows anything. See Store.authenticList.
@@ -117,28 +115,21 @@ func (l *list) find(place string, id ID) *entry {
 
 func decodeList(data []byte, tier persist.Tier) (*list, error) {
 	l := &list{}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(l); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: trailing data after the list", ErrDamaged)
+	if err := listFormat.Decode("list", data, l); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrList, err)
 	}
 	switch {
-	case l.Version != listVersion:
-		return nil, fmt.Errorf("%w: its format version is %d, this program knows %d: use a newer one", ErrDamaged, l.Version, listVersion)
 	case l.Tier != tier:
-		return nil, fmt.Errorf("%w: it is the list of %q", ErrDamaged, l.Tier)
+		return nil, fmt.Errorf("%w: list is of tier %q", ErrList, l.Tier)
 	case !authentic.IsCode(l.MAC):
-		return nil, fmt.Errorf("%w: it has no authentication", ErrDamaged)
+		return nil, fmt.Errorf("%w: no valid MAC", ErrList)
 	}
 	for _, e := range l.Volumes {
 		if err := e.record().check(); err != nil {
 			return nil, fmt.Errorf("%s: %w", e.id(), err)
 		}
 		if keyTier(e.Options) != tier {
-			return nil, fmt.Errorf("%w: %s belongs to another tier", ErrDamaged, e.id())
+			return nil, fmt.Errorf("%w: %s belongs to another tier", ErrList, e.id())
 		}
 	}
 	return l, nil
@@ -154,12 +145,9 @@ func readList(l persist.Layout, tier persist.Tier) (*list, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxListSize+1))
+	data, err := listFormat.Read(f)
 	if err != nil {
 		return nil, err
-	}
-	if len(data) > maxListSize {
-		return nil, fmt.Errorf("%w: the list of volumes is longer than %d bytes", ErrDamaged, maxListSize)
 	}
 	return decodeList(data, tier)
 }
@@ -179,8 +167,7 @@ func (c *catalog) list(tier persist.Tier) *list {
 	}
 	l, err := readList(c.layout, tier)
 	if err != nil {
-		return &list{Tier: tier, damage: fmt.Errorf("list of the volumes of %s: %w: put it back from a backup, or remove %s and take the volumes in again: layervault image adopt",
-			tier, err, c.layout.VolumeList(tier))}
+		return &list{Tier: tier, damage: fmt.Errorf("read %s: %w", c.layout.VolumeList(tier), err)}
 	}
 	if l != nil {
 		c.mu.Lock()
@@ -248,8 +235,7 @@ func (s *Store) authenticList(tier persist.Tier, keys authentic.Keys) (*list, er
 	}
 	err := l.authentic(keys)
 	if errors.Is(err, ErrForged) {
-		err = fmt.Errorf("%w: list of the volumes of %s: %w: put it back from a backup, or remove %s and take the volumes in again: layervault image adopt",
-			ErrDamaged, tier, err, s.cfg.Layout.VolumeList(tier))
+		err = fmt.Errorf("%w: %s: %w", ErrList, s.cfg.Layout.VolumeList(tier), err)
 	}
 	return l, err
 }
@@ -277,7 +263,7 @@ func (s *Store) relist(ctx context.Context, tier persist.Tier, keys authentic.Ke
 		return err
 	}
 	if err := next.write(s.cfg.Layout, keys); err != nil {
-		return fmt.Errorf("list the volumes of %s: %w", tier, err)
+		return fmt.Errorf("write the list of volumes of %s: %w", tier, err)
 	}
 	return s.step("listed")
 }

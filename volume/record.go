@@ -1,15 +1,14 @@
 package volume
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
 	"layervault/internal/authentic"
+	"layervault/internal/durable"
 )
 
 // TokenType is the type of the LUKS2 token that holds a volume's record.
@@ -27,8 +26,9 @@ const (
 // recordKind is the kind of a record in a file in its authentication.
 const recordKind = "volume"
 
-// maxRecordSize bounds what is read of a record in a file, in bytes: one is about 500.
-const maxRecordSize = 8 << 10
+// recordFormat is the format of a record, in a file or in a token. A record has about 500
+// bytes; a token shares the 12 KiB of a LUKS2 header.
+var recordFormat = durable.Format{Oldest: oldRecordVersion, Newest: recordVersion, MaxSize: 12 << 10}
 
 // Record is what a volume says of itself. It holds only what cannot be derived, and no
 // secret: whoever can read the disk can read it.
@@ -84,51 +84,29 @@ func (r Record) encodeFile() ([]byte, error) {
 // decodeToken reads a record from the token that encodeToken wrote.
 func decodeToken(data []byte) (Record, error) {
 	t := token{}
-	if err := decodeStrictly(data, &t); err != nil {
-		return Record{}, err
+	if err := recordFormat.Decode("record", data, &t); err != nil {
+		return Record{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if t.MAC != "" {
-		return Record{}, fmt.Errorf("%w: a token with an authentication of its own", ErrDamaged)
+		return Record{}, fmt.Errorf("%w: token has a MAC", ErrDamaged)
 	}
 	return t.Record, t.check()
 }
 
 func decodeFile(data []byte) (Record, error) {
 	var r Record
-	if err := decodeStrictly(data, &r); err != nil {
-		return Record{}, err
+	if err := recordFormat.Decode("record", data, &r); err != nil {
+		return Record{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if r.MAC != "" && (r.Version == oldRecordVersion || !authentic.IsCode(r.MAC)) {
-		return Record{}, fmt.Errorf("%w: format version %d with the authentication %q", ErrDamaged, r.Version, r.MAC)
+		return Record{}, fmt.Errorf("%w: format version %d has MAC %q", ErrDamaged, r.Version, r.MAC)
 	}
 	return r, r.check()
 }
 
-// decodeStrictly refuses what it does not know: within one version there is nothing.
-func decodeStrictly(data []byte, into any) error {
-	var head struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(data, &head); err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	if head.Version > recordVersion {
-		return fmt.Errorf("%w: its format version is %d, this program knows up to %d: use a newer one", ErrDamaged, head.Version, recordVersion)
-	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: something follows the record", ErrDamaged)
-	}
-	return nil
-}
-
 // check refuses what no volume says of itself.
 func (r Record) check() error {
-	err := r.checkVersion()
+	err := r.checkLocal()
 	if err == nil {
 		err = r.Options.check()
 	}
@@ -145,11 +123,8 @@ func (r Record) check() error {
 	return nil
 }
 
-func (r Record) checkVersion() error {
-	switch {
-	case r.Version != recordVersion && r.Version != oldRecordVersion:
-		return fmt.Errorf("format version %d", r.Version)
-	case r.Local < 0 || r.Local > r.Generation || r.Local > 0 && r.Version == oldRecordVersion:
+func (r Record) checkLocal() error {
+	if r.Local < 0 || r.Local > r.Generation || r.Local > 0 && r.Version == oldRecordVersion {
 		return fmt.Errorf("%d local generations of %d", r.Local, r.Generation)
 	}
 	return nil

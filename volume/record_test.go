@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -283,6 +284,40 @@ func TestBadRecords(t *testing.T) {
 		}
 		if r, err := decodeToken([]byte(text)); !errors.Is(err, ErrDamaged) {
 			t.Errorf("%s: %+v, %v", tt[1], r, err)
+		}
+	}
+}
+
+// The other files of the store are read as strictly as records.
+func TestStrictFiles(t *testing.T) {
+	version := regexp.MustCompile(`"version": ?[12]`)
+	files := map[string]func([]byte) error{
+		"v1-list.json":     func(text []byte) error { _, err := decodeList(text, persist.Vault); return err },
+		"v1-revision.json": func(text []byte) error { _, err := decodeRevisions(text); return err },
+		"v2-revision.json": func(text []byte) error { _, err := decodeRevisions(text); return err },
+		"v2-mounts.json":   func(text []byte) error { _, err := decodeUses(text, "boot"); return err },
+	}
+	for name, decode := range files {
+		good := string(frozen(t, name))
+		if err := decode([]byte(good)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		object := strings.TrimSpace(good)
+		for what, text := range map[string]string{
+			"trailing data":     good + "{}",
+			"a trailing word":   good + "x",
+			"an unknown field":  strings.TrimSuffix(object, "}") + `,"colour":"blue"}`,
+			"a later version":   version.ReplaceAllString(good, `"version":91`),
+			"a file cut short":  object[:len(object)-1],
+			"more than allowed": good + strings.Repeat(" ", 16<<20),
+		} {
+			err := decode([]byte(text))
+			if err == nil {
+				t.Errorf("%s with %s is accepted", name, what)
+			}
+			if name != "v2-mounts.json" && !errors.Is(err, ErrDamaged) {
+				t.Errorf("%s with %s: %v", name, what, err)
+			}
 		}
 	}
 }

@@ -31,17 +31,6 @@ const (
 	DefaultSize    = 64 << 30
 )
 
-// KeySource is the open tier.
-type KeySource interface {
-	// Passphrase is the LUKS2 passphrase of an image of a format (crypt.KeyFunc). The
-	// caller wipes it.
-	Passphrase(format int, kind, id, imageUUID string) ([]byte, error)
-	// MAC authenticates a record of a kind (HMAC-SHA256 under a subkey of the tier key).
-	MAC(what string, data []byte) ([]byte, error)
-	// Floor is the lowest format of images and records that the tier still accepts.
-	Floor() int
-}
-
 // Disks are the disks of device.json.
 type Disks interface {
 	// Resolve gives the name of the disk that has this name or alias.
@@ -63,11 +52,11 @@ type Config struct {
 	Scratch string
 	// Keys opens a tier. It is asked only when an image must be opened, and each time
 	// anew: it keeps what it opened, if it likes.
-	Keys func(ctx context.Context, tier persist.Tier) (KeySource, error)
+	Keys func(ctx context.Context, tier persist.Tier) (crypt.KeySource, error)
 	// Disks are the disks of device.json; nil for none.
 	Disks       Disks
 	DefaultSize int64 // of an image, in bytes
-	CryptParams crypt.CryptParams
+	CryptParams crypt.Params
 	// Devices makes the images; nil for package crypt's.
 	Devices Devices
 	// BootID tells one boot from the next; "" asks the kernel.
@@ -147,7 +136,7 @@ func (s *Store) Close() error { return s.state.Close() }
 func BootID() (string, error) {
 	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return "", fmt.Errorf("which boot is this: %w", err)
+		return "", fmt.Errorf("read the boot ID: %w", err)
 	}
 	return strings.TrimSpace(string(data)), nil
 }
@@ -162,7 +151,7 @@ func (s *Store) sweep(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		if err != nil {
-			s.log.ErrorContext(ctx, "cannot sweep what an earlier run left; remove it by hand", "dir", dir, "error", err)
+			s.log.ErrorContext(ctx, "cannot remove what an earlier run left", "dir", dir, "error", err)
 		}
 	}
 	if err := mounts.SweepTemp(s.cfg.Scratch); err != nil {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"layervault/crypt"
 	"layervault/internal/authentic"
 	"layervault/internal/durable"
 	"layervault/persist"
@@ -85,7 +86,7 @@ func (s *Store) Old(ctx context.Context, tier persist.Tier) ([]Volume, error) {
 
 // upgrade brings one volume to the present format and says whether it was entered in the
 // tier's list.
-func (s *Store) upgrade(ctx context.Context, id ID, place string, keys KeySource) (bool, error) {
+func (s *Store) upgrade(ctx context.Context, id ID, place string, keys crypt.KeySource) (bool, error) {
 	v, unlock, err := s.lockAt(ctx, id, place)
 	if err != nil || v == nil { // removed meanwhile
 		return false, err
@@ -164,7 +165,7 @@ func writeRecord(v Volume) error {
 	return durable.Replace(name, "."+filepath.Base(name)+".tmp", data)
 }
 
-func (s *Store) upgradeRevisions(ctx context.Context, keys KeySource) error {
+func (s *Store) upgradeRevisions(ctx context.Context, keys crypt.KeySource) error {
 	unlock, err := s.lockByte(ctx, 0, "revisions")
 	if err != nil {
 		return err
@@ -198,7 +199,7 @@ func (s *Store) Adopt(ctx context.Context, id string) (Volume, error) {
 	}
 	for _, o := range all {
 		if o.Listed && !o.Superseded && o.Name == v.Name && o.UUID != v.UUID {
-			return Volume{}, fmt.Errorf("adopt volume %s: %w: its name %s is that of %s", id, ErrExists, v.Name, o.ID())
+			return Volume{}, fmt.Errorf("adopt volume %s: %w: name %s belongs to volume %s", id, ErrExists, v.Name, o.ID())
 		}
 	}
 	keys, err := s.keysFor(ctx, v.Options)

@@ -41,8 +41,8 @@ func newServeCommand(a *app) *cobra.Command {
 
 The first two share a socket, the others have one each. --volumes is --doors volumes.
 
-Each setting is a flag, or else the environment variable of the same name, which is
-how "docker plugin set layervault key=tpm" arrives. The first start makes the vault.`,
+Each setting is a flag or the environment variable of the same name, which
+"docker plugin set layervault key=tpm" sets. The first start makes the vault.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := errors.Join(s.check(), v.check(), d.check()); err != nil {

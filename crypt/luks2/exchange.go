@@ -220,7 +220,8 @@ func (e *exchange) retire(h *Header, kept int) error {
 // cheap reports whether a slot may be tried without need: one try of a foreign slot may
 // take minutes, or more memory than this process may have. Layervault's own slots are
 // PBKDF2 with 1000 iterations; for a slot that a person made with layervault's passphrase,
-// the limits are cryptsetup's fastest settings and TypedKDF.
+// the limits are cryptsetup's fastest settings and, for argon2id, those of RFC 9106, section 4,
+// where 2 GiB are too much.
 func (k KDF) cheap() bool {
 	if k.Type == KDFPBKDF2 {
 		return k.Iterations <= cheapIterations
@@ -230,7 +231,7 @@ func (k KDF) cheap() bool {
 
 const (
 	cheapIterations = 10_000_000         // a second or two
-	cheapMemoryKiB  = 64 << 10           // as TypedKDF
+	cheapMemoryKiB  = 64 << 10           // RFC 9106, section 4
 	cheapEffort     = 16 * 10 * 64 << 10 // 16 passes over that
 )
 

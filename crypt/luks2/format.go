@@ -24,11 +24,9 @@ const (
 // Persistent activation flags: what every tool that opens the image then asks of
 // dm-crypt.
 const (
-	FlagAllowDiscards       = "allow-discards"
-	FlagSameCPUCrypt        = "same-cpu-crypt"
-	FlagSubmitFromCryptCPUs = "submit-from-crypt-cpus"
-	FlagNoReadWorkqueue     = "no-read-workqueue"
-	FlagNoWriteWorkqueue    = "no-write-workqueue"
+	FlagAllowDiscards    = "allow-discards"
+	FlagNoReadWorkqueue  = "no-read-workqueue"
+	FlagNoWriteWorkqueue = "no-write-workqueue"
 )
 
 // Defaults of Params. Copies of 16 KiB are the least the format allows. With data at

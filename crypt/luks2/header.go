@@ -66,18 +66,11 @@ func (h *Header) Label() string { return h.bin.label }
 // Subsystem is the name of the program the image belongs to, "" if none is set.
 func (h *Header) Subsystem() string { return h.bin.subsystem }
 
-// SeqID counts the updates of this header.
-func (h *Header) SeqID() uint64 { return h.bin.seqID }
-
 // MetadataSize is the size of one header copy in bytes; there are two.
 func (h *Header) MetadataSize() int64 { return h.bin.size }
 
 // Flags are the persistent activation flags, in LUKS2's spelling.
 func (h *Header) Flags() []string { return slices.Clone(h.meta.flags) }
-
-// Requirements are the mandatory requirements. With any of them, nothing but
-// reading and Erase works: see UnsupportedError.
-func (h *Header) Requirements() []string { return slices.Clone(h.meta.requirements) }
 
 // NeedsRepair tells whether one of the two copies is damaged or older than the
 // other. Repair, or any change, rewrites it.

@@ -56,13 +56,6 @@ func RandomKeyKDF() KDF {
 	return KDF{Type: KDFPBKDF2, Hash: "sha256", Iterations: minPBKDF2Iterations}
 }
 
-// TypedKDF is for what a person types: argon2id as RFC 9106, section 4, recommends
-// where 2 GiB are too much (64 MiB, 4 lanes), with 4 passes in place of 3 because
-// cryptsetup wants at least 4.
-func TypedKDF() KDF {
-	return KDF{Type: KDFArgon2id, Iterations: minArgonPasses, MemoryKiB: 64 << 10, Parallelism: 4}
-}
-
 // check rejects parameters that are unsupported or exceed the limits.
 func (k KDF) check() error {
 	switch k.Type {

@@ -10,7 +10,7 @@ import (
 )
 
 func TestRefusedParams(t *testing.T) {
-	argon := luks2.TypedKDF()
+	argon := luks2.KDF{Type: luks2.KDFArgon2id, Iterations: 4, MemoryKiB: 64 << 10, Parallelism: 4}
 	argon.MemoryKiB = 8 << 20
 	tests := map[string]struct {
 		p    luks2.Params

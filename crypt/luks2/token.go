@@ -119,16 +119,3 @@ func ReplaceToken(f File, owner Owner, passphrase []byte, token json.RawMessage)
 	_, err = h.SetToken(f, id, token)
 	return err
 }
-
-// SetFlags replaces the persistent activation flags.
-//
-// Errors: ErrNoRoom, ErrStale, ErrUnsupported, or what f returned.
-func (h *Header) SetFlags(f File, flags []string) error {
-	if err := h.change(f, func(doc object) error {
-		doc["config"].(object)["flags"] = toAny(flags)
-		return nil
-	}); err != nil {
-		return fmt.Errorf("setting flags of %s: %w", h.UUID(), err)
-	}
-	return nil
-}

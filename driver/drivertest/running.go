@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"layervault/crypt"
 	"layervault/driver"
 	"layervault/layer"
 )
@@ -219,7 +220,7 @@ func testInfo(t *testing.T, make Factory) {
 	}
 	// A locked vault says so and why.
 	cfg := b.cfg
-	cfg.Unlock = func(context.Context) (driver.KeySource, error) { return nil, fmt.Errorf("PCR 7 changed\nrun X") }
+	cfg.Unlock = func(context.Context) (crypt.KeySource, error) { return nil, fmt.Errorf("PCR 7 changed\nrun X") }
 	locked := driver.New(cfg)
 	err := locked.Init(b.ctx, driver.Options{Home: b.home})
 	if err == nil || !strings.Contains(err.Error(), "PCR 7 changed") {

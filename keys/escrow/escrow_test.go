@@ -20,7 +20,7 @@ import (
 func vault(t *testing.T) (*keys.Ring, *keys.TierKey, []byte) {
 	t.Helper()
 	dir := t.TempDir()
-	ring, key, err := keys.Create(t.Context(), filepath.Join(dir, "vault", keys.FileName), versatile.New(filepath.Join(dir, "key")), "", nil)
+	ring, key, err := keys.Create(t.Context(), filepath.Join(dir, "vault", keys.FileName), versatile.New(filepath.Join(dir, "key")), "", nil, keys.Format2, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ func tier(t *testing.T) (string, *keys.Ring, *keys.TierKey) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	folder := filepath.Join(dir, "vault")
-	ring, key, err := keys.Create(t.Context(), filepath.Join(folder, keys.FileName), versatile.New(filepath.Join(dir, "key")), "", nil)
+	ring, key, err := keys.Create(t.Context(), filepath.Join(folder, keys.FileName), versatile.New(filepath.Join(dir, "key")), "", nil, keys.Format2, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -172,17 +172,8 @@ func (p *Provider) derive(b *blob) ([]byte, error) {
 	}
 }
 
-// Hint is what a printed recovery key and its slot have in common, 8 hex digits
-// derived from the key, so that the right sheet of paper can be found.
-func Hint(text []byte) (string, error) {
-	raw, err := Decode(text)
-	if err != nil {
-		return "", err
-	}
-	defer clear(raw)
-	return hint(raw)
-}
-
+// hint is what a printed recovery key and its slot have in common, 8 hex digits derived from
+// the key, so that the right sheet of paper can be found.
 func hint(kek []byte) (string, error) {
 	sum, err := hkdf.Key(sha256.New, kek, nil, "layervault/1/recovery-hint", 4)
 	if err != nil {

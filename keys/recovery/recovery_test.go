@@ -56,12 +56,16 @@ func TestSlots(t *testing.T) {
 	if bytes.Contains(keySlot, key[:8]) || bytes.Contains(wordSlot, words) {
 		t.Error("the secret is in the slot")
 	}
-	hint, err := Hint(key)
+	raw, err := Decode(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := Typed(nil).Describe(keySlot); !d.Person || d.Detail != "key "+hint {
-		t.Errorf("described as %+v, hint %s", d, hint)
+	sheet, err := hint(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := Typed(nil).Describe(keySlot); !d.Person || d.Detail != "key "+sheet {
+		t.Errorf("described as %+v, hint %s", d, sheet)
 	}
 }
 

@@ -38,7 +38,7 @@ func source(t *testing.T, s string) *Provider {
 func newRing(t *testing.T, p *Provider) (path string, key []byte) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "vault", keys.FileName)
-	_, tier, err := keys.Create(t.Context(), path, p, "", nil)
+	_, tier, err := keys.Create(t.Context(), path, p, "", nil, keys.Format2, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

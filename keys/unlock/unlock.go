@@ -144,7 +144,7 @@ func (c Config) Load(ctx context.Context) (*keys.Ring, error) {
 // Create makes the tier's ring with a first slot of p. Errors as keys.Create has them. The
 // caller closes the key.
 func (c Config) Create(ctx context.Context, p keys.Provider, label string) (*keys.Ring, *keys.TierKey, error) {
-	return keys.CreateAnchored(ctx, c.RingPath(), p, label, c.anchorOfNew(p), cmp.Or(c.Floor, keys.Format2), c.Log)
+	return keys.Create(ctx, c.RingPath(), p, label, c.anchorOfNew(p), cmp.Or(c.Floor, keys.Format2), c.Log)
 }
 
 // Open unlocks the tier by any slot that opens. Errors: keys.ErrNoRing,

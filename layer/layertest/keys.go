@@ -15,19 +15,19 @@ type Keys struct {
 	Other string
 }
 
-// Passphrase implements layer.KeySource; plain images ask for none.
+// Passphrase implements crypt.KeySource; plain images ask for none.
 func (k Keys) Passphrase(format int, kind, id, imageUUID string) ([]byte, error) {
 	return fmt.Appendf(nil, "%s%d %s %s %s", k.Other, format, kind, id, imageUUID), nil
 }
 
-// MAC implements layer.KeySource.
+// MAC implements crypt.KeySource.
 func (k Keys) MAC(what string, data []byte) ([]byte, error) {
 	mac := hmac.New(sha256.New, []byte("layertest "+k.Other+what))
 	_, _ = mac.Write(data) // never fails
 	return mac.Sum(nil), nil
 }
 
-// Floor implements layer.KeySource.
+// Floor implements crypt.KeySource.
 func (k Keys) Floor() int {
 	if k.Old {
 		return 1

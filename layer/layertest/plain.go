@@ -20,7 +20,6 @@ import (
 
 	"layervault/crypt"
 	"layervault/crypt/luks2"
-	"layervault/internal/mounts"
 	"layervault/layer"
 )
 
@@ -36,19 +35,14 @@ func Devices(im layer.Image) layer.Device { return plain{im} }
 
 type plain struct{ im layer.Image }
 
-func (p plain) Create(ctx context.Context, size int64) error {
-	_, err := p.make(ctx, size, nil)
-	return err
-}
-
 func (p plain) CreateHeld(ctx context.Context, size int64) (layer.Held, error) {
-	if err := p.Create(ctx, size); err != nil {
+	if _, err := p.make(ctx, size, nil); err != nil {
 		return nil, err
 	}
-	return p.Hold(ctx)
+	return p.Hold("")
 }
 
-func (p plain) ImportData(ctx context.Context, diffTar io.Reader) (crypt.ImportResult, error) {
+func (p plain) Import(ctx context.Context, diffTar io.Reader) (crypt.ImportResult, error) {
 	return p.make(ctx, sealedSize, diffTar)
 }
 
@@ -122,7 +116,7 @@ func (p plain) Upgrade(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	return luks2.Upgrade(ctx, f, luks2.Owner{Kind: "layer", ID: p.im.Layer}, passphrase, passphrase, luks2.RandomKeyKDF())
+	return luks2.Upgrade(ctx, f, luks2.Owner{Kind: crypt.KindLayer, ID: p.im.Layer}, passphrase, passphrase, luks2.RandomKeyKDF())
 }
 
 // UUID reads the image's header.
@@ -141,7 +135,7 @@ func (p plain) UUID() (string, error) {
 	return h.UUID(), nil
 }
 
-func (p plain) Get(ctx context.Context) error {
+func (p plain) Mount(ctx context.Context, at string) error {
 	id, err := p.UUID()
 	if err == nil {
 		err = p.im.Check(id)
@@ -153,11 +147,7 @@ func (p plain) Get(ctx context.Context) error {
 	if p.im.Kind == layer.Sealed {
 		mode = "ro"
 	}
-	return run(ctx, "mount", "-t", "ext4", "-o", mode+",loop,offset="+strconv.Itoa(luks2.DefaultDataOffset), p.im.Path, p.im.Mnt)
-}
-
-func (p plain) Put(context.Context) error {
-	return mounts.Detach(p.im.Mnt)
+	return run(ctx, "mount", "-t", "ext4", "-o", mode+",loop,offset="+strconv.Itoa(luks2.DefaultDataOffset), p.im.Path, at)
 }
 
 func (p plain) Remove(context.Context) error {
@@ -175,7 +165,7 @@ func (p plain) Remove(context.Context) error {
 	return errors.Join(err, os.Remove(p.im.Path))
 }
 
-func (p plain) Hold(context.Context) (layer.Held, error) {
+func (p plain) Hold(string) (layer.Held, error) {
 	f, err := os.Open(p.im.Path)
 	return held{f, p}, err
 }
@@ -188,9 +178,8 @@ type held struct {
 }
 
 func (h held) Mount(at string) error {
-	h.p.im.Mnt = at
 	h.p.im.Path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), h.Fd()) // it may have been renamed
-	return h.p.Get(context.Background())
+	return h.p.Mount(context.Background(), at)
 }
 
 func run(ctx context.Context, name string, args ...string) error {

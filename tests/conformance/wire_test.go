@@ -17,6 +17,7 @@ import (
 	"github.com/docker/docker/pkg/plugingetter"
 	"github.com/docker/docker/pkg/plugins"
 
+	"layervault/crypt"
 	"layervault/driver"
 	"layervault/keys"
 	"layervault/keys/unlock"
@@ -93,7 +94,7 @@ func startPlugin(root string) (*plugin, error) {
 	p := &plugin{persist: persistDir, served: make(chan error, 1)}
 	p.driver = driver.New(driver.Config{
 		Layout: layout,
-		Unlock: func(ctx context.Context) (driver.KeySource, error) {
+		Unlock: func(ctx context.Context) (crypt.KeySource, error) {
 			key, _, err := unlock.OpenOrCreate(ctx, unlock.Config{Tier: layout.Tier(persist.Vault), Provider: keyProvider(), Set: keys.Values{"allow-zero-pcrs": "true"}, Log: log})
 			return newVault{key}, err
 		},

@@ -11,8 +11,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"layervault/crypt"
 	"layervault/crypt/luks2"
-	"layervault/disk"
 	"layervault/keys"
 	"layervault/keys/unlock"
 	"layervault/layer"
@@ -21,9 +21,6 @@ import (
 	"layervault/volume"
 	"layervault/volume/volumetest"
 )
-
-// layerKind is the kind of layers in the key derivation.
-const layerKind = "layer"
 
 // Keys is how the vault tier below dir opens: by a key file.
 func Keys(dir string) unlock.Config {
@@ -81,7 +78,7 @@ func AddLayer(t *testing.T, dir string, key *keys.TierKey, id string, kind layer
 	}
 	record := fmt.Sprintf(`{"version":1,"id":%q,"kind":%q%s,"created":"2026-01-02T03:04:05Z"}`, id, kind, sealed)
 	must(t, os.WriteFile(filepath.Join(at, "layer.json"), []byte(record), 0o600))
-	formatImage(t, key, filepath.Join(at, layer.ImageName), image, luks2.Owner{Kind: layerKind, ID: id}, format)
+	formatImage(t, key, filepath.Join(at, layer.ImageName), image, luks2.Owner{Kind: crypt.KindLayer, ID: id}, format)
 }
 
 func formatImage(t *testing.T, key *keys.TierKey, path, image string, owner luks2.Owner, format int) {
@@ -113,7 +110,7 @@ func Open(t *testing.T, dir string) (*keys.TierKey, *keys.Ring) {
 // headers that want key.
 func VolumeStore(t *testing.T, dir string, key *keys.TierKey) *volume.Store {
 	t.Helper()
-	open := func(context.Context, persist.Tier) (volume.KeySource, error) { return newRing{key}, nil }
+	open := func(context.Context, persist.Tier) (crypt.KeySource, error) { return newRing{key}, nil }
 	s, err := volume.Open(t.Context(), volume.Config{
 		Layout: persist.Layout{Root: dir}, Mounts: dir + "/m", Scratch: dir + "/s", Keys: open, Devices: volumetest.Devices(open),
 	})
@@ -140,7 +137,7 @@ func AddVolumes(t *testing.T, dir string, key *keys.TierKey) {
 	}
 	at := persist.Layout{Root: dir}.Disks(persist.Vault)
 	must(t, os.MkdirAll(at, 0o700))
-	formatImage(t, key, filepath.Join(at, "secrets.img"), uuid.NewString(), luks2.Owner{Kind: disk.KeyKind, ID: "secrets.img"}, luks2.Format2)
+	formatImage(t, key, filepath.Join(at, "secrets.img"), uuid.NewString(), luks2.Owner{Kind: crypt.KindDisk, ID: "secrets.img"}, luks2.Format2)
 }
 
 // CheckImages wants every image to open with key, and none with old.

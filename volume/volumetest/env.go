@@ -16,6 +16,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"layervault/crypt"
 	"layervault/persist"
 	"layervault/volume"
 )
@@ -34,7 +35,7 @@ type env struct {
 func newEnv(t *testing.T, b Backend) *env {
 	dir := t.TempDir()
 	e := &env{T: t, locked: map[persist.Tier]error{}}
-	keys := func(_ context.Context, tier persist.Tier) (volume.KeySource, error) {
+	keys := func(_ context.Context, tier persist.Tier) (crypt.KeySource, error) {
 		if err := e.locked[tier]; err != nil {
 			return nil, err
 		}

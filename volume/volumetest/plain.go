@@ -23,7 +23,6 @@ import (
 	"layervault/crypt/ext4"
 	"layervault/crypt/loop"
 	"layervault/crypt/luks2"
-	"layervault/internal/mounts"
 	"layervault/persist"
 	"layervault/volume"
 )
@@ -37,14 +36,14 @@ type Keys struct {
 	Other string
 }
 
-// MAC implements volume.KeySource.
+// MAC implements crypt.KeySource.
 func (k Keys) MAC(what string, data []byte) ([]byte, error) {
 	mac := hmac.New(sha256.New, []byte("volumetest "+k.Other+what))
 	_, _ = mac.Write(data) // never fails
 	return mac.Sum(nil), nil
 }
 
-// Floor implements volume.KeySource.
+// Floor implements crypt.KeySource.
 func (k Keys) Floor() int {
 	if k.Old {
 		return 1
@@ -52,22 +51,22 @@ func (k Keys) Floor() int {
 	return 2
 }
 
-// Passphrase implements volume.KeySource.
+// Passphrase implements crypt.KeySource.
 func (k Keys) Passphrase(format int, kind, id, imageUUID string) ([]byte, error) {
 	return fmt.Appendf(nil, "%s%d %s %s %s", k.Other, format, kind, id, imageUUID), nil
 }
 
 // OpenKeys opens every tier.
-func OpenKeys(context.Context, persist.Tier) (volume.KeySource, error) { return Keys{}, nil }
+func OpenKeys(context.Context, persist.Tier) (crypt.KeySource, error) { return Keys{}, nil }
 
 // Devices makes devices without encryption; keys opens the tiers.
-func Devices(keys func(context.Context, persist.Tier) (volume.KeySource, error)) volume.Devices {
+func Devices(keys func(context.Context, persist.Tier) (crypt.KeySource, error)) volume.Devices {
 	return func(im volume.Image) volume.Device { return &plain{im, keys} }
 }
 
 type plain struct {
 	im   volume.Image
-	keys func(context.Context, persist.Tier) (volume.KeySource, error)
+	keys func(context.Context, persist.Tier) (crypt.KeySource, error)
 }
 
 func (p *plain) passphrase(ctx context.Context, format int, uuid string) ([]byte, error) {
@@ -78,11 +77,11 @@ func (p *plain) passphrase(ctx context.Context, format int, uuid string) ([]byte
 	if err := crypt.CheckFormat(format, keys.Floor()); err != nil {
 		return nil, err
 	}
-	return keys.Passphrase(format, volume.KeyKind, p.im.ID.String(), uuid)
+	return keys.Passphrase(format, crypt.KindVolume, p.im.ID.String(), uuid)
 }
 
 func (p *plain) owner() *luks2.Owner {
-	return &luks2.Owner{Kind: volume.KeyKind, ID: p.im.ID.String()}
+	return &luks2.Owner{Kind: crypt.KindVolume, ID: p.im.ID.String()}
 }
 
 // Upgrade implements volume.Device.
@@ -177,7 +176,7 @@ func (p *plain) attached() (name string, number int, err error) {
 	return "", 0, nil
 }
 
-func (p *plain) Get(ctx context.Context) error {
+func (p *plain) Mount(ctx context.Context, at string) error {
 	f, err := os.Open(p.im.Path)
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%s: %w", p.im.Path, crypt.ErrNotExist)
@@ -191,7 +190,7 @@ func (p *plain) Get(ctx context.Context) error {
 		return err
 	}
 	if name != "" {
-		return unix.Mount("/dev/"+name, p.im.Mnt, "ext4", p.im.Options.Flags, p.im.Options.Data)
+		return unix.Mount("/dev/"+name, at, "ext4", p.im.Options.Flags, p.im.Options.Data)
 	}
 	h, err := luks2.Read(f)
 	if err != nil {
@@ -211,17 +210,13 @@ func (p *plain) Get(ctx context.Context) error {
 		return err
 	}
 	clear(key)
-	if err := run(ctx, "mount", "-t", "ext4", "-o", "discard,loop,offset="+strconv.Itoa(luks2.DefaultDataOffset), p.im.Path, p.im.Mnt); err != nil {
+	if err := run(ctx, "mount", "-t", "ext4", "-o", "discard,loop,offset="+strconv.Itoa(luks2.DefaultDataOffset), p.im.Path, at); err != nil {
 		return err
 	}
-	return unix.Mount("", p.im.Mnt, "", unix.MS_REMOUNT|unix.MS_BIND|p.im.Options.Flags, "")
+	return unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_BIND|p.im.Options.Flags, "")
 }
 
-func (p *plain) Put(context.Context) error {
-	return mounts.Detach(p.im.Mnt)
-}
-
-func (p *plain) Grow(_ context.Context, size int64) error {
+func (p *plain) Grow(_ context.Context, at string, size int64) error {
 	have, err := p.Size()
 	if err != nil {
 		return err
@@ -239,7 +234,7 @@ func (p *plain) Grow(_ context.Context, size int64) error {
 	if err := loop.Refresh(n); err != nil {
 		return err
 	}
-	return ext4.Grow(p.im.Mnt, size)
+	return ext4.Grow(at, size)
 }
 
 func (p *plain) Remove(context.Context) error {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"layervault/crypt"
 	"layervault/persist"
 	"layervault/volume"
 )
@@ -13,7 +14,7 @@ import (
 type Backend struct {
 	// Devices makes the images of a store, with keys that open its tiers; nil for the
 	// store's own.
-	Devices func(keys func(context.Context, persist.Tier) (volume.KeySource, error)) volume.Devices
+	Devices func(keys func(context.Context, persist.Tier) (crypt.KeySource, error)) volume.Devices
 	Many    int // volumes to mount at once
 	// Sequences is how many random sequences of operations the model test does.
 	Sequences int
