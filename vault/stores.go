@@ -92,7 +92,7 @@ type sharedLayers struct {
 // Layers opens the vault's store of layers, once for all doors of a process: it has one owner.
 // keys are those of Borrow; scratch is that of layer.Config, and that of the first call counts.
 // Whoever closes the store closes it for all.
-func (v *Vault) Layers(ctx context.Context, keys layer.KeySource, scratch string) (*layer.Store, error) {
+func (v *Vault) Layers(ctx context.Context, keys crypt.KeySource, scratch string) (*layer.Store, error) {
 	v.layers.mu.Lock()
 	defer v.layers.mu.Unlock()
 	if v.layers.store != nil {
