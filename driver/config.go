@@ -42,7 +42,7 @@ type Config struct {
 
 	// OpenStore opens the layer store with the open tier's keys, where other doors of the process
 	// share it; nil for a store of the driver's own. Close closes either.
-	OpenStore func(context.Context, KeySource) (*layer.Store, error)
+	OpenStore func(context.Context, crypt.KeySource) (*layer.Store, error)
 
 	// Devices makes the images; nil for encrypted ones of package crypt.
 	Devices func(crypt.KeySource) layer.Devices

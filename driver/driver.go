@@ -28,9 +28,9 @@ type Driver struct {
 	// TPM does. mu is only ever held for a moment.
 	starting sync.Mutex
 	mu       sync.Mutex
-	keys     crypt.KeySource    // once unlocked
-	store    *layer.Store // once opened
-	up       *session     // once Init said where
+	keys     crypt.KeySource // once unlocked
+	store    *layer.Store    // once opened
+	up       *session        // once Init said where
 	counts   counts
 }
 
@@ -69,7 +69,7 @@ func New(cfg Config) *Driver {
 	}
 	if cfg.OpenStore == nil {
 		own := cfg
-		cfg.OpenStore = func(ctx context.Context, keys KeySource) (*layer.Store, error) {
+		cfg.OpenStore = func(ctx context.Context, keys crypt.KeySource) (*layer.Store, error) {
 			return vault.OpenLayers(ctx, own.Layout, persist.Vault, layer.Config{
 				Scratch: own.Scratch, Keys: keys, Devices: own.Devices(keys), SweepDevices: own.SweepDevices,
 				Checkpoint: own.Checkpoint, Log: own.Log,

@@ -13,7 +13,6 @@ import (
 	"layervault/crypt"
 	"layervault/internal/authentic"
 	"layervault/internal/durable"
-	"layervault/layer"
 	"layervault/persist"
 	"layervault/stack"
 	"layervault/vault"
