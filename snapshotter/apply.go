@@ -65,7 +65,7 @@ func (d *Differ) apply(ctx context.Context, desc ocispec.Descriptor, mounts []mo
 	if err := d.s.fillable(ctx, key, id); err != nil {
 		return none, fmt.Errorf("apply %s to snapshot %q: %w", desc.Digest, key, err)
 	}
-	blob, err := d.open(ctx, desc, packed, cfg.Progress)
+	blob, err := d.open(withNamespace(ctx, key), desc, packed, cfg.Progress)
 	if err != nil {
 		return none, fmt.Errorf("apply %s to snapshot %q: %w", desc.Digest, key, err)
 	}

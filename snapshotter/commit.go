@@ -67,10 +67,19 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 	return nil
 }
 
-// rename commits in the record, then in the database: see the package comment.
+// rename commits in the record, then in the database: see the package comment. The database is
+// told before: then a removal of what a crash left in between knows that it removes no other
+// snapshot.
 func (s *Snapshotter) rename(ctx context.Context, name, key, id string, usage snapshots.Usage, opts []snapshots.Opt) error {
+	err := s.db.write(ctx, func(_ context.Context, t tables) error { return t.put(bucketCommitting, id, name) })
+	if err != nil {
+		return err
+	}
 	return s.db.write(ctx, func(ctx context.Context, t tables) error {
 		if _, err := storage.CommitActive(ctx, key, name, usage, opts...); err != nil {
+			return err
+		}
+		if err := t.remove(bucketCommitting, id); err != nil {
 			return err
 		}
 		e, err := t.entry(ctx, name)

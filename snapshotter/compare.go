@@ -56,7 +56,7 @@ func (d *Differ) compare(ctx context.Context, lower, upper []mount.Mount, opts [
 		return none, fmt.Errorf("compare snapshot %q: %w", r.Name, err)
 	}
 	defer func() { err = errors.Join(err, tar.Close()) }()
-	out, err := d.store(ctx, tar, packed, cfg)
+	out, err := d.store(withNamespace(ctx, r.Name), tar, packed, cfg)
 	if err != nil {
 		return none, fmt.Errorf("compare snapshot %q: %w", r.Name, err)
 	}

@@ -76,6 +76,31 @@ func TestCrashInCommit(t *testing.T) {
 	}
 }
 
+// What a commit left that was interrupted can be removed, with all that it stands on; unless the
+// database knew nothing of the commit, and so is older than the record.
+func TestCrashInCommitRemoved(t *testing.T) {
+	for _, knew := range []bool{true, false} {
+		b := newBench(t)
+		b.commit("base", "")
+		b.prepare("key", "base")
+		id := b.layerOf("key").ID
+		b.ok(b.Store.Commit(b.ctx, id, "name", ""))
+		b.offline(func(ours, _ *bolt.Bucket) error {
+			committing, err := ours.CreateBucketIfNotExists([]byte("committing"))
+			if err == nil && knew {
+				err = committing.Put([]byte(id), []byte("name"))
+			}
+			return err
+		})
+		b.ok(b.Remove(b.ctx, "key"))
+		b.ok(b.Remove(b.ctx, "base"))
+		err := b.Snapshotter.Cleanup(b.ctx)
+		if left := b.Store.Exists(id); left == knew || (err == nil) != knew {
+			t.Errorf("the database knew %t: layer is there %t, %v", knew, left, err)
+		}
+	}
+}
+
 // A removal that reached the database is finished by the next process.
 func TestCrashInRemove(t *testing.T) {
 	b := newBench(t)

@@ -22,9 +22,10 @@ const lockPatience = 3 * time.Second
 
 // The buckets of this package in containerd's database.
 var (
-	bucketOurs    = []byte("layervault")
-	bucketLayers  = []byte("layers")  // number of a snapshot -> id of its layer
-	bucketRemoved = []byte("removed") // id of a layer to be erased -> nothing
+	bucketOurs       = []byte("layervault")
+	bucketLayers     = []byte("layers")     // number of a snapshot -> id of its layer
+	bucketCommitting = []byte("committing") // id of a layer -> name that it is about to get
+	bucketRemoved    = []byte("removed")    // id of a layer to be erased -> key of its snapshot
 )
 
 // errDatabase: the database is not one of containerd's package storage, or is damaged.

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 
 	"layervault/crypt"
 )
@@ -88,4 +90,19 @@ func (s *Snapshotter) nameOf(ctx context.Context, id string) (string, error) {
 		return "", fmt.Errorf("%w: layer %s is no snapshot", ErrNotOurs, id)
 	}
 	return r.Name, nil
+}
+
+// withNamespace gives a context the namespace of a snapshot, if it has none: containerd 1.7 leaves
+// it out of what it asks a differ. A snapshot of namespace N has the name "N/number/key" here
+// (containerd, core/metadata, createKey).
+func withNamespace(ctx context.Context, name string) context.Context {
+	if _, ok := namespaces.Namespace(ctx); ok {
+		return ctx
+	}
+	namespace, rest, _ := strings.Cut(name, "/")
+	number, _, ok := strings.Cut(rest, "/")
+	if _, err := strconv.ParseUint(number, 10, 64); !ok || err != nil {
+		return ctx // of another program; its content store may want none
+	}
+	return namespaces.WithNamespace(ctx, namespace)
 }

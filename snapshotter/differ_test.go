@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	mediatypes "github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/labels"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/zstd"
 	"github.com/moby/sys/user"
@@ -286,5 +288,61 @@ func TestCompare(t *testing.T) {
 		if _, err := b.Compare(b.ctx, c.lower, c.upper, c.opts...); !errors.Is(err, errdefs.ErrNotImplemented) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// asked notes the namespaces in which a content store is asked.
+type asked struct {
+	content.Store
+	in map[string]bool
+}
+
+func (a asked) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+	a.note(ctx)
+	return a.Store.ReaderAt(ctx, desc)
+}
+
+func (a asked) Writer(ctx context.Context, opts ...content.WriterOpt) (content.Writer, error) {
+	a.note(ctx)
+	return a.Store.Writer(ctx, opts...)
+}
+
+func (a asked) note(ctx context.Context) {
+	name, _ := namespaces.Namespace(ctx)
+	a.in[name] = true
+}
+
+// Blobs are looked for in the namespace of the request, or where it has none in that of the
+// snapshot: containerd 1.7 names none.
+func TestNamespace(t *testing.T) {
+	b := newDifferBench(t)
+	blob := b.put(ocispec.MediaTypeImageLayer, layerTar(t, "one"))
+	for name, c := range map[string]struct {
+		key, request, want string
+	}{
+		"of the request":  {"there/7/key", "here", "here"},
+		"of the snapshot": {"there/7/key two/parts", "", "there"},
+		"none":            {"key", "", ""},
+		"no number":       {"there/x/key", "", ""},
+	} {
+		ctx := b.ctx
+		if c.request != "" {
+			ctx = namespaces.WithNamespace(ctx, c.request)
+		}
+		store := asked{b.blobs, map[string]bool{}}
+		d := snapshotter.NewDiffer(b.Snapshotter, store)
+		_, err := d.Apply(ctx, blob, b.prepare(c.key, ""))
+		b.ok(err)
+		nothing, err := b.View(b.ctx, "nothing", "")
+		b.ok(err)
+		b.ok(b.Commit(b.ctx, c.key+"+", c.key))
+		view, err := b.View(b.ctx, "view", c.key+"+")
+		b.ok(err)
+		_, err = d.Compare(ctx, nothing, view)
+		b.ok(err)
+		if len(store.in) != 1 || !store.in[c.want] {
+			t.Errorf("%s: asked in %v, want %q", name, store.in, c.want)
+		}
+		b.ok(errors.Join(b.Remove(b.ctx, "view"), b.Remove(b.ctx, "nothing"), b.Remove(b.ctx, c.key+"+")))
 	}
 }

@@ -28,8 +28,9 @@
 //
 //	Prepare, View   in the database, then the layer: a snapshot whose layer is missing was
 //	                never answered for (ErrLost); containerd's garbage collection removes it
-//	Commit          the layer's record, then the database: the snapshot is still active
-//	                there, but cannot be mounted, only committed again or removed
+//	Commit          the intention in the database, the layer's record, then the database:
+//	                the snapshot is still active there, but cannot be mounted, only
+//	                committed again or removed
 //	Remove          gone from the database, which lists the layer as one to be erased:
 //	                done at the next start
 //

@@ -33,7 +33,8 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 }
 
 // leave removes a snapshot from the database and lists its layer as one to be erased. A layer
-// whose record says that it is another snapshot's stays: the database is not believed.
+// whose record says that it is another snapshot's stays: the database is not believed, and may be
+// an older one. A layer whose commit was interrupted is no other snapshot's.
 func (s *Snapshotter) leave(ctx context.Context, t tables, key string) (id string, err error) {
 	e, err := t.entry(ctx, key)
 	if err != nil {
@@ -45,9 +46,17 @@ func (s *Snapshotter) leave(ctx context.Context, t tables, key string) (id strin
 	if err := t.remove(bucketLayers, e.number); err != nil {
 		return "", err
 	}
+	committing, err := t.get(bucketCommitting, e.layer)
+	if err != nil {
+		return "", err
+	}
+	if err := t.remove(bucketCommitting, e.layer); err != nil {
+		return "", err
+	}
 	switch r, err := s.layers.Get(e.layer); {
 	case e.layer == "", errors.Is(err, layer.ErrNotFound):
 		return e.layer, nil
+	case err == nil && r.State == layer.Committed && r.Name == committing:
 	case err == nil && (r.Name != key || r.State != states[e.info.Kind]):
 		s.log.WarnContext(ctx, "the layer of a removed snapshot stays: its record says that it is another one", "snapshot", key, "layer", e.layer, "name", r.Name, "state", r.State)
 		return e.layer, nil

@@ -73,13 +73,18 @@ func TestCommittedIsReadOnly(t *testing.T) {
 	b.at(m, func(dir string) { b.write(filepath.Join(dir, "file"), "") })
 	b.ok(b.Commit(b.ctx, "name", "key"))
 	b.prepare("child", "name") // attached again, if it was let go
-	path := filepath.Join(b.At, b.layerOf("name").ID)
-	if err := os.WriteFile(filepath.Join(path, "diff", "file"), nil, 0o600); !errors.Is(err, unix.EROFS) {
-		t.Errorf("write to a committed snapshot: %v", err)
+	refuses := func(when string) {
+		t.Helper()
+		path := filepath.Join(b.At, b.layerOf("name").ID)
+		if err := os.WriteFile(filepath.Join(path, "diff", "file"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+			t.Errorf("write to a committed snapshot %s: %v", when, err)
+		}
 	}
+	refuses("attached since before")
 	b.reboot()
 	view, err := b.View(b.ctx, "view", "name")
 	b.ok(err)
+	refuses("attached anew")
 	b.at(view, func(dir string) {
 		if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); !errors.Is(err, unix.EROFS) {
 			t.Errorf("write to a view: %v", err)

@@ -21,6 +21,8 @@ var ErrAmbiguous = errors.New("more than one layer begins with it")
 type LayerRow struct {
 	Layer   string     `json:"layer"`
 	Parent  string     `json:"parent,omitempty"`
+	Name    string     `json:"name,omitempty"` // containerd's, of a snapshot
+	State   string     `json:"state,omitempty"`
 	Kind    layer.Kind `json:"kind"`
 	UUID    string     `json:"uuid,omitempty"`   // LUKS2 UUID; "" for a fresh layer
 	Format  int        `json:"format,omitempty"` // of the image: what its header claims
@@ -42,7 +44,7 @@ func ReadLayers(ctx context.Context, l persist.Layout) (_ []LayerRow, err error)
 	records, err := r.List(ctx)
 	rows := make([]LayerRow, 0, len(records))
 	for _, rec := range records {
-		row := LayerRow{Layer: rec.ID, Parent: rec.Parent, Kind: rec.Kind, Content: rec.Size}
+		row := LayerRow{Layer: rec.ID, Parent: rec.Parent, Name: rec.Name, State: string(rec.State), Kind: rec.Kind, Content: rec.Size}
 		if u, err := r.Usage(rec.ID); err == nil {
 			row.Disk = u.Disk
 		}

@@ -41,23 +41,27 @@ func passOn(ctx context.Context) context.Context {
 	return ctx
 }
 
-// ReaderAt implements content.Provider, as the following do their interfaces.
+// ReaderAt implements content.Provider.
 func (c *Content) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
 	return c.Store.ReaderAt(passOn(ctx), desc)
 }
 
+// Writer implements content.Ingester.
 func (c *Content) Writer(ctx context.Context, opts ...content.WriterOpt) (content.Writer, error) {
 	return c.Store.Writer(passOn(ctx), opts...)
 }
 
+// Abort implements content.IngestManager.
 func (c *Content) Abort(ctx context.Context, ref string) error {
 	return c.Store.Abort(passOn(ctx), ref)
 }
 
+// Info implements content.InfoProvider.
 func (c *Content) Info(ctx context.Context, dgst digest.Digest) (content.Info, error) {
 	return c.Store.Info(passOn(ctx), dgst)
 }
 
+// Update implements content.Manager.
 func (c *Content) Update(ctx context.Context, info content.Info, fieldpaths ...string) (content.Info, error) {
 	return c.Store.Update(passOn(ctx), info, fieldpaths...)
 }
