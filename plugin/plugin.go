@@ -10,9 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"layervault/crypt"
 	"layervault/driver"
-	"layervault/layer"
 	"layervault/plugin/graph"
 	"layervault/plugin/socket"
 	volumedoor "layervault/plugin/volume"
@@ -57,9 +55,7 @@ func Serve(ctx context.Context, l net.Listener, cfg Config) error {
 		// dockerd, or systemd, starts a plugin that ends with an error.
 		settings.Fatal, settings.Unlock, settings.Started = fail, cfg.Vault.Borrow, upgrade.LayersOpen
 		if cfg.Containerd != nil {
-			settings.OpenStore = func(ctx context.Context, keys crypt.KeySource) (*layer.Store, error) {
-				return cfg.Vault.Layers(ctx, keys, cfg.Containerd.Scratch)
-			}
+			settings.OpenStore = cfg.Vault.LayersFrom(cfg.Containerd.Scratch)
 		}
 		d = driver.New(settings)
 		starting.Go(func() {

@@ -63,7 +63,7 @@ func (v *Vault) volumeDisks(keys VolumeKeys) volume.Disks {
 		v.log.Warn("no disk can be used", "error", err)
 	}
 	for _, w := range set.Warnings() {
-		v.log.Warn("passed over in the file of disks", "file", file, "entry", w.Entry, "reason", w.Text)
+		v.log.Warn("entry of device.json was ignored", "file", file, "entry", w.Entry, "reason", w.Text)
 	}
 	return set
 }
@@ -106,6 +106,13 @@ func (v *Vault) Layers(ctx context.Context, keys crypt.KeySource, scratch string
 	}
 	v.layers.store = store
 	return store, nil
+}
+
+// LayersFrom is Layers for a door that is handed its store by a function.
+func (v *Vault) LayersFrom(scratch string) func(context.Context, crypt.KeySource) (*layer.Store, error) {
+	return func(ctx context.Context, keys crypt.KeySource) (*layer.Store, error) {
+		return v.Layers(ctx, keys, scratch)
+	}
 }
 
 // Sweep removes devices of images that an earlier process left behind. No other process may
