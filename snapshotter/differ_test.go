@@ -184,7 +184,7 @@ func TestApplyRefuses(t *testing.T) {
 		if r := b.layerOf(name); r.Kind == layer.Sealed {
 			t.Errorf("%s: layer is sealed", name)
 		}
-		m, err := b.Started.Mounts(b.ctx, name)
+		m, err := b.Mounts(b.ctx, name)
 		b.ok(err)
 		b.shows(m, "base")
 		b.at(m, func(dir string) { // the new image is as the first one was
