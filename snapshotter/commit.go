@@ -39,7 +39,7 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 		return fmt.Errorf("commit snapshot %q: it is not active: %w", key, errdefs.ErrFailedPrecondition)
 	}
 	if r.Kind == layer.Fresh { // an import into it was broken off
-		if r, err = s.layers.MakeWritable(ctx, r.ID, layer.CreateOptions{DefaultSize: s.cfg.DefaultSize}); err != nil {
+		if r, err = s.refill(ctx, key, r); err != nil {
 			return fmt.Errorf("commit snapshot %q: %w", key, err)
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"layervault/layer"
 	"layervault/snapshotter"
@@ -143,7 +144,11 @@ func TestApply(t *testing.T) {
 // A blob that is not whole leaves nothing, and the snapshot empty.
 func TestApplyRefuses(t *testing.T) {
 	b := newDifferBench(t)
-	b.commit("base", "")
+	b.at(b.prepare("of base", ""), func(dir string) {
+		b.write(filepath.Join(dir, "base"), "base")
+		b.ok(os.Chown(dir, 7, 8))
+	})
+	b.ok(b.Commit(b.ctx, "base", "of base"))
 	plain := layerTar(t, "one", "two")
 	packed := zipped(t, plain)
 	other := func(d ocispec.Descriptor, f func(*ocispec.Descriptor)) ocispec.Descriptor {
@@ -182,6 +187,13 @@ func TestApplyRefuses(t *testing.T) {
 		m, err := b.Mounts(b.ctx, name)
 		b.ok(err)
 		b.shows(m, "base")
+		b.at(m, func(dir string) { // the new image is as the first one was
+			var st unix.Stat_t
+			b.ok(unix.Stat(dir, &st))
+			if st.Uid != 7 || st.Gid != 8 {
+				t.Errorf("%s: root belongs to %d:%d", name, st.Uid, st.Gid)
+			}
+		})
 		b.ok(b.Remove(b.ctx, name))
 	}
 }

@@ -20,7 +20,7 @@ var (
 	ErrLost = errors.New("layer of the snapshot is missing")
 	// ErrUnfinished: a commit was interrupted.
 	ErrUnfinished = errors.New("commit of the snapshot was interrupted; commit it again or remove it")
-	// ErrBadSize: the size that a label asks for is none, or too small.
+	// ErrBadSize: the size that a label asks for is none, too small or too large.
 	ErrBadSize = errors.New("invalid size")
 	// ErrClosed: the snapshotter was closed.
 	ErrClosed = errors.New("snapshotter is closed")

@@ -123,7 +123,7 @@ func (b *bench) infos() (all []snapshots.Info) {
 func (b *bench) checkWhole() {
 	b.Helper()
 	for _, info := range b.infos() {
-		m, err := b.Started.Mounts(b.ctx, info.Name)
+		m, err := b.Mounts(b.ctx, info.Name)
 		key := info.Name
 		if info.Kind == snapshots.KindCommitted {
 			key = info.Name + "-check"

@@ -20,6 +20,9 @@ const (
 	// minSize is the smallest writable layer, as in the graph driver: LUKS2's header, ext4's
 	// journal and tables leave hardly anything of less.
 	minSize = 16 << 20
+	// maxSize bounds what a label may ask for: containerd passes labels of images on, and a
+	// larger file system costs space before anything is written to it.
+	maxSize = 16 << 40
 )
 
 // sizeLimit is the size that labels ask for, 0 for none. Unknown labels mean nothing here.
@@ -32,8 +35,8 @@ func sizeLimit(labels map[string]string) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%w: label %s=%q must be a number of bytes, or one with a unit: %w", ErrBadSize, labelMaxSize, text, err)
 	}
-	if size < minSize {
-		return 0, fmt.Errorf("%w: label %s=%q: minimum is %s", ErrBadSize, labelMaxSize, text, units.BytesSize(minSize))
+	if size < minSize || size > maxSize {
+		return 0, fmt.Errorf("%w: label %s=%q: it must be from %s to %s", ErrBadSize, labelMaxSize, text, units.BytesSize(minSize), units.BytesSize(maxSize))
 	}
 	return size, nil
 }

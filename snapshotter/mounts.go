@@ -43,7 +43,7 @@ func (s *Snapshotter) mountsOf(ctx context.Context, key, id string) (_ []mount.M
 	r, err := s.layers.Get(id)
 	if err == nil && r.State == layer.Active && r.Kind == layer.Fresh {
 		// An import into it was broken off.
-		r, err = s.layers.MakeWritable(ctx, id, layer.CreateOptions{DefaultSize: s.cfg.DefaultSize})
+		r, err = s.refill(ctx, key, r)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %q: %w", key, err)

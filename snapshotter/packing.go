@@ -2,6 +2,7 @@ package snapshotter
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 
@@ -22,20 +23,24 @@ const (
 	compressedTar
 )
 
+// nonDistributable begins the types of layers that are not pushed on. They are deprecated, and in
+// registries.
+const nonDistributable = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+
 // packings are the types of layers that are a tar and nothing else: not encrypted, and no other
 // file system.
 var packings = map[string]packing{
-	ocispec.MediaTypeImageLayer:                     plainTar,
-	ocispec.MediaTypeImageLayerGzip:                 compressedTar,
-	ocispec.MediaTypeImageLayerZstd:                 compressedTar,
-	ocispec.MediaTypeImageLayerNonDistributable:     plainTar,      //nolint:staticcheck // deprecated, and in registries
-	ocispec.MediaTypeImageLayerNonDistributableGzip: compressedTar, //nolint:staticcheck // deprecated, and in registries
-	ocispec.MediaTypeImageLayerNonDistributableZstd: compressedTar, //nolint:staticcheck // deprecated, and in registries
-	images.MediaTypeDockerSchema2Layer:              compressedTar, // docker has used it for both
-	images.MediaTypeDockerSchema2LayerGzip:          compressedTar,
-	images.MediaTypeDockerSchema2LayerZstd:          compressedTar,
-	images.MediaTypeDockerSchema2LayerForeign:       compressedTar,
-	images.MediaTypeDockerSchema2LayerForeignGzip:   compressedTar,
+	ocispec.MediaTypeImageLayer:                   plainTar,
+	ocispec.MediaTypeImageLayerGzip:               compressedTar,
+	ocispec.MediaTypeImageLayerZstd:               compressedTar,
+	nonDistributable:                              plainTar,
+	nonDistributable + "+gzip":                    compressedTar,
+	nonDistributable + "+zstd":                    compressedTar,
+	images.MediaTypeDockerSchema2Layer:            compressedTar, // docker has used it for both
+	images.MediaTypeDockerSchema2LayerGzip:        compressedTar,
+	images.MediaTypeDockerSchema2LayerZstd:        compressedTar,
+	images.MediaTypeDockerSchema2LayerForeign:     compressedTar,
+	images.MediaTypeDockerSchema2LayerForeignGzip: compressedTar,
 }
 
 // packingOf is ErrNotOurs for a type that is not a plain layer.
@@ -64,7 +69,7 @@ func (p packing) unpack(blob io.Reader) (io.ReadCloser, error) {
 	}
 	// A blob may be shorter than any mark: then it is not compressed.
 	start, err := in.Peek(magicLength)
-	if err != nil && err != io.EOF { //nolint:errorlint // bufio returns it as it is
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	switch compression.DetectCompression(start) {

@@ -130,6 +130,19 @@ func (s *Snapshotter) rootOwner(ctx context.Context, id, parent string, labels m
 	return ownerOf(s.contentOf(chain[0].ID))
 }
 
+// refill gives an active snapshot an empty image again, after an import into it was broken off.
+func (s *Snapshotter) refill(ctx context.Context, key string, r layer.Record) (layer.Record, error) {
+	e, err := s.db.find(ctx, key)
+	if err != nil {
+		return r, err
+	}
+	owner, err := s.rootOwner(ctx, r.ID, r.Parent, e.info.Labels)
+	if err != nil {
+		return r, err
+	}
+	return s.layers.MakeWritable(ctx, r.ID, layer.CreateOptions{DefaultSize: s.cfg.DefaultSize, IDMap: owner})
+}
+
 // idLetters is the length of a layer's id in letters of base 32: 40 bits. Two layers of one id
 // cannot be (layer.Store.Create), and short ones leave room for many in the one page of a
 // mount's options.

@@ -185,6 +185,7 @@ func TestBadInput(t *testing.T) {
 		"active parent":      {"new", "key", nil, errdefs.ErrInvalidArgument},
 		"no size":            {"new", "base", []string{"containerd.io/snapshot/max-size", "much"}, errdefs.ErrInvalidArgument},
 		"too small":          {"new", "base", []string{"containerd.io/snapshot/max-size", "1024"}, errdefs.ErrInvalidArgument},
+		"too large":          {"new", "base", []string{"containerd.io/snapshot/max-size", "17TiB"}, errdefs.ErrInvalidArgument},
 		"negative size":      {"new", "base", []string{"containerd.io/snapshot/max-size", "-1"}, errdefs.ErrInvalidArgument},
 		"no mapping":         {"new", "base", []string{snapshots.LabelSnapshotUIDMapping, "x"}, errdefs.ErrInvalidArgument},
 		"mapping, no root":   {"new", "base", []string{snapshots.LabelSnapshotUIDMapping, "1:2:3", snapshots.LabelSnapshotGIDMapping, "0:2:3"}, errdefs.ErrInvalidArgument},

@@ -76,7 +76,7 @@ func Start(ctx context.Context, dir string, log *slog.Logger, images Images) (*S
 
 // Stop closes both, as the end of the process does.
 func (s *Started) Stop() error {
-	return errors.Join(s.Snapshotter.Close(), s.Store.Close(context.Background()))
+	return errors.Join(s.Close(), s.Store.Close(context.Background()))
 }
 
 // Reboot detaches everything below the directory, as a reboot does.
