@@ -7,12 +7,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// arena hands out memory that the garbage collector does not count: with it the heap
-// stays as small as one entry of the tar, and does not grow to twice of what is alive
-// before it is collected. It is zero and begins on a page.
-type arena struct{ pieces [][]byte }
+// arena hands out memory, which is zero. All but the first heapShare of it is memory that the
+// garbage collector does not count: with it the heap does not grow to twice of what is alive
+// before it is collected.
+type arena struct {
+	heap   int // bytes handed out of the heap
+	pieces [][]byte
+}
+
+// heapShare is how much of an arena is of Go's heap, in bytes: what the inodes of 40,000 files
+// take. The heap keeps it for the next layer. The kernel makes a mapping anew each time, page by
+// page: half of the time of an image of 40,000 small files in User-Mode Linux. More would not
+// do, since the heap grows to twice of it before it is collected.
+const heapShare = 10 << 20
 
 func (a *arena) alloc(n int) ([]byte, error) {
+	if a.heap+n <= heapShare {
+		a.heap += n
+		return make([]byte, n), nil
+	}
 	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_POPULATE)
 	if err != nil {
 		return nil, fmt.Errorf("memory for the file system: %w", err)
@@ -21,7 +34,7 @@ func (a *arena) alloc(n int) ([]byte, error) {
 	return b, nil
 }
 
-// drop gives back one piece.
+// drop gives back one piece. One of the heap goes when nothing refers to it.
 func (a *arena) drop(b []byte) {
 	for i, p := range a.pieces {
 		if unsafe.SliceData(p) == unsafe.SliceData(b) {
@@ -37,7 +50,7 @@ func (a *arena) free() {
 	for _, p := range a.pieces {
 		_ = unix.Munmap(p) // as in drop
 	}
-	a.pieces = nil
+	a.pieces, a.heap = nil, 0
 }
 
 // columnChunk is how many values a column grows by.

@@ -7,13 +7,13 @@ import (
 )
 
 // What is known of a file before the image is complete (its inode record, its name)
-// lies in pages. pageFrames of them are kept in memory, 16 MiB, which is all of them for
+// lies in pages. pageFrames of them are kept in memory, 14 MiB, which is all of them for
 // 40,000 files; what is more is written to the upper end of the destination, past the
 // largest file system, and read back when it is needed. The destination is the encrypted
 // device: nothing goes elsewhere. Who cuts the image to its size cuts them off.
 const (
 	pageSize   = 64 << 10
-	pageFrames = 256
+	pageFrames = 224
 )
 
 // scratchSize is how much of the destination is set aside for pages: the inode table of
