@@ -78,7 +78,7 @@ func (s *Set) inspect(d Disk, infos []*mountinfo.Info) Status {
 	if real, err := filepath.EvalSymlinks(d.Dir); err == nil {
 		root, err := filepath.EvalSymlinks(s.cfg.Rules.Root)
 		if err == nil && real != root && !strings.HasPrefix(real, strings.TrimSuffix(root, "/")+"/") {
-			st.problem("%s is %s, outside %s", d.Dir, real, root)
+			st.problem("%s resolves to %s, outside %s", d.Dir, real, root)
 		}
 	}
 	if len(st.Problems) > 0 {
@@ -96,14 +96,14 @@ func (st *Status) inspectImage(im image) (made bool) {
 	info, err := os.Lstat(st.ImagePath())
 	switch {
 	case err == nil && !info.Mode().IsRegular():
-		st.problem("%s is no regular file", st.ImagePath())
+		st.problem("%s is not a regular file", st.ImagePath())
 	case err == nil && im.wants() > 0 && info.Size() > im.wants():
 		// Pantavisor takes an image as it is; this one was made when device.json said more.
 		st.warn("%s has %d bytes; device.json says %d MiB", st.ImagePath(), info.Size(), st.Size>>20)
 	case err == nil && info.Size() < im.wants():
-		st.problem("%s has %d bytes; device.json says %d MiB: it was cut off, or device.json was changed", st.ImagePath(), info.Size(), st.Size>>20)
+		st.problem("%s has %d bytes; device.json says %d MiB: image is truncated, or device.json was changed", st.ImagePath(), info.Size(), st.Size>>20)
 	case err != nil && once:
-		st.problem("%s was made once, and its image is missing", st.ImagePath())
+		st.problem("image %s is missing, but the disk was set up before", st.ImagePath())
 	case err != nil:
 		st.State = StateNew
 		st.inspectSpace(im.wants())
@@ -127,6 +127,6 @@ func (st *Status) inspectSpace(size int64) {
 		return
 	}
 	if free := int64(fs.Bavail) * int64(fs.Bsize); size > free { //nolint:unconvert // 32 bit has another type
-		st.problem("%d MiB are wanted, %s has %d MiB free", size>>20, have, free>>20)
+		st.problem("%d MiB needed, %s has %d MiB free", size>>20, have, free>>20)
 	}
 }

@@ -119,7 +119,7 @@ func isRunFile(members []member) (bool, error) {
 	case strings.HasPrefix(spec, "service-manifest-src@"):
 		return false, nil
 	}
-	return false, fmt.Errorf("%w: it has neither storage (run.json) nor persistence (src.json)", ErrBadFile)
+	return false, fmt.Errorf("%w: neither key storage (run.json) nor key persistence (src.json) found", ErrBadFile)
 }
 
 // name settles the container's name: that of the caller, of the file, of the src.json
@@ -139,11 +139,11 @@ func (c *composer) name(in Source, members []member, src source, isRun bool) err
 	if c.Name == "" && in.Folder != "" {
 		c.Name = in.Folder
 		if isRun { // src.json never has a name
-			c.warn("name", "no file names the container; taken from its folder: %s", in.Folder)
+			c.warn("name", "no file has the name of the container; using the name of the folder: %s", in.Folder)
 		}
 	}
 	if c.Name == "" {
-		return fmt.Errorf("%w: key name is missing: which container is it", ErrBadFile)
+		return fmt.Errorf("%w: key name is missing", ErrBadFile)
 	}
 	if err := volume.ValidateName("container", c.Name); err != nil {
 		return fmt.Errorf("%w: %w", ErrBadFile, err)
@@ -170,14 +170,14 @@ func (c *composer) storage(text []byte, src source) error {
 	}
 	for _, key := range slices.Sorted(maps.Keys(known)) {
 		if p := known[key][0]; p.key != rootVolume {
-			c.warn(fmt.Sprintf("src.json %q", p.key), "run.json has no %s: it is older than src.json (pvr app install makes it anew)", key)
+			c.warn(fmt.Sprintf("src.json %q", p.key), "run.json has no %s: run.json is older than src.json (pvr app install updates it)", key)
 		}
 	}
 	return nil
 }
 
 // notPvrs is what is said of a storage key that pvr does not make.
-const notPvrs = "no storage key that pvr makes of a mount point: see lxc.container.conf for where it is mounted, and make a volume for it by hand"
+const notPvrs = "not a storage key that pvr derives from a mount point: lxc.container.conf has the mount point"
 
 // stored reads one entry of storage. points are the mount points that src.json has for it.
 func (c *composer) stored(m member, points []point) {
@@ -215,7 +215,7 @@ func (c *composer) stored(m member, points []point) {
 func (c *composer) find(entry, key string, points []point) (at string, guessed bool, err error) {
 	if len(points) > 0 {
 		if len(points) > 1 {
-			c.warn(entry, "src.json has %d mount points of this storage key, %q and %q; the first is taken", len(points), points[0].key, points[1].key)
+			c.warn(entry, "src.json has %d mount points with this storage key, %q and %q; using the first", len(points), points[0].key, points[1].key)
 		}
 		at, err = target(points[0].key)
 		return at, len(points) > 1, err
@@ -226,14 +226,14 @@ func (c *composer) find(entry, key string, points []point) (at string, guessed b
 	}
 	rest = strings.TrimPrefix(rest, "-")
 	if at = path.Clean("/" + strings.ReplaceAll(rest, "-", "/")); at == "/" {
-		return "", false, errors.New("no mount point can be made of this storage key")
+		return "", false, errors.New("storage key has no mount point")
 	}
 	return at, strings.Contains(rest, "-"), nil
 }
 
 // root tells of a container's root that is to last: docker keeps it with the container.
 func (c *composer) root(entry string) {
-	c.warn(entry, "the container's own root: docker keeps what is written there until the container is removed")
+	c.warn(entry, "root of the container: docker keeps its data until the container is removed")
 }
 
 // points makes the mounts of src.json.
@@ -295,7 +295,7 @@ func (c *composer) add(entry string, m Mount) {
 	}
 	for _, other := range c.Mounts {
 		if other.Volume == m.Volume || other.Target == m.Target {
-			c.leave(entry, "%s at %s: the volume %s at %s has the same name or place", m.Volume, m.Target, other.Volume, other.Target)
+			c.leave(entry, "%s at %s: volume %s at %s has the same name or mount point", m.Volume, m.Target, other.Volume, other.Target)
 			return
 		}
 	}
@@ -326,7 +326,7 @@ func (m Mount) Flags() []string {
 // Note is what a person should know of a mount, "" for nothing.
 func (m Mount) Note() string {
 	if m.Guessed {
-		return m.Target + " is worked out from the storage key; see src.json if a name in it has a dash"
+		return m.Target + " is derived from the storage key; check src.json if a folder name has a dash"
 	}
 	return ""
 }

@@ -28,7 +28,7 @@ func (dcp) read(e diskEntry, d *Disk) error {
 	d.MigrateKey = e.yes("migrate_keyblob")
 	if d.MigrateKey && d.Mode != Mainline {
 		d.MigrateKey = false
-		e.warn("key migrate_keyblob: passed over, it wants mode %s", Mainline)
+		e.warn("key migrate_keyblob: ignored, only for mode %s", Mainline)
 	}
 	return nil
 }
@@ -90,18 +90,18 @@ func (dcp) mount(ctx context.Context, d *plainDisk, at string) error {
 	}
 	pending := d.file(pendingSuffix)
 	if err := d.migrate(ctx, pending); err != nil {
-		return fmt.Errorf("turn the key into a trusted key: %w", err)
+		return fmt.Errorf("convert the key to a trusted key: %w", err)
 	}
 	if err := d.set.step(d.Disk, "pending"); err != nil {
 		return err
 	}
 	if err := d.device(pending).Mount(ctx, at); err != nil {
-		return errors.Join(fmt.Errorf("with the new trusted key: %w", err), os.Remove(pending))
+		return errors.Join(fmt.Errorf("mount with the new trusted key: %w", err), os.Remove(pending))
 	}
 	if err := os.Rename(pending, d.file(blobSuffix)); err != nil {
 		return err
 	}
-	d.set.cfg.Log.InfoContext(ctx, "a disk has a trusted key now; the vendor's key file is not needed any more", "disk", d.Name, "old", d.file(""))
+	d.set.cfg.Log.InfoContext(ctx, "converted the key of a disk to a trusted key; the vendor's key file is no longer needed", "disk", d.Name, "old", d.file(""))
 	return durable.SyncPath(d.Dir)
 }
 

@@ -33,11 +33,11 @@ func (e diskEntry) yes(key string) bool {
 	text, err := str(value)
 	switch {
 	case err != nil:
-		e.warn("key %s: taken for no: %v", key, err)
+		e.warn("key %s: read as no: %v", key, err)
 	case text == "yes":
 		return true
 	case text != "no" && text != "":
-		e.warn("key %s: %q is neither yes nor no, taken for no", key, text)
+		e.warn("key %s: %q is neither yes nor no, read as no", key, text)
 	}
 	return false
 }

@@ -36,13 +36,13 @@ func (luks) check(d *Disk, path string, rules Rules) error {
 	tier := persist.Tier(d.Key)
 	switch {
 	case tier != persist.Vault && tier != persist.Unsealed:
-		return fmt.Errorf("key path: key %q: a luks disk's key is its tier, %s or %s", d.Key, persist.Vault, persist.Unsealed)
+		return fmt.Errorf("key path: key %q: must be the tier of the luks disk, %s or %s", d.Key, persist.Vault, persist.Unsealed)
 	case d.Dir != rules.Layout.Disks(tier):
-		return fmt.Errorf("key path: the image of a luks disk of tier %s lies in %s", tier, rules.Layout.Disks(tier))
+		return fmt.Errorf("key path: image of a luks disk of tier %s must be in %s", tier, rules.Layout.Disks(tier))
 	case d.Size < ext4.MinSize:
-		return fmt.Errorf("key path: a luks disk has at least %d MiB", ext4.MinSize>>20)
+		return fmt.Errorf("key path: size of a luks disk must be at least %d MiB", ext4.MinSize>>20)
 	case d.Format != defaultFormat:
-		return errors.New("key format: a luks disk holds ext4")
+		return errors.New("key format: must be ext4 for a luks disk")
 	}
 	return volume.ValidateName("image", d.Image)
 }
@@ -94,7 +94,7 @@ func (s *Set) Passphrase(ctx context.Context, name string) ([]byte, error) {
 	}
 	own, ok := d.Type.kind().of(s, d).(luksDisk)
 	if !ok {
-		return nil, fmt.Errorf("key of disk %s: %w: it is no LUKS image", d.Name, volume.ErrNotHere)
+		return nil, fmt.Errorf("key of disk %s: %w: disk is not a LUKS image", d.Name, volume.ErrNotHere)
 	}
 	im := own.image()
 	format, imageUUID, err := im.Identify()

@@ -60,7 +60,7 @@ func (s *Set) MountHost(ctx context.Context, name, at string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: something else is mounted at %s", volume.ErrBusyPath, at)
+	return fmt.Errorf("%w: another file system is mounted at %s", volume.ErrBusyPath, at)
 }
 
 // Unmount unmounts a disk from a path, or for "" from every mount of it in this mount

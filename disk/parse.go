@@ -78,7 +78,7 @@ func (p *parser) device(text []byte) {
 		case "volumes": // after the disks they name
 		case "remount", "#spec": // of other versions of Pantavisor; nothing here
 		default:
-			p.warn(fmt.Sprintf("key %q", m.key), "unknown, passed over; known are groups, disks, disks_v2, disks_v3, volumes, network, remount")
+			p.warn(fmt.Sprintf("key %q", m.key), "unknown, ignored; known keys: groups, disks, disks_v2, disks_v3, volumes, network, remount")
 		}
 	}
 	p.names()
@@ -94,7 +94,7 @@ func (p *parser) disks(key string, text []byte) {
 		return
 	}
 	if len(entries) == 0 {
-		p.fault(key, "empty: leave it out, or describe a disk")
+		p.fault(key, "list is empty")
 	}
 	for i, e := range entries {
 		p.disk(fmt.Sprintf("%s[%d]", key, i), e, key == lenientList)
@@ -169,7 +169,7 @@ func (p *parser) disk(entry string, text []byte, lenient bool) {
 func (p *parser) refuse(entry string, d *Disk, err error) {
 	fault := &EntryError{entry, err}
 	p.unusable = append(p.unusable, fault)
-	p.warn(entry, "the disk cannot be used: %v", err)
+	p.warn(entry, "disk cannot be used: %v", err)
 	d.Fault = fmt.Errorf("%w: %w", ErrBadFile, fault)
 }
 
@@ -183,7 +183,7 @@ func diskType(members []member) (Type, error) {
 		return "", fmt.Errorf("key type: %w", err)
 	}
 	if Type(text).kind() == nil && !slices.Contains(otherTypes, Type(text)) {
-		return "", fmt.Errorf("key type: unknown type %q; known are %v, and Pantavisor's own %v", text, knownTypes(), otherTypes)
+		return "", fmt.Errorf("key type: unknown type %q; known types: %v, and Pantavisor's own %v", text, knownTypes(), otherTypes)
 	}
 	return Type(text), nil
 }
@@ -198,7 +198,7 @@ func (p *parser) shared(entry string, d *Disk, members []member) {
 	}
 	list, err := array(value)
 	if err != nil {
-		p.warn(entry, "key aliases: passed over: %v", err)
+		p.warn(entry, "key aliases: ignored: %v", err)
 	}
 	for _, item := range list {
 		alias, err := str(item)
@@ -210,7 +210,7 @@ func (p *parser) shared(entry string, d *Disk, members []member) {
 			err = volume.ValidateDiskName(alias)
 		}
 		if err != nil {
-			p.warn(entry, "key aliases: passed over: %v", err)
+			p.warn(entry, "key aliases: ignored: %v", err)
 		} else if !d.named(alias) { // the own name, or twice the same, says nothing new
 			d.Aliases = append(d.Aliases, alias)
 		}
@@ -223,9 +223,9 @@ func (p *parser) own(entry string, d *Disk, members []member) error {
 	for _, m := range members {
 		switch {
 		case !slices.Contains(diskKeys(), m.key):
-			p.warn(entry, "key %q: unknown, passed over; known are %s", m.key, strings.Join(diskKeys(), ", "))
+			p.warn(entry, "key %q: unknown, ignored; known keys: %s", m.key, strings.Join(diskKeys(), ", "))
 		case !slices.Contains(commonKeys, m.key) && !slices.Contains(typ.keys(), m.key):
-			p.warn(entry, "key %q: passed over, it means nothing for type %s", m.key, d.Type)
+			p.warn(entry, "key %q: ignored for type %s", m.key, d.Type)
 		}
 	}
 	if err := typ.read(diskEntry{p, entry, members}, d); err != nil {
@@ -247,7 +247,7 @@ func (p *parser) names() {
 	owner, files := map[string]string{}, map[string]string{}
 	claim := func(d Disk, what, name string) {
 		if other, taken := owner[name]; taken {
-			p.fault(fmt.Sprintf("disk %q", d.Name), "%s %q is disk %q's already", what, name, other)
+			p.fault(fmt.Sprintf("disk %q", d.Name), "%s %q is already used by disk %q", what, name, other)
 			return
 		}
 		owner[name] = d.Name
@@ -264,7 +264,7 @@ func (p *parser) names() {
 		}
 		own := d.Type.kind().files(d)
 		if at := slices.IndexFunc(own, func(file string) bool { return files[file] != "" }); at >= 0 {
-			p.refuse(fmt.Sprintf("disk %q", d.Name), &p.file.Disks[i], fmt.Errorf("it has the image or key file %s in common with disk %q", own[at], files[own[at]]))
+			p.refuse(fmt.Sprintf("disk %q", d.Name), &p.file.Disks[i], fmt.Errorf("image or key file %s is also used by disk %q", own[at], files[own[at]]))
 			continue
 		}
 		for _, file := range own {
@@ -305,7 +305,7 @@ func readVolume(m member, file File) (v Volume, notes []string, err error) {
 	known := map[string]string{"disk": "", "persistence": ""}
 	for _, key := range members {
 		if _, ok := known[key.key]; !ok {
-			notes = append(notes, fmt.Sprintf("key %q: unknown, passed over; known are disk, persistence", key.key))
+			notes = append(notes, fmt.Sprintf("key %q: unknown, ignored; known keys: disk, persistence", key.key))
 			continue
 		}
 		text, err := str(key.value)
@@ -322,7 +322,7 @@ func readVolume(m member, file File) (v Volume, notes []string, err error) {
 	}
 	kind, disk, err := volume.ParsePersistence(known["persistence"])
 	if err == nil && disk != "" {
-		err = errors.New("the disk goes into the key disk")
+		err = errors.New("must not name a disk; key disk does")
 	}
 	if err != nil {
 		return v, notes, fmt.Errorf("key persistence: %w", err)
@@ -339,7 +339,7 @@ func (f File) diskOf(name string, named bool) (string, error) {
 	if named {
 		d, ok := f.Find(name)
 		if !ok {
-			return "", fmt.Errorf("%w: %q, of %v", ErrNotFound, name, f.names())
+			return "", fmt.Errorf("%w: %q; known disks: %v", ErrNotFound, name, f.names())
 		}
 		return d.Name, nil
 	}

@@ -64,27 +64,27 @@ var parseCases = []struct {
 	{text: `{"name":"d","type":"luks","path":"/storage/persist/vault/disks/file.img,16,vault"}`, want: "d luks /storage/persist/vault/disks/file.img 16777216 vault"},
 	{text: `{"name":"d","type":"swap-disk","provision":"zram","anything":1}`, want: "d swap-disk"},
 
-	{text: ``, want: "disks: empty", bad: true},
+	{text: ``, want: "disks: list is empty", bad: true},
 	{text: `7`, want: "disks[0]: expected a JSON object, got a number", bad: true},
 	{text: `{}`, want: "disks[0]: key name is missing", bad: true},
 	{text: `{"name":"","type":"directory","path":"/storage/d"}`, want: `disks[0]: key name: empty`, bad: true},
 	{text: `{"name":"d/e","type":"directory","path":"/storage/d"}`, want: `bad name: disk "d/e"`, faulty: true},
 	{text: `{"name":7,"type":"directory","path":"/storage/d"}`, want: `key name: expected a string, got a number`, bad: true},
 	{text: `{"name":"d"}`, want: `disks[0] "d": key type is missing`, bad: true},
-	{text: `{"name":"d","type":"floppy","path":"/storage/d"}`, want: `unknown type "floppy"; known are [directory`, bad: true},
+	{text: `{"name":"d","type":"floppy","path":"/storage/d"}`, want: `unknown type "floppy"; known types: [directory`, bad: true},
 	{text: `{"name":"d","type":"directory"}`, want: `key path is missing`, faulty: true},
 	{text: `{"name":"d","type":"directory","path":"storage/d"}`, want: `is not absolute`, faulty: true},
-	{text: `{"name":"d","type":"directory","path":"/storage/../etc"}`, want: `write "/etc"`, faulty: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/../etc"}`, want: `must be "/etc"`, faulty: true},
 	{text: `{"name":"d","type":"directory","path":"/etc"}`, want: `outside /storage`, faulty: true},
 	{text: `{"name":"d","type":"directory","path":"/storagex/d"}`, want: `outside /storage`, faulty: true},
-	{text: `{"name":"d","type":"directory","path":"/storage/d","colour":"blue"}`, want: `key "colour": unknown, passed over; known are aliases, default`, warns: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","colour":"blue"}`, want: `key "colour": unknown, ignored; known keys: aliases, default`, warns: true},
 	{text: `{"name":"d","name":"e","type":"directory","path":"/storage/d"}`, want: `duplicate key "name"`, bad: true},
-	{text: `{"name":"d","type":"directory","path":"/storage/d","mode":"nxp"}`, want: `key "mode": passed over, it means nothing for type directory`, warns: true},
-	{text: `{"name":"d","type":"directory","path":"/storage/d","default":"maybe"}`, want: `key default: "maybe" is neither yes nor no, taken for no`, warns: true},
-	{text: `{"name":"d","type":"directory","path":"/storage/d","default":true}`, want: `key default: taken for no: expected a string`, warns: true},
-	{text: `{"name":"d","type":"directory","path":"/storage/d","aliases":"a"}`, want: `key aliases: passed over: expected a JSON array, got a string`, warns: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","mode":"nxp"}`, want: `key "mode": ignored for type directory`, warns: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","default":"maybe"}`, want: `key default: "maybe" is neither yes nor no, read as no`, warns: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","default":true}`, want: `key default: read as no: expected a string`, warns: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","aliases":"a"}`, want: `key aliases: ignored: expected a JSON array, got a string`, warns: true},
 	{text: `{"name":"d","type":"directory","path":"/storage/d","aliases":[""]}`, want: `key aliases: an empty alias`, bad: true},
-	{text: `{"name":"d","type":"directory","path":"/storage/d","options":"usrjquota=x"}`, want: `key options: "usrjquota=x" is left out: bad image parameters: unknown mount option`, warns: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","options":"usrjquota=x"}`, want: `key options: "usrjquota=x" ignored: bad image parameters: unknown mount option`, warns: true},
 	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img"}`, want: `is not FOLDER/IMAGE,SIZE,KEY`, faulty: true},
 	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,8"}`, want: `is not FOLDER/IMAGE,SIZE,KEY`, faulty: true},
 	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/,8,key"}`, want: `is not FOLDER/IMAGE,SIZE,KEY`, faulty: true},
@@ -96,22 +96,22 @@ var parseCases = []struct {
 	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,8M,key"}`, want: `size "8M"`, faulty: true},
 	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,99999999999999999999,key"}`, want: `size "99999999999999999999"`, faulty: true},
 	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,16777217,key"}`, want: `1 to 16777216`, faulty: true},
-	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/..,8,key"}`, want: `no usable file name`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/..,8,key"}`, want: `not a usable file name`, faulty: true},
 	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/../file.img,8,key"}`, want: `parts`, faulty: true},
-	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/key.txt,8,key"}`, want: `would be one file`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/key.txt,8,key"}`, want: `are the same file`, faulty: true},
 	{text: `{"name":"d",` + versatileType + `,"path":"-v2 /storage/f/file.img,8,key"}`, want: `is not absolute`, faulty: true},
-	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,8,key","format":"ntfs"}`, want: `"ntfs" is none of [ext4 ext3]; a new image gets ext4`, warns: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,8,key","format":"ntfs"}`, want: `"ntfs" is not one of [ext4 ext3]; a new image gets ext4`, warns: true},
 	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/fi\u0000le.img,8,key"}`, want: `control character`, faulty: true},
 	{text: `{"name":"d","type":"dm-crypt-caam","mode":"turbo","path":"/storage/f/file.img,8,key"}`, want: `neither mainline nor nxp`, faulty: true},
-	{text: `{"name":"d","type":"dm-crypt-dcp","migrate_keyblob":"yes","path":"/storage/f/file.img,8,key"}`, want: `it wants mode mainline`, warns: true},
-	{text: `{"name":"d","type":"luks","path":"/storage/f/file.img,16,vault"}`, want: `lies in /storage/persist/vault/disks`, faulty: true},
+	{text: `{"name":"d","type":"dm-crypt-dcp","migrate_keyblob":"yes","path":"/storage/f/file.img,8,key"}`, want: `only for mode mainline`, warns: true},
+	{text: `{"name":"d","type":"luks","path":"/storage/f/file.img,16,vault"}`, want: `must be in /storage/persist/vault/disks`, faulty: true},
 	{text: `{"name":"d","type":"luks","path":"/storage/persist/vault/disks/file.img,16,secret"}`, want: `vault or unsealed-vault`, faulty: true},
 	{text: `{"name":"d","type":"luks","path":"/storage/persist/vault/disks/file.img,8,vault"}`, want: `at least 16 MiB`, faulty: true},
-	{text: `{"name":"d","type":"directory","path":"/storage/d"},{"name":"d","type":"directory","path":"/storage/e"}`, want: `name "d" is disk "d"'s already`, bad: true},
-	{text: `{"name":"d","type":"directory","path":"/storage/d","aliases":["e"]},{"name":"e","type":"directory","path":"/storage/e"}`, want: `alias "e" is disk "e"'s already`, bad: true},
-	{text: `{"name":"d","type":"directory","path":"/storage/d","aliases":["a"]},{"name":"e","type":"directory","path":"/storage/e","aliases":["a"]}`, want: `disk "e": alias "a" is disk "d"'s already`, bad: true},
-	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,8,k1"},{"name":"e",` + versatileType + `,"path":"/storage/f/file.img,8,k2"}`, want: `in common with disk "d"`, faulty: true},
-	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/1.img,8,k"},{"name":"e",` + versatileType + `,"path":"/storage/f/2.img,8,k"}`, want: `in common with disk "d"`, faulty: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d"},{"name":"d","type":"directory","path":"/storage/e"}`, want: `name "d" is already used by disk "d"`, bad: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","aliases":["e"]},{"name":"e","type":"directory","path":"/storage/e"}`, want: `alias "e" is already used by disk "e"`, bad: true},
+	{text: `{"name":"d","type":"directory","path":"/storage/d","aliases":["a"]},{"name":"e","type":"directory","path":"/storage/e","aliases":["a"]}`, want: `disk "e": alias "a" is already used by disk "d"`, bad: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/file.img,8,k1"},{"name":"e",` + versatileType + `,"path":"/storage/f/file.img,8,k2"}`, want: `is also used by disk "d"`, faulty: true},
+	{text: `{"name":"d",` + versatileType + `,"path":"/storage/f/1.img,8,k"},{"name":"e",` + versatileType + `,"path":"/storage/f/2.img,8,k"}`, want: `is also used by disk "d"`, faulty: true},
 }
 
 func TestParse(t *testing.T) {
@@ -173,8 +173,8 @@ func TestParseVolumes(t *testing.T) {
 		{text: `{"v":{"disk":"d"}}`, want: "[]"},
 		{text: `{"v":{}}`, want: "[]"},
 		{text: `{"v":{"persistence":"forever"}}`, want: `key persistence: bad volume option`, left: true},
-		{text: `{"v":{"persistence":"boot@d"}}`, want: `goes into the key disk`, left: true},
-		{text: `{"v":{"persistence":"boot","disk":"x"}}`, want: `volumes "v": left out: key disk: no such disk: "x", of [alias d e]`, left: true},
+		{text: `{"v":{"persistence":"boot@d"}}`, want: `must not name a disk`, left: true},
+		{text: `{"v":{"persistence":"boot","disk":"x"}}`, want: `volumes "v": left out: key disk: no such disk: "x"; known disks: [alias d e]`, left: true},
 		{text: `{"v":{"persistence":"boot","size":1}}`, want: `volumes "v": key "size": unknown`, warns: true},
 		{text: `{"../v":{"persistence":"boot"}}`, want: `bad name`, left: true},
 		{text: `{"v":{"persistence":"boot"},"v":{"persistence":"boot"}}`, want: `duplicate key`, bad: true},
@@ -206,7 +206,7 @@ func TestParseFile(t *testing.T) {
 		`null`:                           "got null",
 		`{"groups":{}}`:                  "groups: expected a JSON array",
 		`{"disks":{}}`:                   "disks: expected a JSON array, got an object",
-		`[]`:                             "disks: empty",
+		`[]`:                             "disks: list is empty",
 		`{"groups":[]}{`:                 "trailing data",
 		strings.Repeat(" ", 1<<20) + "1": "longer than",
 	} {
@@ -215,9 +215,9 @@ func TestParseFile(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		`{"disk":[]}`:    `key "disk": unknown, passed over; known are groups, disks`,
+		`{"disk":[]}`:    `key "disk": unknown, ignored; known keys: groups, disks`,
 		`{"network":[]}`: "network: expected a JSON object",
-		`{"disks_v3":[{"name":"d","type":"raid"}]}`: `disks_v3[0] "d": key type: unknown type "raid"; known are [directory dm-crypt-versatile dm-crypt-caam dm-crypt-dcp luks], and Pantavisor's own [swap-disk volume-disk dual]; the disk is skipped`,
+		`{"disks_v3":[{"name":"d","type":"raid"}]}`: `disks_v3[0] "d": key type: unknown type "raid"; known types: [directory dm-crypt-versatile dm-crypt-caam dm-crypt-dcp luks], and Pantavisor's own [swap-disk volume-disk dual]; the disk is skipped`,
 	} {
 		f, err := Parse([]byte(text), rules)
 		if err != nil || len(f.Disks) > 0 || len(f.Warnings) != 1 || !strings.Contains(f.Warnings[0].String(), want) {
@@ -259,13 +259,13 @@ func TestDiskKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, key := range []string{"mode", "format", "migrate_keyblob", "uuid", "extra"} {
-			text := "key " + strconv.Quote(key) + ": passed over"
+			text := "key " + strconv.Quote(key) + ": ignored"
 			if key == "extra" {
 				text = `key "extra": unknown`
 			}
 			has := slices.ContainsFunc(f.Warnings, func(w Warning) bool { return strings.HasPrefix(w.Text, text) })
 			if want := key == "extra" || slices.Contains(strings.Fields(passed), key); has != want {
-				t.Errorf("%s: key %s passed over: %t, want %t: %v", typ, key, has, want, f.Warnings)
+				t.Errorf("%s: key %s ignored: %t, want %t: %v", typ, key, has, want, f.Warnings)
 			}
 		}
 		if d := f.Disks[0]; d.Fault == nil && (d.Mode == Mainline) != (typ == CAAM || typ == DCP) || d.MigrateKey != (typ == DCP) {

@@ -108,12 +108,12 @@ func (d *plainDisk) inspect(st *Status) {
 	}
 	switch info, err := os.Lstat(d.source()); {
 	case err != nil:
-		st.problem("the key is missing: %v", err)
+		st.problem("key is missing: %v", err)
 	case info.Size() < d.key.least():
-		st.problem("%s has %d bytes, a key has %d", d.source(), info.Size(), d.key.least())
+		st.problem("%s has %d bytes, a key needs %d", d.source(), info.Size(), d.key.least())
 	case info.Mode().Perm()&0o077 != 0:
 		// Pantavisor's own script makes them so; the folder may be closed all the same.
-		st.warn("%s has mode %04o: other users may read the key, run chmod 0600", d.source(), info.Mode().Perm())
+		st.warn("%s has mode %04o: other users may read the key", d.source(), info.Mode().Perm())
 	}
 }
 
@@ -141,7 +141,7 @@ func (d *plainDisk) ensureKey(ctx context.Context, haveImage bool) error {
 		}
 	}
 	if haveImage {
-		return fmt.Errorf("%w: %s; without it the image %s cannot be opened, and it is not formatted anew", ErrKeyMissing, made, d.ImagePath())
+		return fmt.Errorf("%w: %s; image %s cannot be opened, and was not formatted again", ErrKeyMissing, made, d.ImagePath())
 	}
 	content, err := d.key.newKey(ctx, d)
 	defer clear(content)
@@ -154,7 +154,7 @@ func (d *plainDisk) ensureKey(ctx context.Context, haveImage bool) error {
 // writeKey makes a key file.
 func writeKey(name string, content []byte) error {
 	if len(content) == 0 {
-		return fmt.Errorf("%w: %s would be empty", ErrBadKey, name)
+		return fmt.Errorf("%w: new key for %s is empty", ErrBadKey, name)
 	}
 	if err := durable.Replace(name, filepath.Base(name)+tempSuffix, content); err != nil {
 		return fmt.Errorf("%s: %w", filepath.Dir(name), err)

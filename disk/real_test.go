@@ -44,7 +44,7 @@ func TestRealDevices(t *testing.T) {
 			"built-in directory /storage/disks default; dm-versatile dm-crypt-versatile /storage/dm-crypt-file/disk1/versatile.img 8388608 versatile_key; " +
 				"dm-caam dm-crypt-caam nxp /storage/dm-crypt-file/disk1/caam.img 8388608 caam_key; zram-volume volume-disk",
 			"[]",
-			[]string{`disks[1] "dm-versatile": key options: "...." is left out`, `disks[2] "dm-caam": key options: "...." is left out`},
+			[]string{`disks[1] "dm-versatile": key options: "...." ignored`, `disks[2] "dm-caam": key options: "...." ignored`},
 		},
 	} {
 		f, err := Parse(fixture(t, name), rules)
@@ -157,7 +157,7 @@ func TestMountOptions(t *testing.T) {
 	if err != nil || f.Disks[0].Options != "nosuid,sync,nodev" {
 		t.Errorf("options %q, %v", f.Disks[0].Options, err)
 	}
-	warned(t, "options", f.Warnings, []string{`disks[0] "d": key mount_options: "bogus" is left out`, `disks[0] "d": key options: passed over, mount_options says the same`})
+	warned(t, "options", f.Warnings, []string{`disks[0] "d": key mount_options: "bogus" ignored`, `disks[0] "d": key options: ignored, key mount_options is set too`})
 }
 
 // told is a container in one line for each mount.
@@ -205,9 +205,9 @@ sdk.docker--home-pantavisor-.ssh /home/pantavisor/.ssh -o persistence=permanent 
 			[]string{`storage "dockerovl--pvconfigs-nm-connections": Pantavisor shows`, `storage "dockerovl--var-lib-connman": Pantavisor shows`}, nil},
 		{"src without a name", "overlay-src.json", "", "os", overlay, overlays, nil},
 		{"the image tells what a dash was", "dashes-run.json", "dashes-src.json", "", dashes,
-			[]string{`storage "docker--data": disk internal is of type volume-disk`, `storage "lxc-overlay": the container's own root`}, []string{`storage "etc/example/": no storage key that pvr makes`}},
+			[]string{`storage "docker--data": disk internal is of type volume-disk`, `storage "lxc-overlay": root of the container`}, []string{`storage "etc/example/": not a storage key that pvr derives`}},
 		{"nothing tells it", "dashes-run.json", "", "", guessed,
-			[]string{`storage "docker--data": disk internal is of type volume-disk`, `storage "lxc-overlay": the container's own root`}, []string{`storage "etc/example/": no storage key that pvr makes`}},
+			[]string{`storage "docker--data": disk internal is of type volume-disk`, `storage "lxc-overlay": root of the container`}, []string{`storage "etc/example/": not a storage key that pvr derives`}},
 		{"the same of src alone", "dashes-src.json", "", "sdk", dashes,
 			[]string{`persistence "/data": disk internal is of type volume-disk`}, nil},
 		{"no volumes at all", "plain-src.json", "", "nginx", "", nil, nil},
@@ -241,14 +241,14 @@ func TestCompose(t *testing.T) {
 		{text: `{"name":"w","storage":{}}`, src: `{"persistence":{"/new":"boot","lxc-overlay":"boot"}}`, warnings: []string{`src.json "/new": run.json has no docker--new`}},
 		{text: `{"name":"w","persistence":{"/a":"boot","/a/":"permanent","/b/":"boot@","c":"revision","/d/../e":"boot","/":"boot","/x/ y":"boot"}}`,
 			want: "w.docker--a /a -o persistence=boot\nw.docker-c /c -o persistence=revision\n",
-			left: []string{`persistence "/a/": the same mount point`, `persistence "": "/" is no clean path`, `persistence "/b": bad volume option`, `persistence "/d/../e": "/d/../e" is no clean path`, `persistence "/x/ y": bad name`}},
+			left: []string{`persistence "/a/": same mount point`, `persistence "": "/" is not a clean path`, `persistence "/b": bad volume option`, `persistence "/d/../e": "/d/../e" is not a clean path`, `persistence "/x/ y": bad name`}},
 		{text: `{"name":"w","docker_config":{"Volumes":{"/a":{}}},"persistence":{"ovl:/a/":"boot"}}`, want: "w.dockerovl--a /a -o persistence=boot overlay\n",
-			warnings: []string{`docker_config.Volumes "/a": passed over`, `persistence "ovl:/a": Pantavisor shows`}},
-		{text: `{"name":"w","persistence":{"ovl:/a/":"boot","/a":"permanent"}}`, want: "w.docker--a /a -o persistence=permanent\n", left: []string{`persistence "ovl:/a": w.dockerovl--a at /a: the volume w.docker--a`}},
+			warnings: []string{`docker_config.Volumes "/a": ignored`, `persistence "ovl:/a": Pantavisor shows`}},
+		{text: `{"name":"w","persistence":{"ovl:/a/":"boot","/a":"permanent"}}`, want: "w.docker--a /a -o persistence=permanent\n", left: []string{`persistence "ovl:/a": w.dockerovl--a at /a: volume w.docker--a`}},
 		{text: `{"name":"w","persistence":null,"docker_config":null}`},
 		{text: `{"name":"w","docker_config":[],"persistence":{}}`, left: []string{"docker_config: expected a JSON object"}},
 		{text: `{"#spec":"service-manifest-run@1","name":"w"}`},
-		{text: `{"name":"w"}`, want: "neither storage", bad: true},
+		{text: `{"name":"w"}`, want: "neither key storage", bad: true},
 		{text: `{"storage":{}}`, want: "key name is missing", bad: true},
 		{text: `{"name":7,"storage":{}}`, want: "key name: expected a string", bad: true},
 		{text: `{"name":"a/b","storage":{}}`, want: "bad name", bad: true},
@@ -281,7 +281,7 @@ func TestCompose(t *testing.T) {
 	if err != nil || c.Name != "third" {
 		t.Errorf("the folder's name: %q, %v", c.Name, err)
 	}
-	warned(t, "the folder's name", c.Warnings, []string{"name: no file names the container; taken from its folder: third"})
+	warned(t, "the folder's name", c.Warnings, []string{"name: no file has the name of the container; using the name of the folder: third"})
 }
 
 // A key file as Pantavisor's script makes it is of use, with a warning.

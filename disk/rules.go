@@ -30,7 +30,7 @@ func (e diskEntry) format() string {
 	}
 	text, err := str(value)
 	if err == nil && !slices.Contains(formats, text) {
-		err = fmt.Errorf("%q is none of %v", text, formats)
+		err = fmt.Errorf("%q is not one of %v", text, formats)
 	}
 	if err != nil {
 		e.warn("key format: %v; a new image gets %s", err, defaultFormat)
@@ -50,13 +50,13 @@ func (p *parser) options(entry string, members []member) string {
 			continue
 		}
 		if key != "" {
-			p.warn(entry, "key %s: passed over, %s says the same", k, key)
+			p.warn(entry, "key %s: ignored, key %s is set too", k, key)
 			continue
 		}
 		key = k
 		text, err := str(value)
 		if err != nil {
-			p.warn(entry, "key %s: passed over: %v", k, err)
+			p.warn(entry, "key %s: ignored: %v", k, err)
 			continue
 		}
 		for word := range strings.SplitSeq(strings.TrimPrefix(text, "-o "), ",") {
@@ -65,7 +65,7 @@ func (p *parser) options(entry string, members []member) string {
 				continue
 			}
 			if _, err := crypt.ParseMountOptions(option); err != nil {
-				p.warn(entry, "key %s: %q is left out: %v", k, word, err)
+				p.warn(entry, "key %s: %q ignored: %v", k, word, err)
 				continue
 			}
 			taken = append(taken, option)
@@ -103,12 +103,12 @@ func splitImage(d *Disk, text string, rules Rules) error {
 	}
 	for _, name := range []string{d.Image, d.Key} {
 		if name == "." || name == ".." || len(name) > maxFileName || strings.ContainsAny(name, " \"\\") {
-			return fmt.Errorf("key path: %q is no usable file name", name)
+			return fmt.Errorf("key path: %q is not a usable file name", name)
 		}
 	}
 	for _, file := range []string{d.Key, d.Key + rawSuffix, d.Key + blobSuffix, d.Key + ".init_done", d.Key + ".new"} {
 		if d.Image == file || d.Image+".new" == file {
-			return fmt.Errorf("key path: image %q and key %q would be one file", d.Image, d.Key)
+			return fmt.Errorf("key path: image %q and key %q are the same file", d.Image, d.Key)
 		}
 	}
 	mib, err := strconv.ParseInt(parts[1], 10, 64)
@@ -125,9 +125,9 @@ func checkDir(dir, root string) error {
 	case !path.IsAbs(dir):
 		return fmt.Errorf("key path: %q is not absolute", dir)
 	case path.Clean(dir) != dir:
-		return fmt.Errorf("key path: %q has empty, . or .. parts: write %q", dir, path.Clean(dir))
+		return fmt.Errorf("key path: %q has empty, . or .. parts, must be %q", dir, path.Clean(dir))
 	case dir != root && !strings.HasPrefix(dir, strings.TrimSuffix(root, "/")+"/"):
-		return fmt.Errorf("key path: %q lies outside %s, where disks may be (setting diskroot)", dir, root)
+		return fmt.Errorf("key path: %q is outside %s (setting diskroot)", dir, root)
 	}
 	return nil
 }

@@ -24,17 +24,17 @@ var (
 	// ErrNotFound: no disk has that name or alias.
 	ErrNotFound = errors.New("no such disk")
 	// ErrUnsupported: a type that only Pantavisor opens.
-	ErrUnsupported = errors.New("disks of this type are opened by Pantavisor only")
+	ErrUnsupported = errors.New("only Pantavisor opens disks of this type")
 	// ErrKeyMissing: an image without the file that its key comes from.
-	ErrKeyMissing = errors.New("the key of the disk is missing")
+	ErrKeyMissing = errors.New("disk key is missing")
 	// ErrImageMissing: the disk was made, and its image is gone.
-	ErrImageMissing = errors.New("the image of the disk is missing")
+	ErrImageMissing = errors.New("disk image is missing")
 	// ErrBadKey: the file a key comes from makes no sense.
-	ErrBadKey = errors.New("the key file of the disk is damaged")
+	ErrBadKey = errors.New("disk key file is damaged")
 	// ErrOutside: a symbolic link leads out of where disks may be.
-	ErrOutside = errors.New("the disk lies outside of where disks may be")
+	ErrOutside = errors.New("disk is outside the folder for disks")
 	// ErrTool: a program that a vendor's keys need is missing or failed.
-	ErrTool = errors.New("the key tool of the disk failed")
+	ErrTool = errors.New("disk key tool failed")
 )
 
 // Config makes a Set.
@@ -200,7 +200,7 @@ func (s *Set) within(d Disk) error {
 		return err
 	}
 	if real != root && !strings.HasPrefix(real, strings.TrimSuffix(root, "/")+"/") {
-		return fmt.Errorf("%w: %s is %s, not below %s", ErrOutside, d.Dir, real, root)
+		return fmt.Errorf("%w: %s resolves to %s, outside %s", ErrOutside, d.Dir, real, root)
 	}
 	mode := fs.FileMode(0o700)
 	if !d.IsCrypt() {
@@ -238,12 +238,12 @@ func (s *Set) ready(ctx context.Context, d Disk, im image) error {
 	}
 	switch {
 	case made && !have:
-		return fmt.Errorf("%w: %s was made once (%s says so); restore it, or remove %s to begin with an empty disk", ErrImageMissing, d.ImagePath(), im.marker(), im.marker())
+		return fmt.Errorf("%w: %s, but the disk was set up before (%s)", ErrImageMissing, d.ImagePath(), im.marker())
 	case made:
 		return nil
 	}
 	if err := s.firstBoot(ctx, d, im, have); err != nil {
-		return fmt.Errorf("make the disk: %w", err)
+		return fmt.Errorf("set up the disk: %w", err)
 	}
 	return nil
 }
@@ -265,14 +265,14 @@ func (s *Set) firstBoot(ctx context.Context, d Disk, im image, haveImage bool) e
 			return err
 		}
 	} else if err := tryImage(ctx, im); err != nil {
-		return fmt.Errorf("there is an image already, which is never formatted: %w", err)
+		return fmt.Errorf("existing image does not open, and is not formatted again: %w", err)
 	}
 	if err := touch(im.marker()); haveImage && errors.Is(err, unix.EROFS) {
 		return nil // it opens; who can write here marks it
 	} else if err != nil {
 		return err
 	}
-	s.cfg.Log.InfoContext(ctx, "made a disk", "disk", d.Name, "type", string(d.Type), "image", d.ImagePath())
+	s.cfg.Log.InfoContext(ctx, "set up a disk", "disk", d.Name, "type", string(d.Type), "image", d.ImagePath())
 	return s.step(d, "init_done")
 }
 
@@ -296,7 +296,7 @@ func roomFor(d Disk) error {
 		return fmt.Errorf("%s: %w", d.Dir, err)
 	}
 	if free := int64(st.Bavail) * int64(st.Bsize); d.Size > free { //nolint:unconvert // 32 bit has another type
-		return fmt.Errorf("%w: the disk wants %d MiB, %s has %d MiB free", crypt.ErrNoSpace, d.Size>>20, d.Dir, free>>20)
+		return fmt.Errorf("%w: disk needs %d MiB, %s has %d MiB free", crypt.ErrNoSpace, d.Size>>20, d.Dir, free>>20)
 	}
 	return nil
 }
@@ -311,7 +311,7 @@ func isFile(name string) (bool, error) {
 		return false, err
 	}
 	if !info.Mode().IsRegular() {
-		return false, fmt.Errorf("%w: %s is no regular file", ErrOutside, name)
+		return false, fmt.Errorf("%w: %s is not a regular file", ErrOutside, name)
 	}
 	return true, nil
 }

@@ -36,7 +36,7 @@ func target(point string) (string, error) {
 	point = strings.TrimSuffix(strings.TrimPrefix(point, overlayMark), "/")
 	at := "/" + strings.TrimPrefix(point, "/")
 	if at == "/" || path.Clean(at) != at || strings.ContainsFunc(at, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return "", fmt.Errorf("%q is no clean path below the root", at)
+		return "", fmt.Errorf("%q is not a clean path below the root", at)
 	}
 	return at, nil
 }
@@ -76,7 +76,7 @@ func (c *composer) readSource(members []member) (src source) {
 		key := strings.TrimSuffix(m.key, "/")
 		text, err := str(m.value)
 		if before, twice := at[key]; twice && !before.volume {
-			c.leave(fmt.Sprintf("persistence %q", m.key), "the same mount point as %q but for the slash; pvr takes either", before.key)
+			c.leave(fmt.Sprintf("persistence %q", m.key), "same mount point as %q except for the slash; pvr may use either", before.key)
 			continue
 		}
 		at[key] = point{key: key, text: text, err: err}
@@ -84,7 +84,7 @@ func (c *composer) readSource(members []member) (src source) {
 	for _, key := range slices.Sorted(maps.Keys(at)) {
 		// One mount point cannot have both: the map was written for this container.
 		if over, both := at[overlayMark+key]; both && !over.volume && at[key].volume {
-			c.warn(fmt.Sprintf("docker_config.Volumes %q", key), "passed over, %q takes its place", over.key)
+			c.warn(fmt.Sprintf("docker_config.Volumes %q", key), "ignored, replaced by %q", over.key)
 			continue
 		}
 		src.points = append(src.points, at[key])

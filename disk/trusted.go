@@ -41,7 +41,7 @@ func (d *plainDisk) loadTrusted(file string, key *crypt.KernelKey) error {
 	}
 	blob, _, _ = bytes.Cut(bytes.TrimSpace(blob), []byte("\n"))
 	if !isBlob(string(blob), t.TrustedType) {
-		return fmt.Errorf("%w: %s is no blob in hex", ErrBadKey, file)
+		return fmt.Errorf("%w: %s is not a blob in hex", ErrBadKey, file)
 	}
 	key.Type, key.Payload = t.TrustedType, append([]byte(t.LoadTrusted), blob...)
 	return nil

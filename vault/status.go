@@ -47,7 +47,7 @@ func AnchorLine(anchored bool) string {
 	if anchored {
 		return "the TPM remembers this key ring: an older one that is put back is refused"
 	}
-	return "nothing remembers this key ring: that an older one is put back cannot be noticed"
+	return "no TPM record of this key ring: an older ring cannot be detected"
 }
 
 // ReadState tries every slot that needs no person. Its error is why the vault does not open,

@@ -39,7 +39,7 @@ func (s *Store) keysFor(ctx context.Context, o Options) (crypt.KeySource, error)
 	}
 	keys, err := s.cfg.Keys(ctx, tier)
 	if err != nil && !own {
-		err = fmt.Errorf("the vault vouches for volumes of this kind: %w", err)
+		err = fmt.Errorf("volumes of this kind are authenticated by the vault: %w", err)
 	}
 	return keys, err
 }
@@ -58,7 +58,7 @@ func (s *Store) authenticate(ctx context.Context, v Volume, why purpose) error {
 	}
 	keys, err := s.keysFor(ctx, v.Options)
 	if err != nil && why == toUse && !v.ownKey() && ctx.Err() == nil {
-		s.log.WarnContext(ctx, "the vault is locked: nothing vouches for this volume", "volume", v.Name, "path", v.Path, "reason", err)
+		s.log.WarnContext(ctx, "vault is locked; using a volume without authentication", "volume", v.Name, "path", v.Path, "reason", err)
 		return nil
 	}
 	if err != nil {
@@ -87,14 +87,14 @@ func (s *Store) vouch(v Volume, keys crypt.KeySource) error {
 	}
 	if v.recordFile() != "" && v.MAC != "" {
 		if err := v.authentic(keys); err != nil {
-			return fmt.Errorf("volume %s: %w: record %w: restore %s from a backup, or remove the volume by its ID %s", v.Name, ErrDamaged, err, v.Path, v.ID())
+			return fmt.Errorf("volume %s (%s): %w: record of %s is %w", v.Name, v.ID(), ErrDamaged, v.Path, err)
 		}
 	}
 	if v.Listed && !v.bare() || keys.Floor() < recordVersion {
 		return nil
 	}
 	if v.bare() {
-		return fmt.Errorf("volume %s: %w: %w: take %s in with \"layervault image adopt\", or remove it", v.Name, ErrDamaged, ErrOldFormat, v.ID())
+		return fmt.Errorf("volume %s (%s): %w: %w", v.Name, v.ID(), ErrDamaged, ErrOldFormat)
 	}
-	return fmt.Errorf("volume %s: %w: %w: take %s in with \"layervault image adopt\", or remove it", v.Name, ErrDamaged, ErrUnlisted, v.ID())
+	return fmt.Errorf("volume %s (%s): %w: %w", v.Name, v.ID(), ErrDamaged, ErrUnlisted)
 }

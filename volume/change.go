@@ -24,7 +24,7 @@ func (s *Store) Grow(ctx context.Context, name string, size int64) error {
 		return fmt.Errorf("grow volume %s: %w", name, err)
 	}
 	if size < ext4.MinSize || size > MaxSize {
-		return fmt.Errorf("grow volume %s: %w: size of %d bytes", name, ErrBadOption, size)
+		return fmt.Errorf("grow volume %s: %w: size is %d bytes, must be %d to %d", name, ErrBadOption, size, ext4.MinSize, int64(MaxSize))
 	}
 	err = im.mounted(ctx, func(at string, dev Device) error { return dev.Grow(ctx, at, size) })
 	if err != nil {

@@ -35,7 +35,7 @@ func placeOf(r Record, revision string) (place, error) {
 		revision = o.Revision
 	}
 	if o.Persistence == Revision && revision == "" {
-		return place{}, fmt.Errorf("%w: the content of volume %s belongs to one", ErrNoRevision, r.Name)
+		return place{}, fmt.Errorf("%w: volume %s has persistence=revision", ErrNoRevision, r.Name)
 	}
 	return kindOf(o).content(r, revision), nil
 }
@@ -90,7 +90,7 @@ func makeDir(root *os.Root, dir string) error {
 	info, err := root.Lstat(dir)
 	if err == nil {
 		if !info.IsDir() {
-			return fmt.Errorf("%w: %s is no directory", ErrDamaged, dir)
+			return fmt.Errorf("%w: %s is not a directory", ErrDamaged, dir)
 		}
 		return nil
 	}

@@ -56,7 +56,7 @@ func (s *Store) uses(id ID) (uses, error) {
 	}
 	u, err := decodeUses(data, s.boot)
 	if err != nil {
-		s.log.Warn("cannot read which mounts docker has of a volume; going by the kernel", "volume", id.String(), "error", err)
+		s.log.Warn("cannot read docker's mounts of a volume; using the kernel's mount table", "volume", id.String(), "error", err)
 		return uses{}, nil
 	}
 	return u, nil
@@ -77,7 +77,7 @@ func decodeUses(data []byte, boot string) (uses, error) {
 			one.Count = 1
 		}
 		if one.Count < 1 || one.Dir != filepath.Base(one.Dir) || !filepath.IsLocal(one.Dir) {
-			return nil, fmt.Errorf("mount %q of %q, %d times", id, one.Dir, one.Count)
+			return nil, fmt.Errorf("invalid entry: mount %q at %q, count %d", id, one.Dir, one.Count)
 		}
 		u[id] = one
 	}

@@ -61,7 +61,7 @@ func (s *Store) refuseUsedUUID(ctx context.Context, id, name string) error {
 	}
 	for _, v := range others {
 		if v.UUID == id {
-			return fmt.Errorf("%w: volume %q has the UUID %s that %s was to get", ErrExists, v.Name, id, name)
+			return fmt.Errorf("%w: UUID %s of the new volume %s is in use by volume %q", ErrExists, id, name, v.Name)
 		}
 	}
 	return nil
@@ -70,8 +70,7 @@ func (s *Store) refuseUsedUUID(ctx context.Context, id, name string) error {
 // recreate tells a retry from a clash, and from a new generation.
 func (s *Store) recreate(ctx context.Context, have Volume, want Request) (Volume, error) {
 	clash := func(what string, is, wanted any) error {
-		return fmt.Errorf("%w: %s has %s %v, not %v: change it with \"layervault volume purge\", which makes a new, empty generation",
-			ErrExists, have.Name, what, is, wanted)
+		return fmt.Errorf("%w: %s has %s %v, not %v", ErrExists, have.Name, what, is, wanted)
 	}
 	if want.UUID != "" && want.UUID != have.UUID {
 		return Volume{}, clash("UUID", have.UUID, want.UUID)
@@ -97,12 +96,12 @@ func (s *Store) recreate(ctx context.Context, have Volume, want Request) (Volume
 			return Volume{}, err
 		}
 		if asked.Size != size {
-			return Volume{}, fmt.Errorf("%w: make it larger with \"layervault volume grow\"", clash("size", size, asked.Size))
+			return Volume{}, clash("size", size, asked.Size)
 		}
 		asked.Size = is.Size
 	}
 	if is != asked {
-		return Volume{}, clash("the options", describe(is), describe(asked))
+		return Volume{}, clash("options", describe(is), describe(asked))
 	}
 	return have, nil
 }

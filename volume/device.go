@@ -36,7 +36,7 @@ type Image struct {
 	Tier    persist.Tier
 	Path    string // of the file
 	Params  crypt.Params
-	Inodes  int64 // of a new image's file system, see ext4.CheckInodes; 0 for its size's
+	Inodes  int64              // of a new image's file system, see ext4.CheckInodes; 0 for its size's
 	Options crypt.MountOptions // of Mount
 	// ReadOnly: the file lies on a disk that cannot be written; Mount mounts read-only.
 	ReadOnly bool

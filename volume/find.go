@@ -28,7 +28,7 @@ func find(vs []Volume, name string) (Volume, error) {
 				damaged = &v
 			}
 		case found != nil:
-			return Volume{}, fmt.Errorf("%w: %s is %s and %s: move one away", ErrAmbiguous, name, found.Path, v.Path)
+			return Volume{}, fmt.Errorf("%w: %s is at %s and at %s", ErrAmbiguous, name, found.Path, v.Path)
 		default:
 			found = &v
 		}

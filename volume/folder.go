@@ -37,7 +37,7 @@ func (folders) recordFile(path string) string { return filepath.Join(path, recor
 func (folders) content(r Record, revision string) place { return ownContent(r, revision) }
 
 func (folders) notImage(Options) string {
-	return fmt.Sprintf("a volume of the clear tier is a folder of %s, without a size, cipher or mount of its own", persist.Clear)
+	return "a volume of the clear tier is a folder without a size, cipher or mount of its own"
 }
 
 func (folders) fit(o Options) Options {

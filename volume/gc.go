@@ -76,11 +76,11 @@ func (s *Store) mayCollect(ctx context.Context, vs []Volume, v Volume) error {
 			continue
 		}
 		if err := s.authenticate(ctx, o, toChange); err != nil {
-			return fmt.Errorf("generation %d stays, as what superseded it cannot be used: %w", v.Generation, err)
+			return fmt.Errorf("generation %d is kept: the generation after it cannot be used: %w", v.Generation, err)
 		}
 		return nil
 	}
-	return fmt.Errorf("generation %d of %s stays: nothing that superseded it is there", v.Generation, v.UUID)
+	return fmt.Errorf("generation %d of %s is kept: no later generation exists", v.Generation, v.UUID)
 }
 
 // gcLists forgets what is pending in a list and not on the disk: nobody is making it. A tier
@@ -111,7 +111,7 @@ func (s *Store) forgetPending(ctx context.Context, tier persist.Tier, e entry) e
 	defer unlock()
 	keys, err := s.cfg.Keys(ctx, tier)
 	if err != nil {
-		s.log.DebugContext(ctx, "a locked tier's list is not tidied", "tier", tier, "reason", err)
+		s.log.DebugContext(ctx, "tier is locked; its list of volumes stays as it is", "tier", tier, "reason", err)
 		return nil
 	}
 	return s.relist(ctx, tier, keys, func(l *list) error {

@@ -83,7 +83,7 @@ func (s *Store) release(ctx context.Context, v Volume, patience time.Duration) (
 		}
 	}
 	if len(u) > 0 {
-		s.log.InfoContext(ctx, "forgot mounts of docker's that nothing uses", "volume", v.Name, "mounts", len(u))
+		s.log.InfoContext(ctx, "removed unused mounts of docker", "volume", v.Name, "mounts", len(u))
 	}
 	return "", s.keepUses(v.ID(), nil)
 }

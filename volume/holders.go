@@ -23,5 +23,5 @@ func usedFile(path string) (used string, err error) {
 	if len(names) == 0 {
 		return "", nil
 	}
-	return "its file is open as " + strings.Join(names, ", "), nil
+	return "image file is open as " + strings.Join(names, ", "), nil
 }

@@ -22,7 +22,7 @@ func (s *Store) MountAt(ctx context.Context, name, at string) error {
 		return fmt.Errorf("%w: mount point %q is not a clean absolute path", ErrBadName, at)
 	}
 	if strings.HasPrefix(at+"/", filepath.Clean(s.cfg.Mounts)+"/") {
-		return fmt.Errorf("%w: %s is docker's, choose another place", ErrBusyPath, s.cfg.Mounts)
+		return fmt.Errorf("%w: %s is reserved for docker", ErrBusyPath, s.cfg.Mounts)
 	}
 	v, unlock, err := s.lockToUse(ctx, name)
 	if err != nil {
@@ -48,7 +48,7 @@ func (s *Store) MountAt(ctx context.Context, name, at string) error {
 		if slices.Contains(here, at) {
 			return nil
 		}
-		return fmt.Errorf("%w: something else is mounted at %s", ErrBusyPath, at)
+		return fmt.Errorf("%w: another file system is mounted at %s", ErrBusyPath, at)
 	}
 	err = s.withContent(ctx, v, p, func(content *os.File) error {
 		return s.bindRestricted(content, at, hostFlags(v.Options))

@@ -33,17 +33,17 @@ func ParseID(s string) (ID, error) {
 		return ID{}, err
 	}
 	if id.String() != s { // such as "+1" or "01"
-		return ID{}, fmt.Errorf("%w: %q is spelled %q", ErrBadName, s, id)
+		return ID{}, fmt.Errorf("%w: %q must be written %q", ErrBadName, s, id)
 	}
 	return id, nil
 }
 
 func (id ID) check() error {
 	if u, err := uuid.Parse(id.UUID); err != nil || u.String() != id.UUID {
-		return fmt.Errorf("%w: %q is no UUID in lower case with dashes", ErrBadName, id.UUID)
+		return fmt.Errorf("%w: %q is not a UUID in lower case with dashes", ErrBadName, id.UUID)
 	}
 	if id.Generation < 0 {
-		return fmt.Errorf("%w: generation %d, from 0 on", ErrBadName, id.Generation)
+		return fmt.Errorf("%w: generation %d is negative", ErrBadName, id.Generation)
 	}
 	return nil
 }
@@ -58,7 +58,7 @@ var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 // ValidateName refuses what is no name of a volume, a platform or a revision.
 func ValidateName(what, name string) error {
 	if len(name) > maxName || !nameForm.MatchString(name) {
-		return fmt.Errorf("%w: %s %q: 1 to %d of A-Z a-z 0-9 _ . -, beginning with a letter or digit", ErrBadName, what, name, maxName)
+		return fmt.Errorf("%w: %s %q: must be 1 to %d characters of A-Z a-z 0-9 _ . -, the first a letter or digit", ErrBadName, what, name, maxName)
 	}
 	return nil
 }
@@ -70,7 +70,7 @@ var diskNameForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 // ValidateDiskName refuses what is no name or alias of a disk.
 func ValidateDiskName(name string) error {
 	if len(name) > maxName || !diskNameForm.MatchString(name) {
-		return fmt.Errorf("%w: disk %q: 1 to %d of A-Z a-z 0-9 _ . -, not beginning with . or -", ErrBadName, name, maxName)
+		return fmt.Errorf("%w: disk %q: must be 1 to %d characters of A-Z a-z 0-9 _ . -, the first neither . nor -", ErrBadName, name, maxName)
 	}
 	return nil
 }
@@ -87,7 +87,7 @@ func validateNewName(name string) error {
 		return err
 	}
 	if len(name) < minVolumeName {
-		return fmt.Errorf("%w: volume %q: %d characters at least, or docker run -v %s:/data takes it for a drive of Windows and its data stays in the clear",
+		return fmt.Errorf("%w: volume %q: must have at least %d characters: docker run -v %s:/data would take one letter for a Windows drive and store the data unencrypted",
 			ErrBadName, name, minVolumeName, name)
 	}
 	return nil

@@ -55,7 +55,7 @@ func (s *Store) imageOf(v Volume) (image, error) {
 	if im, ok := s.backing(v).(image); ok {
 		return im, nil
 	}
-	return image{}, fmt.Errorf("%w: no image of its own", ErrNotHere)
+	return image{}, fmt.Errorf("%w: volume has no image of its own", ErrNotHere)
 }
 
 // device makes the image's Device.
@@ -93,7 +93,7 @@ func (im image) create(ctx context.Context) error {
 	}
 	dev := im.store.cfg.Devices(Image{ID: im.ID(), Tier: im.Options.Tier, Path: im.Path, Params: params, Inodes: im.Options.Inodes, Token: text})
 	if err := dev.Create(ctx, size); errors.Is(err, crypt.ErrExists) {
-		return fmt.Errorf("%w: its record cannot be read; see layervault volume list: %w", ErrExists, err)
+		return fmt.Errorf("%w: record of the existing image cannot be read: %w", ErrExists, err)
 	} else if err != nil {
 		return err
 	}
@@ -218,5 +218,5 @@ func readImageRecord(path string) (Record, error) {
 			return decodeToken(t.JSON)
 		}
 	}
-	return Record{}, fmt.Errorf("%w: its header has no token of type %s", ErrDamaged, TokenType)
+	return Record{}, fmt.Errorf("%w: header has no token of type %s", ErrDamaged, TokenType)
 }

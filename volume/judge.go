@@ -51,7 +51,7 @@ func (j *judgement) compare() {
 		}
 		v.pending, v.next = e.Pending, e.Next
 		if v.Damage == nil && !e.says(v.Record) {
-			v.Damage = fmt.Errorf("volume %s: %w: %w: its record names %q (%s), the list of %s has it as %q (%s): restore it from a backup, or remove it",
+			v.Damage = fmt.Errorf("volume %s: %w: %w: record names %q (%s), list of tier %s has %q (%s)",
 				v.ID(), ErrDamaged, ErrForged, v.Name, describe(v.Options), l.Tier, e.Name, describe(e.Options))
 		}
 		if v.Damage != nil {
@@ -83,7 +83,7 @@ func (j *judgement) addMissing() {
 				continue
 			}
 			v := Volume{Record: e.record(), Path: e.path(j.layout), Listed: true, missing: true}
-			v.damaged(fmt.Errorf("%w: %w: restore %s from a backup, or remove the volume", ErrDamaged, ErrMissing, v.Path))
+			v.damaged(fmt.Errorf("%w: %w: %s", ErrDamaged, ErrMissing, v.Path))
 			j.all = append(j.all, v)
 		}
 	}
@@ -117,7 +117,7 @@ func (j *judgement) supersede() {
 					newest.Name = v.Name
 				}
 			default:
-				v.damaged(fmt.Errorf("%w: %w, which has generation %d: take it in with \"layervault image adopt\", or remove it", ErrDamaged, ErrUnlisted, newest.Generation))
+				v.damaged(fmt.Errorf("%w: %w, which has generation %d", ErrDamaged, ErrUnlisted, newest.Generation))
 			}
 		}
 	}
@@ -165,8 +165,8 @@ func (j *judgement) clash(of func(v *Volume) string, what string) {
 		if first == nil || first == v || v.Superseded || v.claim() >= first.claim() || v.Name == first.Name && v.ID() == first.ID() && v.where() == first.where() {
 			continue
 		}
-		v.damaged(fmt.Errorf("%w: %w: volume %s of %s (%s) has that %s already: remove %s if nobody needs it",
-			ErrDamaged, ErrForged, first.Name, first.where(), first.ID(), what, v.Path))
+		v.damaged(fmt.Errorf("%w: %w: %s has the same %s as volume %s of %s (%s)",
+			ErrDamaged, ErrForged, v.Path, what, first.Name, first.where(), first.ID()))
 	}
 }
 

@@ -115,21 +115,21 @@ func (l *list) find(place string, id ID) *entry {
 
 func decodeList(data []byte, tier persist.Tier) (*list, error) {
 	l := &list{}
-	if err := listFormat.Decode("volume list", data, l); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	if err := listFormat.Decode("list", data, l); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrList, err)
 	}
 	switch {
 	case l.Tier != tier:
-		return nil, fmt.Errorf("%w: it is the list of %q", ErrDamaged, l.Tier)
+		return nil, fmt.Errorf("%w: list is of tier %q", ErrList, l.Tier)
 	case !authentic.IsCode(l.MAC):
-		return nil, fmt.Errorf("%w: it has no authentication", ErrDamaged)
+		return nil, fmt.Errorf("%w: no valid MAC", ErrList)
 	}
 	for _, e := range l.Volumes {
 		if err := e.record().check(); err != nil {
 			return nil, fmt.Errorf("%s: %w", e.id(), err)
 		}
 		if keyTier(e.Options) != tier {
-			return nil, fmt.Errorf("%w: %s belongs to another tier", ErrDamaged, e.id())
+			return nil, fmt.Errorf("%w: %s belongs to another tier", ErrList, e.id())
 		}
 	}
 	return l, nil
@@ -167,8 +167,7 @@ func (c *catalog) list(tier persist.Tier) *list {
 	}
 	l, err := readList(c.layout, tier)
 	if err != nil {
-		return &list{Tier: tier, damage: fmt.Errorf("list of the volumes of %s: %w: put it back from a backup, or remove %s and take the volumes in again: layervault image adopt",
-			tier, err, c.layout.VolumeList(tier))}
+		return &list{Tier: tier, damage: fmt.Errorf("read %s: %w", c.layout.VolumeList(tier), err)}
 	}
 	if l != nil {
 		c.mu.Lock()
@@ -236,8 +235,7 @@ func (s *Store) authenticList(tier persist.Tier, keys authentic.Keys) (*list, er
 	}
 	err := l.authentic(keys)
 	if errors.Is(err, ErrForged) {
-		err = fmt.Errorf("%w: list of the volumes of %s: %w: put it back from a backup, or remove %s and take the volumes in again: layervault image adopt",
-			ErrDamaged, tier, err, s.cfg.Layout.VolumeList(tier))
+		err = fmt.Errorf("%w: %s: %w", ErrList, s.cfg.Layout.VolumeList(tier), err)
 	}
 	return l, err
 }
@@ -265,7 +263,7 @@ func (s *Store) relist(ctx context.Context, tier persist.Tier, keys authentic.Ke
 		return err
 	}
 	if err := next.write(s.cfg.Layout, keys); err != nil {
-		return fmt.Errorf("list the volumes of %s: %w", tier, err)
+		return fmt.Errorf("write the list of volumes of %s: %w", tier, err)
 	}
 	return s.step("listed")
 }

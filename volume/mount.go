@@ -48,7 +48,7 @@ func (s *Store) Mount(ctx context.Context, name, id string) (dir string, err err
 			return "", err
 		}
 		if u.at(base) > 0 {
-			s.log.WarnContext(ctx, "a mounted volume was unmounted by somebody else; mounting it again", "volume", v.Name, "dir", at)
+			s.log.WarnContext(ctx, "volume was unmounted by another program; mounting it again", "volume", v.Name, "dir", at)
 		}
 		if err := s.mount(ctx, v, p, at); err != nil {
 			return "", fmt.Errorf("mount volume %s: %w", v.Name, err)

@@ -58,7 +58,7 @@ func (onDisks) content(r Record, revision string) place {
 	return place{dir: path.Join(diskPermanent, platform, dir)}
 }
 
-func (onDisks) notImage(o Options) string { return fmt.Sprintf("the disk %s decides that", o.Disk) }
+func (onDisks) notImage(o Options) string { return fmt.Sprintf("set by disk %s", o.Disk) }
 
 func (onDisks) fit(o Options) Options { return o.withoutImage() }
 

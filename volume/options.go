@@ -70,12 +70,12 @@ var options = map[string]option{
 		case persist.Vault, persist.Unsealed, persist.Clear:
 			return r.setTier(t)
 		}
-		return fmt.Errorf("the tiers are %s, %s and %s", persist.Vault, persist.Unsealed, persist.Clear)
+		return fmt.Errorf("must be %s, %s or %s", persist.Vault, persist.Unsealed, persist.Clear)
 	},
 	"clear": func(r *Request, value string) error {
 		is, err := strconv.ParseBool(value)
 		if err != nil {
-			return fmt.Errorf("it is true or false: %w", err)
+			return fmt.Errorf("must be true or false: %w", err)
 		}
 		if is {
 			return r.setTier(persist.Clear)
@@ -93,7 +93,7 @@ var options = map[string]option{
 	},
 	"generation": func(r *Request, value string) (err error) {
 		if r.Generation, err = strconv.ParseInt(value, 10, 64); err != nil || r.Generation < 0 {
-			return fmt.Errorf("it is a number from 0 on")
+			return fmt.Errorf("must be a number, 0 or more")
 		}
 		return nil
 	},
@@ -119,20 +119,20 @@ var options = map[string]option{
 	},
 	"cipher": func(r *Request, value string) error {
 		if !slices.Contains(ciphers, value) {
-			return fmt.Errorf("known are %s", strings.Join(ciphers, ", "))
+			return fmt.Errorf("must be one of %s", strings.Join(ciphers, ", "))
 		}
 		r.Cipher = value
 		return nil
 	},
 	"sector": func(r *Request, value string) (err error) {
 		if r.Sector, err = strconv.Atoi(value); err != nil || r.Sector != 512 && r.Sector != 4096 {
-			return fmt.Errorf("it is 512 or 4096")
+			return fmt.Errorf("must be 512 or 4096")
 		}
 		return nil
 	},
 	"inodes": func(r *Request, value string) (err error) {
 		if r.Inodes, err = strconv.ParseInt(value, 10, 64); err != nil || r.Inodes < ext4.LeastInodes || r.Inodes > ext4.MostInodes {
-			return fmt.Errorf("it is a number from %d to %d", ext4.LeastInodes, ext4.MostInodes)
+			return fmt.Errorf("must be a number from %d to %d", ext4.LeastInodes, ext4.MostInodes)
 		}
 		return nil
 	},
@@ -151,7 +151,7 @@ func OptionNames() []string { return slices.Sorted(maps.Keys(options)) }
 func ParseChange(opts map[string]string) (Options, error) {
 	r, err := parse(opts)
 	if err == nil && (r.UUID != "" || r.Generation >= 0) {
-		err = fmt.Errorf("%w: the UUID stays, and the generation is counted", ErrBadOption)
+		err = fmt.Errorf("%w: uuid and generation cannot be changed", ErrBadOption)
 	}
 	return r.Options, err
 }
@@ -178,7 +178,7 @@ func parse(opts map[string]string) (Request, error) {
 	for _, name := range slices.Sorted(maps.Keys(opts)) { // the same error each time
 		read, ok := options[name]
 		if !ok {
-			return Request{}, fmt.Errorf("%w %q: known are %s", ErrUnknownOption, name, strings.Join(OptionNames(), ", "))
+			return Request{}, fmt.Errorf("%w %q; known options: %s", ErrUnknownOption, name, strings.Join(OptionNames(), ", "))
 		}
 		if err := read(&r, strings.TrimSpace(opts[name])); err != nil {
 			return Request{}, fmt.Errorf("%w %s=%q: %w", ErrBadOption, name, opts[name], err)
@@ -192,9 +192,9 @@ func ParseSize(text string) (int64, error) {
 	size, err := units.RAMInBytes(text)
 	switch {
 	case err != nil:
-		return 0, fmt.Errorf("%w: write a number with a unit, such as 20G: %w", ErrBadOption, err)
+		return 0, fmt.Errorf("%w: must be a number with a unit, such as 20G: %w", ErrBadOption, err)
 	case size < ext4.MinSize || size > MaxSize:
-		return 0, fmt.Errorf("%w: a volume has %s to %s", ErrBadOption, units.BytesSize(ext4.MinSize), units.BytesSize(MaxSize))
+		return 0, fmt.Errorf("%w: must be %s to %s", ErrBadOption, units.BytesSize(ext4.MinSize), units.BytesSize(MaxSize))
 	}
 	return size / ext4.BlockSize * ext4.BlockSize, nil
 }
@@ -214,12 +214,12 @@ func ParsePersistence(text string) (kind Persistence, disk string, err error) {
 	case Permanent, Revision, Boot:
 		return kind, disk, nil
 	}
-	return "", "", fmt.Errorf("%w: %q is none of %s, %s and %s", ErrBadOption, first, Permanent, Revision, Boot)
+	return "", "", fmt.Errorf("%w: %q is not %s, %s or %s", ErrBadOption, first, Permanent, Revision, Boot)
 }
 
 func (r *Request) setTier(t persist.Tier) error {
 	if r.Tier != "" && r.Tier != t {
-		return fmt.Errorf("it contradicts tier=%s", r.Tier)
+		return fmt.Errorf("conflicts with tier=%s", r.Tier)
 	}
 	r.Tier = t
 	return nil
@@ -227,7 +227,7 @@ func (r *Request) setTier(t persist.Tier) error {
 
 func (r *Request) setDisk(name string) error {
 	if r.Disk != "" && r.Disk != name {
-		return fmt.Errorf("it contradicts disk=%s", r.Disk)
+		return fmt.Errorf("conflicts with disk=%s", r.Disk)
 	}
 	r.Disk = name
 	return ValidateDiskName(name)
@@ -249,13 +249,13 @@ func (r *Request) check() error {
 	}
 	switch {
 	case r.notClear && r.Tier == persist.Clear:
-		return fmt.Errorf("%w clear=false: it contradicts tier=%s", ErrBadOption, r.Tier)
+		return fmt.Errorf("%w clear=false: conflicts with tier=%s", ErrBadOption, r.Tier)
 	case r.Disk != "" && r.Tier != "":
-		return fmt.Errorf("%w tier=%s: the disk %s decides that", ErrBadOption, r.Tier, r.Disk)
+		return fmt.Errorf("%w tier=%s: set by disk %s", ErrBadOption, r.Tier, r.Disk)
 	case r.Platform != "" && r.Disk == "":
-		return fmt.Errorf("%w platform: it is a folder on a disk: give disk= too", ErrBadOption)
+		return fmt.Errorf("%w platform: only for volumes with disk=", ErrBadOption)
 	case r.Revision != "" && r.Persistence != Revision:
-		return fmt.Errorf("%w revision: it wants persistence=%s", ErrBadOption, Revision)
+		return fmt.Errorf("%w revision: only with persistence=%s", ErrBadOption, Revision)
 	}
 	return nil
 }

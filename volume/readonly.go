@@ -16,7 +16,7 @@ import (
 
 // ErrUnclean: the volume was in use when its machine died, and its journal cannot be
 // replayed on a disk that is read-only.
-var ErrUnclean = errors.New("the file system was not unmounted in order, and a read-only disk keeps its journal from being replayed")
+var ErrUnclean = errors.New("file system was not cleanly unmounted, and its journal cannot be replayed on a read-only disk")
 
 // noState is an empty folder that stands for the store's state where there is none, in the
 // folder for mounts that last for moments.
@@ -64,7 +64,7 @@ func (s *Store) prepare(p place, root *os.Root) (*os.File, error) {
 	}
 	content, err := root.Open(p.dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("it was never mounted, so nothing is in it: %w", err)
+		return nil, fmt.Errorf("volume is empty, it was never mounted: %w", err)
 	}
 	return content, err
 }

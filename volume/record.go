@@ -84,22 +84,22 @@ func (r Record) encodeFile() ([]byte, error) {
 // decodeToken reads a record from the token that encodeToken wrote.
 func decodeToken(data []byte) (Record, error) {
 	t := token{}
-	if err := recordFormat.Decode("volume record", data, &t); err != nil {
+	if err := recordFormat.Decode("record", data, &t); err != nil {
 		return Record{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if t.MAC != "" {
-		return Record{}, fmt.Errorf("%w: a token with an authentication of its own", ErrDamaged)
+		return Record{}, fmt.Errorf("%w: token has a MAC", ErrDamaged)
 	}
 	return t.Record, t.check()
 }
 
 func decodeFile(data []byte) (Record, error) {
 	var r Record
-	if err := recordFormat.Decode("volume record", data, &r); err != nil {
+	if err := recordFormat.Decode("record", data, &r); err != nil {
 		return Record{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if r.MAC != "" && (r.Version == oldRecordVersion || !authentic.IsCode(r.MAC)) {
-		return Record{}, fmt.Errorf("%w: format version %d with the authentication %q", ErrDamaged, r.Version, r.MAC)
+		return Record{}, fmt.Errorf("%w: format version %d has MAC %q", ErrDamaged, r.Version, r.MAC)
 	}
 	return r, r.check()
 }

@@ -144,7 +144,7 @@ func readRevisions(l persist.Layout) (Revisions, error) {
 		return Revisions{Version: oldRevisionsVersion, Known: []KnownRevision{}}, nil
 	}
 	if err != nil {
-		return Revisions{}, fmt.Errorf("which revision is this: %w", err)
+		return Revisions{}, fmt.Errorf("read the host's revision: %w", err)
 	}
 	return decodeRevisions(data)
 }

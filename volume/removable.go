@@ -58,7 +58,7 @@ func clearFlags(at string, dev uint64) error {
 		return nil
 	}
 	if err := unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, flags&^(unix.STATX_ATTR_IMMUTABLE|unix.STATX_ATTR_APPEND)); err != nil {
-		return fmt.Errorf("%s cannot be changed or removed (chattr +i), nor made so; run chattr -R -ia on the volume's folder: %w", at, err)
+		return fmt.Errorf("%s: %w: %w", at, ErrImmutable, err)
 	}
 	return nil
 }

@@ -70,10 +70,10 @@ func (s *Store) authenticRevisions(ctx context.Context, strictly bool) (Revision
 	keys, err := s.keysFor(ctx, byTheVault)
 	switch {
 	case err != nil && !strictly && ctx.Err() == nil:
-		s.log.WarnContext(ctx, "the vault is locked: nothing vouches for the host's revision", "revision", r.Current, "reason", err)
+		s.log.WarnContext(ctx, "vault is locked; using the host's revision without authentication", "revision", r.Current, "reason", err)
 		return r, nil
 	case err != nil:
-		return r, fmt.Errorf("which revision is this: %w", err)
+		return r, fmt.Errorf("read the host's revision: %w", err)
 	case keys == nil:
 		return r, nil
 	case r.Version == revisionsVersion:
@@ -82,7 +82,7 @@ func (s *Store) authenticRevisions(ctx context.Context, strictly bool) (Revision
 		err = ErrOldFormat
 	}
 	if err != nil {
-		return r, fmt.Errorf("%w: %s/%s: %w: set the revision anew with: layervault revision set REVISION", ErrDamaged, s.state.Name(), revisionFile, err)
+		return r, fmt.Errorf("%w: %s/%s: %w", ErrRevisions, s.state.Name(), revisionFile, err)
 	}
 	return r, nil
 }
@@ -95,7 +95,7 @@ func (s *Store) Revisions() (Revisions, error) {
 		return none, nil
 	}
 	if err != nil {
-		return none, fmt.Errorf("which revision is this: %w", err)
+		return none, fmt.Errorf("read the host's revision: %w", err)
 	}
 	r, err := decodeRevisions(data)
 	if err != nil {
@@ -106,19 +106,19 @@ func (s *Store) Revisions() (Revisions, error) {
 
 func decodeRevisions(data []byte) (Revisions, error) {
 	var r Revisions
-	if err := revisionsFormat.Decode("list of revisions", data, &r); err != nil {
-		return Revisions{}, fmt.Errorf("%w: %w: set the revision anew with: layervault revision set REVISION", ErrDamaged, err)
+	if err := revisionsFormat.Decode("list", data, &r); err != nil {
+		return Revisions{}, fmt.Errorf("%w: %w", ErrRevisions, err)
 	}
 	if (r.Version == revisionsVersion) != authentic.IsCode(r.MAC) {
-		return Revisions{}, fmt.Errorf("%w: format version %d with the authentication %q: set the revision anew with: layervault revision set REVISION", ErrDamaged, r.Version, r.MAC)
+		return Revisions{}, fmt.Errorf("%w: format version %d has MAC %q", ErrRevisions, r.Version, r.MAC)
 	}
 	for _, k := range r.Known {
 		if err := ValidateName("revision", k.Name); err != nil {
-			return Revisions{}, fmt.Errorf("%w: %w", ErrDamaged, err)
+			return Revisions{}, fmt.Errorf("%w: %w", ErrRevisions, err)
 		}
 	}
 	if r.Current != "" && !slices.ContainsFunc(r.Known, func(k KnownRevision) bool { return k.Name == r.Current }) {
-		return Revisions{}, fmt.Errorf("%w: the current revision is not among the known ones", ErrDamaged)
+		return Revisions{}, fmt.Errorf("%w: the current revision %q is not in the list", ErrRevisions, r.Current)
 	}
 	return r, nil
 }
@@ -191,7 +191,7 @@ func (s *Store) GCRevisions(ctx context.Context, keep []string, dryRun bool) (Re
 		return out, err
 	}
 	if r.Current == "" {
-		return out, fmt.Errorf("%w: nothing says which content is not needed any more: layervault revision set REVISION", ErrNoRevision)
+		return out, fmt.Errorf("collect revisions: %w", ErrNoRevision)
 	}
 	vs, err := s.List(ctx)
 	if err != nil {

@@ -83,7 +83,7 @@ func (s *Store) status(ctx context.Context, v Volume, tiers map[persist.Tier]tri
 	switch {
 	case st.State == StateMounted:
 	case v.Superseded:
-		st.State, st.Reason = StateSuperseded, "layervault volume gc removes it"
+		st.State, st.Reason = StateSuperseded, "removed by layervault volume gc"
 	default:
 		s.statusByKey(ctx, &st, tiers)
 	}
@@ -156,7 +156,7 @@ func (s *Store) fill(st *Status) (err error) {
 
 // tryKey looks whether a tier opens.
 func (s *Store) tryKey(ctx context.Context, tier persist.Tier) triedKey {
-	ctx, cancel := context.WithTimeoutCause(ctx, keyPatience, fmt.Errorf("no answer about the key of %s within %s", tier, keyPatience))
+	ctx, cancel := context.WithTimeoutCause(ctx, keyPatience, fmt.Errorf("no answer for the key of tier %s within %s", tier, keyPatience))
 	defer cancel()
 	keys, err := s.cfg.Keys(ctx, tier)
 	return triedKey{keys, err}

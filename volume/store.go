@@ -136,7 +136,7 @@ func (s *Store) Close() error { return s.state.Close() }
 func BootID() (string, error) {
 	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return "", fmt.Errorf("which boot is this: %w", err)
+		return "", fmt.Errorf("read the boot ID: %w", err)
 	}
 	return strings.TrimSpace(string(data)), nil
 }
@@ -151,7 +151,7 @@ func (s *Store) sweep(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		if err != nil {
-			s.log.ErrorContext(ctx, "cannot sweep what an earlier run left; remove it by hand", "dir", dir, "error", err)
+			s.log.ErrorContext(ctx, "cannot remove what an earlier run left", "dir", dir, "error", err)
 		}
 	}
 	if err := mounts.SweepTemp(s.cfg.Scratch); err != nil {

@@ -199,7 +199,7 @@ func (s *Store) Adopt(ctx context.Context, id string) (Volume, error) {
 	}
 	for _, o := range all {
 		if o.Listed && !o.Superseded && o.Name == v.Name && o.UUID != v.UUID {
-			return Volume{}, fmt.Errorf("adopt volume %s: %w: its name %s is that of %s", id, ErrExists, v.Name, o.ID())
+			return Volume{}, fmt.Errorf("adopt volume %s: %w: name %s belongs to volume %s", id, ErrExists, v.Name, o.ID())
 		}
 	}
 	keys, err := s.keysFor(ctx, v.Options)

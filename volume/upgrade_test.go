@@ -134,7 +134,7 @@ func TestNoVault(t *testing.T) {
 	h.must(os.WriteFile(h.cfg.Layout.KeyRing(persist.Vault), []byte("{}"), 0o600))
 	h.locks = nil
 	h.on()
-	h.refuses("open", volume.ErrOldFormat, "layervault image adopt")
+	h.refuses("open", volume.ErrOldFormat, "unauthenticated record")
 	_, err = h.store.Adopt(t.Context(), v.ID().String())
 	h.must(err)
 	h.wants("open", "")

@@ -142,12 +142,12 @@ func (v *volumeVerb) printDisks(rows []diskRow, file disk.File) error {
 }
 
 // errFaultyDisk: disk check found something.
-var errFaultyDisk = errors.New("a disk is faulty")
+var errFaultyDisk = errors.New("faulty disk")
 
 func (v *volumeVerb) checkDisks() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check",
-		Short: "Check device.json, and what lies on the disk against it; nothing is made",
+		Short: "Compare device.json with the disks; nothing is changed",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return v.withDisks(func(s *disk.Set) error {
@@ -169,7 +169,7 @@ func (v *volumeVerb) checkDisks() *cobra.Command {
 				if v.app.json {
 					errs = append(errs, v.app.printJSON(diskRows(all)))
 				} else if len(errs) == 0 {
-					errs = append(errs, v.app.printf("%d disks, nothing wrong%s\n", len(all), counted(warnings)))
+					errs = append(errs, v.app.printf("%d disks, no problems%s\n", len(all), counted(warnings)))
 				}
 				return errors.Join(errs...)
 			})
@@ -190,7 +190,7 @@ func (v *volumeVerb) mountDisk() *cobra.Command {
 	dir := defaultDiskMounts
 	cmd := &cobra.Command{
 		Use:   "mount DISK PATH | --all",
-		Short: "Mount a disk on the host, or every disk; the first time makes image and key",
+		Short: "Mount one disk, or all disks, on the host; the first mount makes image and key",
 		Args:  cobra.MaximumNArgs(2),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -208,7 +208,7 @@ func (v *volumeVerb) mountDisk() *cobra.Command {
 			return errors.Join(err, v.app.result(map[string]any{"mounted": append([]string{}, mounted...)}, "%s\n", strings.Join(mounted, "\n")))
 		})
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "every disk, each at its name below --at")
+	cmd.Flags().BoolVar(&all, "all", false, "mount every disk, each in a folder of its name below --at")
 	cmd.Flags().StringVar(&dir, "at", dir, "folder for --all")
 	return cmd
 }
@@ -218,7 +218,7 @@ func (v *volumeVerb) umountDisk() *cobra.Command {
 	dir := defaultDiskMounts
 	cmd := &cobra.Command{
 		Use:   "umount DISK [PATH] | --all",
-		Short: "Unmount a disk from the host, or all of them in the reverse order",
+		Short: "Unmount one disk, or all disks in the reverse order, from the host",
 		Args:  cobra.MaximumNArgs(2),
 	}
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
@@ -235,7 +235,7 @@ func (v *volumeVerb) umountDisk() *cobra.Command {
 			return s.Unmount(args[0], args[1])
 		})
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "every disk that mount --all mounted")
+	cmd.Flags().BoolVar(&all, "all", false, "unmount every disk that mount --all mounted")
 	cmd.Flags().StringVar(&dir, "at", dir, "folder for --all")
 	return cmd
 }

@@ -18,9 +18,9 @@ func (v *volumeVerb) composeDisk() *cobra.Command {
 		Short: "Print the docker volumes and run options that match a container's run.json or src.json",
 		Long: `Print the docker volumes and run options that match a container's run.json or src.json.
 
-A src.json beside a run.json is read too: it knows the mount points, of which run.json
-keeps only a key. A mount point that had to be guessed is marked. What cannot be told to
-docker is left out, named, and makes the exit status 1.`,
+A src.json beside a run.json is read too, because run.json does not have the full mount
+points. Guessed mount points are marked. Entries that docker has no counterpart for are
+left out and named; the exit status is then 1.`,
 		Args: cobra.ExactArgs(1),
 	}
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
@@ -47,7 +47,7 @@ docker is left out, named, and makes the exit status 1.`,
 	}
 	cmd.Flags().BoolVar(&yaml, "yaml", false, "print a part of a compose file")
 	cmd.Flags().StringVar(&driver, "driver", driver, "name of the volume plugin in docker")
-	cmd.Flags().StringVar(&name, "name", "", "name of the container; empty for that in the file, or of its folder")
+	cmd.Flags().StringVar(&name, "name", "", "name of the container (default: the name in the file, or of its folder)")
 	return cmd
 }
 

@@ -16,9 +16,8 @@ func newDoctorCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check that this host has what layervault needs",
-		Long: `Check that this host has what layervault needs, and print for each thing that is
-missing the command that mends it. Nothing is changed. Exit status 8 if something
-essential is missing.`,
+		Long: `Check that this host has what layervault needs, and print the command that fixes each
+problem. Nothing is changed. Exit status 8 if something essential is missing.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context(), s) },
 	}

@@ -10,6 +10,7 @@ import (
 
 	"layervault/crypt"
 	"layervault/crypt/luks2"
+	"layervault/disk"
 	"layervault/doctor"
 	"layervault/keys"
 	"layervault/keys/handover"
@@ -24,51 +25,70 @@ import (
 type advice struct {
 	errs []error
 	step string
+	in   error // only for errors that match this too; nil for all
 }
+
+func (a advice) fits(err error) bool {
+	return (a.in == nil || errors.Is(err, a.in)) &&
+		slices.ContainsFunc(a.errs, func(target error) bool { return errors.Is(err, target) })
+}
+
+// adoptVolume is the advice for a volume that the tier's key does not authenticate.
+const adoptVolume = "if the volume is yours: layervault image adopt --volume ID; else remove it by its ID: layervault volume remove ID"
 
 // The advice by which nextStep goes, in this order; what the key providers say of their own
 // errors comes between.
 var (
 	ofRings = []advice{
-		{[]error{keys.ErrForgedRing}, "restore a backup of the key ring: layervault key restore FILE --force; find out who wrote to the disk"},
-		{[]error{keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost}, "if you put it there yourself, or changed the TPM: layervault key recover; else restore the newest backup: layervault key restore FILE --force"},
-		{[]error{keys.ErrAnchor}, "unset the TPM owner's password for the moment, then: layervault key reseal; or go without: anchor=none"},
-		{[]error{keys.ErrWeakSlot}, "the message says which setting admits the slot; or seal it as the settings ask: layervault key reseal"},
+		{errs: []error{keys.ErrForgedRing}, step: "restore a backup of the key ring: layervault key restore FILE --force; find out who wrote to the disk"},
+		{errs: []error{keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost}, step: "if you restored an older ring or changed the TPM: layervault key recover; else restore the newest backup: layervault key restore FILE --force"},
+		{errs: []error{keys.ErrAnchor}, step: "clear the TPM owner password, then: layervault key reseal; or use anchor=none"},
+		{errs: []error{keys.ErrWeakSlot}, step: "the message names the setting that accepts the slot; or reseal the slot: layervault key reseal"},
 	}
 	ofTiers = []advice{
-		{[]error{keys.ErrLocked, keys.ErrNeedsPerson}, "layervault key recover"},
-		{[]error{vault.ErrUnfinished}, "layervault vault upgrade --dry-run names everything that does not open"},
-		{[]error{keys.ErrUnfinished}, "mend the images or remove their layers in docker, then: layervault key rotate (--force gives the images up)"},
-		{[]error{vault.ErrOpensNothing}, "restore another backup; --force takes this one all the same"},
-		{[]error{keys.ErrRingExists}, "--force replaces a sound key ring, and keeps it aside"},
-		{[]error{keys.ErrNoProvider}, "docker plugin set layervault key=tpm (or key=versatile where there is no TPM); for serve: --key"},
+		{errs: []error{keys.ErrLocked, keys.ErrNeedsPerson}, step: "layervault key recover"},
+		{errs: []error{vault.ErrUnfinished}, step: "layervault vault upgrade --dry-run names the images that do not open"},
+		{errs: []error{keys.ErrUnfinished}, step: "repair the images or remove their layers in docker, then: layervault key rotate (--force gives the images up)"},
+		{errs: []error{vault.ErrOpensNothing}, step: "restore another backup; --force restores this one anyway"},
+		{errs: []error{keys.ErrRingExists}, step: "--force replaces an intact key ring, and keeps a copy"},
+		{errs: []error{keys.ErrNoProvider}, step: "docker plugin set layervault key=tpm (or key=versatile where there is no TPM); for serve: --key"},
 	}
 	ofTheRest = []advice{
-		{[]error{handover.ErrNobody}, "layervault key unlock --wait, and start docker meanwhile"},
-		{[]error{keys.ErrUnknownProvider}, "layervault serve --help lists the key providers"},
-		{[]error{keys.ErrDamagedRing, keys.ErrRingLost}, "restore keyring.json from a backup: layervault key restore FILE; nothing was changed"},
-		{[]error{keys.ErrNewerRing}, "use the newer layervault that wrote it"},
-		{[]error{keys.ErrBadMode}, "chmod 600 the key file, and make a new key if others may have read it"},
-		{[]error{keys.ErrLastSlot}, "layervault key enroll another slot first"},
-		{[]error{keys.ErrNoRing}, "the vault is made when the plugin first starts: docker plugin enable layervault"},
-		{[]error{keys.ErrNotFound}, "layervault key list"},
-		{[]error{volume.ErrNotFound}, "layervault volume list"},
-		{[]error{volume.ErrNoRevision}, "layervault revision set REVISION"},
-		{[]error{volume.ErrNoDisk}, "layervault disk list; the plugin's setting is: docker plugin set layervault disks=/persist/device.json"},
-		{[]error{volume.ErrInUse}, "stop what uses it, then try again; layervault volume show says more"},
-		{[]error{volume.ErrUnknownOption, volume.ErrBadOption}, "layervault help volumes"},
-		{[]error{volume.ErrDamaged, volume.ErrAmbiguous}, "layervault volume list; nothing was changed"},
-		{[]error{luks2.ErrDamaged, luks2.ErrNotLUKS2}, "cryptsetup luksDump the image; if both headers are gone, remove the image in docker and pull it again"},
-		{[]error{luks2.ErrNoKey}, "layervault status; an image opens only with the vault it was made in and under its own name"},
-		{[]error{luks2.ErrNotAuthentic, luks2.ErrTooCostly}, "if you changed the header yourself, with cryptsetup: layervault image adopt; if not, restore the image from a backup"},
-		{[]error{luks2.ErrForbidden}, "somebody changed the header: restore the image from a backup, or remove the layer in docker and pull it again"},
-		{[]error{crypt.ErrOldFormat}, "layervault vault upgrade; for one image that was put back: layervault image adopt"},
-		{[]error{layer.ErrNotFound, crypt.ErrNotExist}, "layervault image list"},
-		{[]error{layer.ErrBusy, socket.ErrInUse}, "docker plugin ls; systemctl status layervault"},
-		{[]error{volume.ErrUnclean}, "layervault volume key VOLUME | cryptsetup open --readonly --key-file - IMAGE rescue, then: mount -o ro,noload /dev/mapper/rescue PATH"},
-		{[]error{unix.EROFS}, "the disk is mounted read-only: verbs that read work (volume key, image key, volume mount), with --recovery-key-file where no slot opens"},
-		{[]error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}, "layervault status shows the space; docker system prune frees some"},
-		{[]error{doctor.ErrHost}, "see the commands above, then: layervault doctor"},
+		{errs: []error{handover.ErrNobody}, step: "layervault key unlock --wait, then start docker"},
+		{errs: []error{keys.ErrUnknownProvider}, step: "layervault serve --help lists the key providers"},
+		{errs: []error{keys.ErrDamagedRing, keys.ErrRingLost}, step: "restore keyring.json from a backup: layervault key restore FILE; nothing was changed"},
+		{errs: []error{keys.ErrNewerRing}, step: "use the newer layervault that wrote the key ring"},
+		{errs: []error{keys.ErrBadMode}, step: "chmod 600 the key file, and make a new key if others may have read it"},
+		{errs: []error{keys.ErrLastSlot}, step: "enroll another slot first: layervault key enroll"},
+		{errs: []error{keys.ErrNoRing}, step: "the vault is made when the plugin first starts: docker plugin enable layervault"},
+		{errs: []error{keys.ErrNotFound}, step: "layervault key list"},
+		{errs: []error{volume.ErrNotFound}, step: "layervault volume list"},
+		{errs: []error{volume.ErrNoRevision}, step: "layervault revision set REVISION"},
+		{errs: []error{volume.ErrNoDisk}, step: "layervault disk list; the plugin's setting is: docker plugin set layervault disks=/persist/device.json"},
+		{errs: []error{volume.ErrInUse}, step: "stop the user of the volume, then try again; layervault volume show VOLUME shows the mounts"},
+		{errs: []error{volume.ErrUnknownOption, volume.ErrBadOption}, step: "layervault help volumes"},
+		{errs: []error{volume.ErrExists}, step: "layervault volume grow makes a volume larger; for other options, layervault volume purge makes a new, empty generation"},
+		{errs: []error{volume.ErrImmutable}, step: "clear the flags in the folder that the message names: chattr -R -ia FOLDER"},
+		{errs: []error{volume.ErrList}, step: "restore the list from a backup; or remove the list and adopt each volume: layervault image adopt --volume ID"},
+		{errs: []error{volume.ErrRevisions}, step: "layervault revision set REVISION"},
+		{errs: []error{volume.ErrMissing}, step: "restore the file that the message names from a backup; or give the volume up: layervault volume remove VOLUME"},
+		{errs: []error{volume.ErrUnlisted}, step: adoptVolume},
+		{errs: []error{volume.ErrOldFormat}, step: adoptVolume, in: volume.ErrDamaged},
+		{errs: []error{volume.ErrForged}, step: "restore the volume from a backup; or remove it by its ID: layervault volume remove ID", in: volume.ErrDamaged},
+		{errs: []error{volume.ErrAmbiguous}, step: "remove one of the two by its ID: layervault volume remove ID"},
+		{errs: []error{disk.ErrImageMissing}, step: "restore the image from a backup; or remove the .init_done file that the message names, to begin with an empty disk"},
+		{errs: []error{volume.ErrDamaged}, step: "layervault volume list; nothing was changed"},
+		{errs: []error{luks2.ErrDamaged, luks2.ErrNotLUKS2}, step: "cryptsetup luksDump the image; if both headers are gone, remove the image in docker and pull it again"},
+		{errs: []error{luks2.ErrNoKey}, step: "layervault status; an image opens only with the vault it was made in and under its own name"},
+		{errs: []error{luks2.ErrNotAuthentic, luks2.ErrTooCostly}, step: "if you changed the header yourself, with cryptsetup: layervault image adopt; if not, restore the image from a backup"},
+		{errs: []error{luks2.ErrForbidden}, step: "header was changed: restore the image from a backup, or remove the layer in docker and pull it again"},
+		{errs: []error{crypt.ErrOldFormat}, step: "layervault vault upgrade; for one image from a backup: layervault image adopt"},
+		{errs: []error{layer.ErrNotFound, crypt.ErrNotExist}, step: "layervault image list"},
+		{errs: []error{layer.ErrBusy, socket.ErrInUse}, step: "docker plugin ls; systemctl status layervault"},
+		{errs: []error{volume.ErrUnclean}, step: "layervault volume key VOLUME | cryptsetup open --readonly --key-file - IMAGE rescue, then: mount -o ro,noload /dev/mapper/rescue PATH"},
+		{errs: []error{unix.EROFS}, step: "the disk is mounted read-only: verbs that read work (volume key, image key, volume mount), with --recovery-key-file where no slot opens"},
+		{errs: []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}, step: "layervault status shows the space; docker system prune frees some"},
+		{errs: []error{doctor.ErrHost}, step: "see the commands above, then: layervault doctor"},
 	}
 )
 
@@ -88,13 +108,13 @@ func nextStep(err error) string {
 			}
 		}
 		for _, a := range list {
-			if slices.ContainsFunc(a.errs, func(target error) bool { return errors.Is(err, target) }) {
+			if a.fits(err) {
 				return a.step
 			}
 		}
 	}
 	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Sprintf("run it as root (you are uid %d)", unix.Geteuid())
+		return fmt.Sprintf("run the command as root (you are uid %d)", unix.Geteuid())
 	}
 	return ""
 }

@@ -11,12 +11,14 @@ import (
 
 	"layervault/crypt"
 	"layervault/crypt/luks2"
+	"layervault/disk"
 	"layervault/doctor"
 	"layervault/keys"
 	"layervault/keys/tpm"
 	"layervault/keys/trusted"
 	"layervault/layer"
 	"layervault/plugin/socket"
+	"layervault/volume"
 )
 
 // TestExitStatus fixes the statuses: scripts rely on them.
@@ -24,6 +26,7 @@ func TestExitStatus(t *testing.T) {
 	locked := func(reason error) error {
 		return fmt.Errorf("unlock the vault: %w", &keys.LockedError{Ring: "/r", Slots: []*keys.SlotError{{Err: reason}}})
 	}
+	damaged := func(reason error) error { return fmt.Errorf("volume v: %w: %w", volume.ErrDamaged, reason) }
 	for _, tc := range []struct {
 		name string
 		err  error
@@ -61,7 +64,17 @@ func TestExitStatus(t *testing.T) {
 		{"locked, another chip", locked(trusted.ErrOtherChip), 3, "key recover"},
 		{"no such source", trusted.ErrBadSource, 2, "key enroll --help"},
 		{"key file for all", keys.ErrBadMode, 9, "chmod 600"},
-		{"not root", &fs.PathError{Op: "open", Path: "/p", Err: unix.EACCES}, 9, "run it as root"},
+		{"volume exists", volume.ErrExists, 5, "layervault volume purge"},
+		{"volume not listed", damaged(volume.ErrUnlisted), 6, "layervault image adopt"},
+		{"volume of format 1", damaged(volume.ErrOldFormat), 6, "layervault image adopt"},
+		{"volume missing", damaged(volume.ErrMissing), 6, "layervault volume remove"},
+		{"volume forged", damaged(volume.ErrForged), 6, "layervault volume remove"},
+		{"list of volumes damaged", fmt.Errorf("%w: %w", volume.ErrList, volume.ErrForged), 6, "remove the list"},
+		{"revisions damaged", fmt.Errorf("%w: %w", volume.ErrRevisions, volume.ErrForged), 6, "layervault revision set"},
+		{"two volumes of one name", volume.ErrAmbiguous, 6, "layervault volume remove"},
+		{"immutable file", volume.ErrImmutable, 1, "chattr"},
+		{"disk without its image", disk.ErrImageMissing, 6, ".init_done"},
+		{"not root", &fs.PathError{Op: "open", Path: "/p", Err: unix.EACCES}, 9, "run the command as root"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			err := tc.err
@@ -75,5 +88,14 @@ func TestExitStatus(t *testing.T) {
 				t.Errorf("hint is %q, want %q in it", hint, tc.hint)
 			}
 		})
+	}
+}
+
+// Some reasons are shared by layers and volumes; the advice for volumes is not for layers.
+func TestAdviceForVolumesOnly(t *testing.T) {
+	for _, reason := range []error{layer.ErrForged, layer.ErrOldFormat} {
+		if hint := nextStep(fmt.Errorf("layer x: %w: %w", layer.ErrDamaged, reason)); strings.Contains(hint, "volume") {
+			t.Errorf("%v: hint is %q", reason, hint)
+		}
 	}
 }

@@ -45,7 +45,7 @@ func (a *app) help(root *cobra.Command, args []string) error {
 	}
 	cmd, rest, err := root.Find(args)
 	if err != nil || cmd == root || len(rest) > 0 {
-		return usagef("no command and no page of the manual is called %q; see \"layervault help\"", strings.Join(args, " "))
+		return usagef("no command or manual page is called %q", strings.Join(args, " "))
 	}
 	return cmd.Help()
 }

@@ -58,7 +58,7 @@ func newImageKeyCommand(a *app) *cobra.Command {
 		Short: "Write the LUKS2 passphrase of one image, for stock cryptsetup",
 		Long: `Write the LUKS2 passphrase of one image to a pipe or a file, for stock cryptsetup.
 
-LAYER is a layer's id, the beginning of one, or the path of its image. For example:
+LAYER is a layer ID, the start of one, or the path of the image. For example:
 
   layervault image key 3f2a | cryptsetup open --readonly --key-file - \
       /persist/vault/layers/3f2a.../image.luks rescue`,
@@ -73,13 +73,13 @@ LAYER is a layer's id, the beginning of one, or the path of its image. For examp
 
 // keyFileOut is the flag of the verbs that write an image's passphrase.
 func keyFileOut(cmd *cobra.Command, out *string) {
-	cmd.Flags().StringVar(out, "key-file-out", "-", "file to make (mode 0600), or - for standard output, which must not be a terminal")
+	cmd.Flags().StringVar(out, "key-file-out", "-", "new file (mode 0600), or - for standard output, which must not be a terminal")
 }
 
 // noKeyOnTerminal refuses to show a passphrase on a screen.
 func (a *app) noKeyOnTerminal(out string) error {
 	if out == "-" && secretio.IsTerminal(a.out) {
-		return usagef("standard output is a terminal: pipe the key to cryptsetup, or name a file with --key-file-out")
+		return usagef("standard output is a terminal: pipe the key to cryptsetup, or use --key-file-out FILE")
 	}
 	return nil
 }

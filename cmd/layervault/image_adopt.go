@@ -36,21 +36,21 @@ func newImageAdoptCommand(a *app) *cobra.Command {
 		Short: "Accept an image whose LUKS2 header was changed by hand",
 		Long: `Accept an image whose LUKS2 header was changed by hand.
 
-An image opens only while its header is the one that was written with its key. After
-cryptsetup luksAddKey, luksConvertKey, reencrypt or token import it is refused. This shows
-which fields differ, asks, and authenticates the header as it is now. An image of an older
-format, put back from a backup for instance, is brought to the present one. A volume that the
-list of its tier does not have, such as one that was copied here, is entered.
+An image opens only with the header that was written with its key. After cryptsetup
+luksAddKey, luksConvertKey, reencrypt or token import the image is refused. This command
+shows which fields differ, asks, and authenticates the present header. An image of an
+older format, for example from a backup, is upgraded. A volume that is not in the list of
+its tier, for example one that was copied here, is added to the list.
 
-Say yes only if you know each change: the author of the header decides how the image is
-read. A cipher, a size or an offset that no image may have is never taken in.
+Answer yes only if you know each change: the header decides how the image is read. A
+forbidden cipher, size or offset is never adopted.
 
-LAYER is a layer's id, the beginning of one, or the path of its image.`,
+LAYER is a layer ID, the start of one, or the path of the image.`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	v := a.newVolumeVerb()
 	v.reads(cmd, readsPlaces|readsKeys)
-	cmd.Flags().StringVar(&name, "volume", "", "name, or id, of a volume in place of a layer")
+	cmd.Flags().StringVar(&name, "volume", "", "name or ID of a volume, instead of a layer")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if (name == "") == (len(args) == 0) {
@@ -126,7 +126,7 @@ func (a *app) showChanges(title, path string, changes []luks2.Change, yes bool) 
 		fmt.Fprintf(&b, "  %s\n", c)
 	}
 	if !yes {
-		b.WriteString("Take it in as it is now? [y/N] ")
+		b.WriteString("Adopt it as it is now? [y/N] ")
 	}
 	// A question, and what it is about, is no result.
 	if _, err := io.WriteString(a.err, b.String()); err != nil {
@@ -152,9 +152,9 @@ func (a *app) printAdoption(r adoption) error {
 	}
 	switch {
 	case r.Listed:
-		return a.printf("%s: entered in the list of volumes\n", r.Image)
+		return a.printf("%s: added to the list of volumes\n", r.Image)
 	case r.Adopted:
 		return a.printf("%s: header adopted\n", r.Image)
 	}
-	return a.printf("%s opens as it is: nothing to adopt\n", r.Image)
+	return a.printf("%s: nothing to adopt\n", r.Image)
 }

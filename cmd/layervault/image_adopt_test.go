@@ -184,7 +184,7 @@ func TestImageAdoptUnlisted(t *testing.T) {
 	if status, _, text := adoptRun(t, dir, "no\n", "--volume", id); status != statusFailed || !strings.Contains(text, "zclear") {
 		t.Errorf("no: status %d: %s", status, text)
 	}
-	if status, out, text := adoptRun(t, dir, "", "--volume", id, "--yes"); status != statusOK || !strings.Contains(out, "entered") {
+	if status, out, text := adoptRun(t, dir, "", "--volume", id, "--yes"); status != statusOK || !strings.Contains(out, "added to the list") {
 		t.Fatalf("yes: status %d: %s%s", status, out, text)
 	}
 	if status, out := store("volume", "mount", "zclear", at); status != statusOK {

@@ -54,7 +54,7 @@ func (k *keyFlags) registerSealing(f *pflag.FlagSet, env func(string) string) {
 
 func (k *keyFlags) add(f *pflag.FlagSet, env func(string) string, use keys.Use) {
 	f.StringVar(&k.tier, "tier", string(persist.Vault), "tier: vault or unsealed-vault")
-	f.StringVar(&k.key, "key", env("key"), "provider whose slots may open the tier although no hardware protects them: "+unlock.Names("", "or")+" (env key)")
+	f.StringVar(&k.key, "key", env("key"), "provider whose slots are accepted without protection by hardware: "+unlock.Names("", "or")+" (env key)")
 	k.providers.Register(f, env, use)
 	k.anchor = envOr(env, "anchor", anchorTPM)
 	registerAnchor(f, &k.anchor)
@@ -69,7 +69,7 @@ const (
 // noAnchor reads the setting anchor.
 func noAnchor(anchor string) (bool, error) {
 	if anchor != anchorTPM && anchor != anchorNone {
-		return false, usagef("setting anchor=%q: it is %s or %s", anchor, anchorTPM, anchorNone)
+		return false, usagef("setting anchor=%q: must be %s or %s", anchor, anchorTPM, anchorNone)
 	}
 	return anchor == anchorNone, nil
 }
@@ -84,7 +84,7 @@ func (k *keyFlags) registerUnlock(f *pflag.FlagSet, env func(string) string) {
 func (a *app) tierConfig(k keyFlags) (unlock.Config, error) {
 	t := persist.Tier(k.tier)
 	if t != persist.Vault && t != persist.Unsealed {
-		return unlock.Config{}, usagef("--tier %q: %s and %s have keys", k.tier, persist.Vault, persist.Unsealed)
+		return unlock.Config{}, usagef("--tier %q: must be %s or %s", k.tier, persist.Vault, persist.Unsealed)
 	}
 	if err := k.providers.Check(); err != nil {
 		return unlock.Config{}, &usageError{err}
@@ -196,7 +196,7 @@ func newKeyListCommand(a *app) *cobra.Command {
 			if err := a.printf("%s\n", vault.AnchorLine(view.Anchored)); err != nil || !view.Rotating {
 				return err
 			}
-			return a.printf("a rotation of the tier key was cut short; finish it with \"layervault key rotate\"\n")
+			return a.printf("unfinished rotation of the tier key: finish with \"layervault key rotate\"\n")
 		},
 	}
 	k.register(cmd.Flags(), a.env)
@@ -227,15 +227,15 @@ func newKeyRemoveCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "remove SLOT",
 		Short: "Remove a key slot",
-		Long: `Remove a key slot. SLOT is its id or the beginning of one. The tier must open, by any
+		Long: `Remove a key slot. SLOT is a slot ID or the start of one. The tier must open, with any
 slot or with --recovery-key-file.
 
-The slot's bytes are overwritten on the disk. Copies of keyring.json, snapshots and what
-the disk itself keeps are not reached: where a slot may be known to others, remove it,
-then rotate (layervault key rotate), which makes it worthless.
+The slot's bytes are overwritten on the disk. Copies of keyring.json, snapshots and blocks
+that the disk relocated stay. If others may know the slot, remove it and then rotate the
+tier key (layervault key rotate), which makes the slot useless.
 
-The last slot, and the last recovery slot, are only removed with --force. Without any
-slot nothing opens the tier again: its data is gone.`,
+The last slot, and the last recovery slot, are only removed with --force. Without a slot
+the tier never opens again: all its data is lost.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.removeSlot(cmd.Context(), k, args[0], force) },
 	}
@@ -258,7 +258,7 @@ func (a *app) removeSlot(ctx context.Context, k keyFlags, name string, force boo
 		if err := ring.Remove(ctx, key, slot.ID, force); err != nil {
 			return err
 		}
-		return a.result(map[string]string{"removed": slot.ID}, "removed slot %s; if it may be known to others: layervault key rotate\n", slot.Title())
+		return a.result(map[string]string{"removed": slot.ID}, "removed slot %s; if others may know the slot: layervault key rotate\n", slot.Title())
 	})
 }
 

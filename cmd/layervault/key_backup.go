@@ -25,13 +25,13 @@ func newKeyBackupCommand(a *app) *cobra.Command {
 	var k keyFlags
 	cmd := &cobra.Command{
 		Use:   "backup FILE",
-		Short: "Copy the key ring to a file, against its loss",
+		Short: "Back up the key ring to a file",
 		Long: `Copy the key ring to a new FILE (mode 0600). Without the ring nothing opens the tier, not
 even a recovery key.
 
-The copy holds no key in the clear, but all slots: a passphrase of your own can be
-guessed at, so keep it where few can read it. The key file of a versatile slot is not
-in it. After enroll, remove and rotate make a new one.`,
+The copy has all slots, but no unencrypted key. A passphrase slot can be attacked by
+guessing, so keep the copy private. The key file of a versatile slot is not included.
+Make a new copy after enroll, remove and rotate.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.backup(cmd.Context(), k, args[0]) },
 	}
@@ -60,7 +60,7 @@ func (a *app) backup(ctx context.Context, k keyFlags, name string) error {
 		return err
 	}
 	if _, err := keys.ReadBackup(back, ring.Path(), nil); err != nil {
-		return fmt.Errorf("%s was written and reads back differently: %w", name, err)
+		return fmt.Errorf("%s reads back differently than written: %w", name, err)
 	}
 	view := backupView{Ring: ring.Path(), ID: ring.ID(), Slots: len(ring.Slots())}
 	if a.json {
@@ -70,7 +70,7 @@ func (a *app) backup(ctx context.Context, k keyFlags, name string) error {
 		return err
 	}
 	for _, what := range cfg.Outside(ring.Slots()) {
-		if err := a.printf("%s is not in it: back it up elsewhere\n", what); err != nil {
+		if err := a.printf("not included: %s; back it up separately\n", what); err != nil {
 			return err
 		}
 	}
@@ -82,19 +82,19 @@ func newKeyRestoreCommand(a *app) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "restore FILE",
-		Short: "Put a backup of the key ring in place",
-		Long: `Put a backup of the key ring (- for standard input) in place of one that is lost or
-damaged; damaged copies are kept as *.damaged.
+		Short: "Restore the key ring from a backup",
+		Long: `Restore the key ring from a backup (- for standard input) when the ring is lost or
+damaged. Damaged copies are kept as *.damaged.
 
-Where a slot of the backup opens, the images are tried first: a backup that opens none
-of them is refused. A sound ring is only replaced with --force, and kept as
-keyring.json.replaced; delete that when all is well.`,
+If a slot of the backup opens, the images are verified first: a backup that opens no image
+is refused. An intact ring is only replaced with --force, and kept as
+keyring.json.replaced; delete that file afterwards.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.restore(cmd.Context(), k, args[0], force) },
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
-	cmd.Flags().BoolVar(&force, "force", false, "replace a sound key ring, or one whose images the backup does not open")
+	cmd.Flags().BoolVar(&force, "force", false, "replace an intact key ring, or restore a backup that opens no image")
 	return cmd
 }
 
@@ -125,7 +125,7 @@ func (a *app) restore(ctx context.Context, k keyFlags, name string, force bool) 
 	if view.Opens {
 		return a.printf("the vault opens; %d images verified\n", view.Images)
 	}
-	return a.printf("not tried on images: %v\n", done.Why)
+	return a.printf("images not verified: %v\n", done.Why)
 }
 
 // maxRing bounds what is read as a backup: more than package keys takes.

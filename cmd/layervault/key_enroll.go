@@ -27,8 +27,8 @@ func newKeyEnrollCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "enroll " + strings.Join(flags.Names(), "|"),
 		Short: "Add a key slot",
-		Long: `Add a key slot. The tier must open, by another slot or with --recovery-key-file; in an
-empty tier the new slot becomes the first of a new key ring.
+		Long: `Add a key slot. The tier must open, with another slot or with --recovery-key-file. In an
+empty tier the slot becomes the first of a new key ring.
 
 ` + flags.About(),
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
@@ -39,8 +39,8 @@ empty tier the new slot becomes the first of a new key ring.
 	e.registerSealing(f, a.env)
 	e.registerUnlock(f, a.env)
 	e.providers.Register(f, a.env, keys.ForEnroll)
-	f.StringVar(&e.label, "label", "", "a name for the slot")
-	f.StringVar(&e.out, "recovery-key-out", "", "write the recovery key to this new file (mode 0600) and not to standard output")
+	f.StringVar(&e.label, "label", "", "name of the slot")
+	f.StringVar(&e.out, "recovery-key-out", "", "write the recovery key to this new file (mode 0600) instead of standard output")
 	return cmd
 }
 
@@ -63,7 +63,7 @@ func (a *app) enroll(ctx context.Context, provider string, e enrollFlags) (err e
 		secret, made = t.Text()
 	}
 	if a.json && made && e.out == "" {
-		return usagef("with --json the recovery key needs --recovery-key-out FILE: no key is printed as JSON")
+		return usagef("--json needs --recovery-key-out FILE: keys are not printed as JSON")
 	}
 	for _, f := range cfg.UnsteadyNew(provider) {
 		if _, err := fmt.Fprintf(a.err, "warning: the slot may not open early in the next boot: %s; %s\n", f.Detail, f.Fix); err != nil {
@@ -120,7 +120,7 @@ func (a *app) handOver(secret []byte, out string) error {
 	if out != "" {
 		return secretio.Write(a.out, out, line)
 	}
-	if _, err := fmt.Fprintln(a.err, "This recovery key opens the vault when nothing else does. It is not stored: print it or write it down now."); err != nil {
+	if _, err := fmt.Fprintln(a.err, "This recovery key opens the vault when no other slot does. The key is not stored: print it or write it down now."); err != nil {
 		return err
 	}
 	if _, err := a.out.Write(line); err != nil {

@@ -24,21 +24,22 @@ func newEscrowExportCommand(a *app) *cobra.Command {
 	var to string
 	cmd := &cobra.Command{
 		Use:   "export --to PUBKEY.pem FILE",
-		Short: "Wrap the tier key to a public key",
-		Long: `Wrap the tier key to a public key (EC P-256 or RSA) and write it to a new FILE, for a
-keeper: only the private key opens it. The tier must open. Export again after a rotation.`,
+		Short: "Encrypt the tier key for a public key",
+		Long: `Encrypt the tier key for a public key (EC P-256 or RSA) and write the result to a new FILE
+for the escrow holder: only the private key decrypts it. The tier must open. Export again
+after a rotation.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.escrowExport(cmd.Context(), k, to, args[0]) },
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
-	cmd.Flags().StringVar(&to, "to", "", "public key of the keeper, a PEM file")
+	cmd.Flags().StringVar(&to, "to", "", "public key of the escrow holder, a PEM file")
 	return cmd
 }
 
 func (a *app) escrowExport(ctx context.Context, k keyFlags, to, name string) error {
 	if to == "" {
-		return usagef("--to is missing: the public key of the keeper")
+		return usagef("--to is missing: the public key of the escrow holder")
 	}
 	text, err := secretio.ReadFile(nil, to, secretio.MaxPEM)
 	if err != nil {
@@ -63,31 +64,31 @@ func (a *app) escrowExport(ctx context.Context, k keyFlags, to, name string) err
 	if err := secretio.Write(a.out, name, data); err != nil || name == "-" {
 		return err
 	}
-	return a.result(map[string]string{"file": name, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256, "to": parcel.To}, "wrapped the key (SHA-256 %s) to %s in %s\n", parcel.KeySHA256, parcel.To, name)
+	return a.result(map[string]string{"file": name, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256, "to": parcel.To}, "encrypted the key (SHA-256 %s) for %s in %s\n", parcel.KeySHA256, parcel.To, name)
 }
 
 func newEscrowOpenCommand(a *app) *cobra.Command {
 	var private, out string
 	cmd := &cobra.Command{
 		Use:   "open --key PRIVKEY.pem --out FILE PARCEL",
-		Short: "At the keeper's: take the key out of its parcel",
-		Long: `Where the private key is, and no vault: take the tier key out of PARCEL (what export
-wrote), for key escrow import on the device. What comes out is the key itself: send it
-over a channel that you trust, and delete it.`,
+		Short: "Decrypt an exported tier key (run by the escrow holder)",
+		Long: `Decrypt the tier key in PARCEL, the file that export wrote, for key escrow import on the
+device. Needs the private key and no vault. The result is the unencrypted key: send it
+over a trusted channel, then delete it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error { return a.escrowOpen(private, args[0], out) },
 	}
-	cmd.Flags().StringVar(&private, "key", "", "private key of the keeper, a PEM file")
-	cmd.Flags().StringVar(&out, "out", "-", "file to make (mode 0600), or - for standard output, which must not be a terminal")
+	cmd.Flags().StringVar(&private, "key", "", "private key of the escrow holder, a PEM file")
+	cmd.Flags().StringVar(&out, "out", "-", "new file (mode 0600), or - for standard output, which must not be a terminal")
 	return cmd
 }
 
 func (a *app) escrowOpen(private, name, out string) error {
 	switch {
 	case private == "":
-		return usagef("--key is missing: the private key of the keeper")
+		return usagef("--key is missing: the private key of the escrow holder")
 	case out == "-" && secretio.IsTerminal(a.out):
-		return usagef("standard output is a terminal: pipe the key, or name a file with --out")
+		return usagef("standard output is a terminal: pipe the key, or use --out FILE")
 	}
 	data, err := secretio.ReadFile(a.in, name, secretio.MaxPEM)
 	if err != nil {
@@ -119,17 +120,17 @@ func (a *app) escrowOpen(private, name, out string) error {
 	if err := secretio.Write(a.out, out, secret); err != nil || out == "-" {
 		return err
 	}
-	return a.result(map[string]string{"file": out, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256}, "took the key of ring %s out, into %s\n", parcel.Ring, out)
+	return a.result(map[string]string{"file": out, "ring": parcel.Ring, "key_sha256": parcel.KeySHA256}, "decrypted the key of ring %s into %s\n", parcel.Ring, out)
 }
 
 func newEscrowImportCommand(a *app) *cobra.Command {
 	var k keyFlags
 	cmd := &cobra.Command{
 		Use:   "import FILE",
-		Short: "Unlock with a key that came back, and seal the TPM slots to the present PCRs",
-		Long: `Unlock with a key that came back from its keeper (FILE of key escrow open, - for
-standard input; it must be private), and seal anew each TPM slot that no longer opens,
-as key recover does. The key's SHA-256 is checked, and that it is this tier's.`,
+		Short: "Unlock with a key from escrow, and reseal the TPM slots to the current PCRs",
+		Long: `Unlock with a key from the escrow holder (FILE written by key escrow open, - for standard
+input; only its owner may have access), and reseal each TPM slot that no longer opens, as
+key recover does. The key must have the SHA-256 of the export and belong to this tier.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.escrowImport(cmd.Context(), k, args[0]) },
 	}

@@ -26,24 +26,24 @@ func newKeySignPolicyCommand(a *app) *cobra.Command {
 	var s signFlags
 	cmd := &cobra.Command{
 		Use:   "sign-policy",
-		Short: "Approve the PCR values of another boot, offline",
-		Long: `Sign PCR values, so that tpm slots enrolled with --signed-by open at them: before an
-update, with the values of the next image, so that the machine comes back without
-anybody. No TPM and no vault is needed; keep the private key away from the machines.
+		Short: "Sign the PCR values of a future boot, offline",
+		Long: `Sign PCR values, so that tpm slots enrolled with --signed-by open with these values. Sign
+the values of the next image before an update, and the machine unlocks by itself after the
+update. No TPM and no vault is needed; do not keep the private key on the machines.
 
-The values come from --pcr, or from a file with a line for each ("7=HEX"; what
-tpm2_pcrread prints is fine). --pcrs says which of them to sign, and their bank.
-Leave out a PCR that you cannot foresee: the policy then says nothing of it.
+The values come from --pcr, or from a file with one line for each ("7=HEX"; the output of
+tpm2_pcrread works too). --pcrs selects the PCRs to sign, and their bank. Omit a PCR whose
+value you cannot predict: the policy then does not depend on it.
 
 The result goes to standard output or --out. On the machine: layervault key load-policy.
-What systemd-measure signs is of the same format.`,
+systemd-measure sign writes the same format.`,
 		Args: cobra.NoArgs,
 		RunE: func(_ *cobra.Command, _ []string) error { return a.signPolicy(s) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&s.key, "key", "", "private key in a PEM file: ECDSA P-256 or RSA")
 	f.StringVar(&s.pcrs, "pcrs", "", "sign these PCRs of the given values: 0-4,7 or sha384:7 (default: all given, of sha256)")
-	f.StringArrayVar(&s.values, "pcr", nil, "a value, as 7=HEX; give it once for each PCR")
+	f.StringArrayVar(&s.values, "pcr", nil, "PCR value, as 7=HEX (repeatable)")
 	f.StringVar(&s.file, "values", "", "file with the values, - for standard input")
 	f.StringVar(&s.out, "out", "", "write to this new file")
 	return cmd
@@ -116,9 +116,9 @@ func newKeyLoadPolicyCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "load-policy FILE",
 		Short: "Load signed PCR policies for tpm slots",
-		Long: `Add the policies in FILE (- for standard input; see key sign-policy) to the tier's file
-of signed policies, beside the key ring, where unlocking finds them. The vault need not
-open. A policy that no slot's signer signed is refused.`,
+		Long: `Add the policies in FILE (- for standard input; see key sign-policy) to the file of signed
+policies beside the tier's key ring, which unlocking reads. The vault need not open. A
+policy that is not signed by the signer of a slot is refused.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.loadPolicy(cmd.Context(), k, args[0]) },
 	}

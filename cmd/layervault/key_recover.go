@@ -18,13 +18,13 @@ func newKeyRecoverCommand(a *app) *cobra.Command {
 	var k keyFlags
 	cmd := &cobra.Command{
 		Use:   "recover",
-		Short: "Unlock with the recovery key and seal the TPM and trusted slots anew",
-		Long: `Unlock with the recovery key and seal anew each TPM or trusted slot that no longer
-opens: to the present values of its PCRs, with the chip that is here. It names the PCRs that changed, with old and new value: make
-sure that you know why before you trust the machine again. The TPM then remembers this key
-ring as the newest one, also if it was refused as an older one.
+		Short: "Unlock with the recovery key, and reseal the TPM and trusted slots",
+		Long: `Unlock with the recovery key, and reseal each TPM or trusted slot that no longer opens: to
+the current values of its PCRs, with this machine's chip. The PCRs that changed are printed
+with old and new value: find out why before you trust the machine again. The TPM then
+records this key ring as the newest one, even if it was refused as an older one.
 
-The key is asked for on the terminal, or read with --recovery-key-file.`,
+The key is read from the terminal, or with --recovery-key-file.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.recoverTier(cmd.Context(), k) },
 	}
@@ -57,7 +57,7 @@ func (a *app) recoverTier(ctx context.Context, k keyFlags) (err error) {
 // mendSlots seals each TPM and trusted slot anew that does not open, and tells of it.
 func (a *app) mendSlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring, key *keys.TierKey) error {
 	done, err := vault.Mend(ctx, ring, key, hardwareSlots(ring), func(slot keys.Slot) (keys.Provider, error) { return cfg.Again(ctx, slot) })
-	if printErr := a.printResealed(done, "the vault opens; nothing had to be sealed anew\n"); printErr != nil {
+	if printErr := a.printResealed(done, "the vault opens; no slot needed resealing\n"); printErr != nil {
 		return printErr
 	}
 	return err
@@ -98,9 +98,9 @@ func (a *app) printResealed(done []vault.Resealed, nothing string) error {
 				return err
 			}
 		}
-		word := "sealed anew"
+		word := "resealed"
 		if !r.Sealed {
-			word = "NOT sealed: " + r.Error
+			word = "NOT resealed: " + r.Error
 		}
 		if err := a.printf("slot %s: %s\n", r.Slot, word); err != nil {
 			return err
@@ -116,10 +116,10 @@ func newKeyResealCommand(a *app) *cobra.Command {
 	var k keyFlags
 	cmd := &cobra.Command{
 		Use:   "reseal [SLOT...]",
-		Short: "Seal slots anew, to the present PCRs or to others",
-		Long: `Seal the named slots anew (all TPM and trusted slots without a name), to the present values of
-their PCRs, or of those in --pcrs. The tier must open, by any slot or with
---recovery-key-file. Images are not touched.`,
+		Short: "Reseal slots, to the current PCRs or to others",
+		Long: `Reseal the named slots, or without a name all TPM and trusted slots, to the current values
+of their PCRs, or of those in --pcrs. The tier must open, with any slot or with
+--recovery-key-file. Images are not changed.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.reseal(cmd.Context(), k, args) },
 	}
 	k.registerSealing(cmd.Flags(), a.env)
@@ -145,6 +145,6 @@ func (a *app) reseal(ctx context.Context, k keyFlags, names []string) error {
 		if err != nil {
 			return err
 		}
-		return a.printResealed(done, "there is no TPM or trusted slot to seal anew\n")
+		return a.printResealed(done, "no TPM or trusted slot to reseal\n")
 	})
 }

@@ -35,17 +35,16 @@ func newKeyRotateCommand(a *app) *cobra.Command {
 	var r rotateFlags
 	cmd := &cobra.Command{
 		Use:   "rotate",
-		Short: "Replace the tier key: every image gets a new key slot, the old key opens nothing",
-		Long: `Make a new tier key, wrap it for every key slot, exchange the LUKS2 key slot of every
-image, and forget the old key: for when the old one, or a slot of it, may be known to
-others. Data is not encrypted anew: who copied an image together with its old key opens
-the copy for ever.
+		Short: "Replace the tier key; the old key then opens nothing",
+		Long: `Make a new tier key, wrap it for every key slot, replace the LUKS2 key slot of every
+image, and destroy the old key. Use this when others may know the old key or a slot. Data
+is not re-encrypted: a copy of an image stays readable with its old key.
 
-No plugin may run meanwhile; containers may. A rotation that is cut short, at whatever
-point, loses nothing: this command, or the next start of the plugin, finishes it.
+The plugin must be stopped; containers may run. An interrupted rotation loses nothing:
+this command, or the next start of the plugin, finishes it.
 
-A slot that needs a person is carried over with what opens it: --carry FILE holds a
-recovery key or passphrase, --pin-file a TPM slot's PIN. --drop SLOT leaves one behind.`,
+A slot that needs a person is kept with its secret: --carry FILE has a recovery key or
+passphrase, --pin-file the PIN of a TPM slot. --drop SLOT removes a slot.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.rotate(cmd.Context(), r) },
 	}
@@ -53,8 +52,8 @@ recovery key or passphrase, --pin-file a TPM slot's PIN. --drop SLOT leaves one 
 	r.registerSealing(f, a.env)
 	r.registerUnlock(f, a.env)
 	f.StringArrayVar(&r.carry, "carry", nil, "keep the recovery slot opened by this file (repeatable)")
-	f.StringArrayVar(&r.drop, "drop", nil, "leave this slot behind (repeatable)")
-	f.BoolVar(&r.force, "force", false, "give up images that cannot be exchanged: nothing opens them again")
+	f.StringArrayVar(&r.drop, "drop", nil, "remove this slot (repeatable)")
+	f.BoolVar(&r.force, "force", false, "give up images that cannot be rekeyed: they never open again")
 	return cmd
 }
 
@@ -70,7 +69,7 @@ func (a *app) rotate(ctx context.Context, r rotateFlags) error {
 		Again: func(slot keys.Slot) (keys.Provider, error) { return cfg.Again(ctx, slot) },
 		Force: r.force,
 	}
-	if show := a.progress("exchanged"); show != nil {
+	if show := a.progress("rekeyed"); show != nil {
 		rotation.Progress = func(done, total int, _ string) { show(done, total, "images") }
 	}
 	if !ring.Rotating() {
@@ -141,7 +140,7 @@ func (a *app) printRotated(ring *keys.Ring, cfg unlock.Config, done keys.Rotated
 		}
 	}
 	if !slices.ContainsFunc(view.Slots, func(s keys.SlotState) bool { return s.Provider == recovery.Name }) {
-		return a.printf("there is no recovery slot: layervault key enroll recovery\n")
+		return a.printf("no recovery slot: layervault key enroll recovery\n")
 	}
 	return nil
 }

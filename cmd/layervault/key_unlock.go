@@ -20,15 +20,15 @@ func newKeyUnlockCommand(a *app) *cobra.Command {
 	var wait bool
 	cmd := &cobra.Command{
 		Use:   "unlock",
-		Short: "Unlock with a PIN or recovery key, and hand the key to the plugin that waits for it",
-		Long: `Unlock the vault and hand its key to the running plugin, which waits for one from the
-moment that it found the vault locked: for a TPM slot with a PIN (--pin-file), or to open
-with the recovery key (--recovery-key-file, or asked for) without sealing anything anew.
-The key lasts until the plugin stops. Nothing is written.
+		Short: "Unlock with a PIN or recovery key, and give the key to the waiting plugin",
+		Long: `Unlock the vault and give its key to the running plugin, which waits for the key while the
+vault is locked. Use a TPM slot with a PIN (--pin-file), or the recovery key
+(--recovery-key-file, or typed at the prompt); no slot is resealed. The key is used until
+the plugin stops. Nothing is written.
 
-A plugin that serves dockerd's own layers does not wait for long: dockerd ends when the
-vault is locked, and its plugins with it. For those give --wait before dockerd is
-started, or started again:
+A plugin that serves dockerd's own layers does not wait for long: dockerd exits when the
+vault is locked, and its plugins with it. In that case run this command with --wait before
+dockerd is started:
 
     layervault key unlock --wait --pin-file FILE & systemctl start docker`,
 		Args: cobra.NoArgs,
@@ -36,13 +36,13 @@ started, or started again:
 	}
 	k.register(cmd.Flags(), a.env)
 	k.registerUnlock(cmd.Flags(), a.env)
-	cmd.Flags().BoolVar(&wait, "wait", false, "where no plugin waits for the key, wait for one")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait for the plugin if none waits for the key yet")
 	return cmd
 }
 
 func (a *app) unlockPlugin(ctx context.Context, k keyFlags, wait bool) (err error) {
 	if k.tier != string(persist.Vault) {
-		return usagef("--tier %q: the plugin opens the vault", k.tier)
+		return usagef("--tier %q: must be vault, the tier that the plugin opens", k.tier)
 	}
 	cfg, err := a.tierConfig(k)
 	if err != nil {
@@ -56,13 +56,13 @@ func (a *app) unlockPlugin(ctx context.Context, k keyFlags, wait bool) (err erro
 	err = handover.Give(ctx, cfg.Tier, key)
 	if wait && errors.Is(err, handover.ErrNobody) {
 		err = handover.Offer(ctx, cfg.Tier, key, func() {
-			_, _ = fmt.Fprintln(a.err, "waiting for the plugin to ask for the key: start docker now")
+			_, _ = fmt.Fprintln(a.err, "waiting for the plugin: start docker now")
 		})
 	}
 	if err != nil {
 		return err
 	}
-	return a.result(map[string]string{"slot": slot.ID, "provider": slot.Provider}, "the plugin has the key, by slot %s\n", slot.Title())
+	return a.result(map[string]string{"slot": slot.ID, "provider": slot.Provider}, "gave the key of slot %s to the plugin\n", slot.Title())
 }
 
 // openByPerson opens the tier with what the flags name, or asks for the recovery key when

@@ -10,11 +10,12 @@ func newKeyUnpinCommand(a *app) *cobra.Command {
 	var k keyFlags
 	cmd := &cobra.Command{
 		Use:   "unpin",
-		Short: "Have the TPM forget the key ring of a tier, to begin anew with another",
-		Long: `Have the TPM forget the newest write of a tier's key ring. A new ring is refused while
-the TPM remembers another: its disk may just not be mounted. Give the old one up with this.
+		Short: "Remove the TPM's record of a tier's key ring, to use another ring",
+		Long: `Remove the TPM's record of the newest write of a tier's key ring. While the TPM has a
+record of another ring, a new ring is refused: the disk with the other ring may just not be
+mounted. Use this to give up the other ring.
 
-A ring that is there, and that the TPM remembered, is locked by this until key recover.`,
+An existing ring that the TPM has a record of is then locked until key recover.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := a.tierConfig(k)
@@ -25,7 +26,7 @@ A ring that is there, and that the TPM remembered, is locked by this until key r
 			if err != nil {
 				return err
 			}
-			return a.result(map[string]int{"removed": removed}, "the TPM forgot %d places of %s\n", removed, persist.Tier(k.tier))
+			return a.result(map[string]int{"removed": removed}, "removed %d TPM records of %s\n", removed, persist.Tier(k.tier))
 		},
 	}
 	k.register(cmd.Flags(), a.env)

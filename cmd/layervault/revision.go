@@ -21,9 +21,9 @@ func newRevisionCommand(a *app) *cobra.Command {
 func (v *volumeVerb) setRevision() *cobra.Command {
 	return &cobra.Command{
 		Use:   "set REVISION",
-		Short: "Say which revision this host runs from now on",
-		Long: `Say which revision this host runs from now on. What is mounted stays; the next mount of
-a volume with persistence=revision shows the content of this one.`,
+		Short: "Set the revision that this host runs",
+		Long: `Set the revision that this host runs. Existing mounts stay; the next mount of a volume
+with persistence=revision has the content of this revision.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return v.with(cmd.Context(), func(s *volume.Store) error {
@@ -69,10 +69,10 @@ func (v *volumeVerb) gcRevisions() *cobra.Command {
 	var dry bool
 	cmd := &cobra.Command{
 		Use:   "gc",
-		Short: "Remove the content of revisions that are not needed any more",
+		Short: "Remove the content of revisions that are no longer needed",
 		Long: `Remove the content of revisions from every volume with persistence=revision, on disks
-too. The current revision stays, those given with --keep, those that a volume is bound
-to, and whatever is mounted.`,
+too. Kept are the current revision, those given with --keep, those that a volume is bound
+to, and mounted ones.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return v.with(cmd.Context(), func(s *volume.Store) error {
@@ -84,8 +84,8 @@ to, and whatever is mounted.`,
 			})
 		},
 	}
-	cmd.Flags().StringArrayVar(&keep, "keep", nil, "a revision that stays; give it once for each")
-	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would be removed")
+	cmd.Flags().StringArrayVar(&keep, "keep", nil, "revision to keep (repeatable)")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "only print what would be removed")
 	return cmd
 }
 
@@ -94,7 +94,7 @@ func (v *volumeVerb) printRevisionGC(done volume.RevisionGC, dry bool) error {
 	failed := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(done.Failed)) {
 		failed[name] = done.Failed[name].Error()
-		errs = append(errs, fmt.Errorf("volume %s keeps its revisions: %w", name, done.Failed[name]))
+		errs = append(errs, fmt.Errorf("revisions of volume %s stay: %w", name, done.Failed[name]))
 	}
 	if v.app.json {
 		return errors.Join(append(errs, v.app.printJSON(map[string]any{"removed": done.Removed, "kept": done.Kept, "failed": failed}))...)

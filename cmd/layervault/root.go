@@ -62,8 +62,8 @@ func newRootCommand(a *app) *cobra.Command {
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.PersistentFlags().StringVar(&a.persist, "persist", envOr(a.env, "persist", persist.DefaultRoot), "folder that holds the vault (env persist)")
-	root.PersistentFlags().BoolVar(&a.json, "json", false, "print results, and errors, as JSON")
+	root.PersistentFlags().StringVar(&a.persist, "persist", envOr(a.env, "persist", persist.DefaultRoot), "folder of the vault (env persist)")
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "print results and errors as JSON")
 	root.SetHelpCommand(newHelpCommand(a))
 	root.AddGroup(
 		&cobra.Group{ID: "daily", Title: "Daily:"},

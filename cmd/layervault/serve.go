@@ -37,11 +37,11 @@ func newServeCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the plugin: the graph driver and the volume driver",
-		Long: `Run the plugin on a socket: the graph driver and the volume driver, or with --volumes
-the volume driver alone, which every Docker takes, 28 and later too.
+		Long: `Run the plugin on a socket: the graph driver and the volume driver, or with --volumes only
+the volume driver, which works with every Docker version, 28 and later too.
 
-Each setting is a flag, or else the environment variable of the same name, which is
-how "docker plugin set layervault key=tpm" arrives. The first start makes the vault.`,
+Each setting is a flag or the environment variable of the same name, which
+"docker plugin set layervault key=tpm" sets. The first start makes the vault.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := errors.Join(s.check(), v.check()); err != nil {

@@ -88,7 +88,7 @@ func (s *settings) images(f *pflag.FlagSet) {
 // serving adds the flags of a running plugin.
 func (s *settings) serving(f *pflag.FlagSet) {
 	f.StringVar(&s.size, "size", s.size, "size of a container's layer (env size)")
-	f.StringVar(&s.upgrade, "upgrade", s.upgrade, "upgrade a vault of format 1 to format 2 at the start: auto, or off (env upgrade)")
+	f.StringVar(&s.upgrade, "upgrade", s.upgrade, "upgrade a vault of format 1 to format 2 at the start: auto or off (env upgrade)")
 	f.StringVar(&s.loglevel, "loglevel", s.loglevel, "debug, info, warn or error (env loglevel)")
 }
 
@@ -100,7 +100,7 @@ func (s *settings) rescuing(f *pflag.FlagSet) {
 
 // registerAnchor adds the flag that says what remembers the key ring's writes.
 func registerAnchor(f *pflag.FlagSet, anchor *string) {
-	f.StringVar(anchor, "anchor", *anchor, "what remembers the newest write of the key ring, so that an older one is noticed: tpm (where there is one) or none (env anchor)")
+	f.StringVar(anchor, "anchor", *anchor, "where the newest write of the key ring is recorded, to detect an older ring: tpm (if there is one) or none (env anchor)")
 }
 
 // check reads the settings that are numbers and words. It accepts a missing key: the plugin
@@ -111,18 +111,18 @@ func (s *settings) check() error {
 	}
 	var err error
 	if s.sizeBytes, err = units.RAMInBytes(s.size); err != nil || s.sizeBytes <= 0 {
-		return usagef("setting size=%q: write a number with a unit, such as 64G", s.size)
+		return usagef("setting size=%q: must be a number with a unit, such as 64G", s.size)
 	}
 	switch s.sectorBytes, err = strconv.Atoi(s.sector); {
 	case err != nil, s.sectorBytes != 512 && s.sectorBytes != 4096:
-		return usagef("setting sector=%q: it is 512 or 4096", s.sector)
+		return usagef("setting sector=%q: must be 512 or 4096", s.sector)
 	}
 	if s.upgrade != upgradeAuto && s.upgrade != upgradeOff {
-		return usagef("setting upgrade=%q: it is %s or %s", s.upgrade, upgradeAuto, upgradeOff)
+		return usagef("setting upgrade=%q: must be %s or %s", s.upgrade, upgradeAuto, upgradeOff)
 	}
 	s.noUpgrade = s.upgrade == upgradeOff
 	if err := s.level.UnmarshalText([]byte(s.loglevel)); err != nil {
-		return usagef("setting loglevel=%q: it is debug, info, warn or error", s.loglevel)
+		return usagef("setting loglevel=%q: must be debug, info, warn or error", s.loglevel)
 	}
 	return nil
 }

@@ -43,26 +43,26 @@ func newVaultUpgradeCommand(a *app) *cobra.Command {
 		Use:   "upgrade",
 		Short: "Upgrade images, records and key rings of format 1 to format 2, in place",
 		Long: `Upgrade images, records and key rings of format 1 to format 2, in place: the vault and the
-unsealed-vault, with what they vouch for in the clear tier and on disks.
+unsealed-vault, and the records of volumes in the clear tier and on disks.
 
-In format 2 the tier's key vouches for every header and every record, so that writing
-to the disk is not enough to decide how they are read. When everything is of format 2,
-the tier refuses format 1. Data is not encrypted anew, and keys stay.
+In format 2 every header and every record is authenticated with the tier's key, so that
+changes by others are detected. When everything has format 2, the tier refuses format 1.
+Data is not re-encrypted, and keys stay the same.
 
-The plugin does this by itself at its first start, unless its setting is upgrade=off. So no
-plugin may run meanwhile; containers may. Cut short at whatever point, nothing is lost: run
-it again, or start the plugin.
+The plugin does this at its first start, unless its setting is upgrade=off. For this
+command the plugin must be stopped; containers may run. An interrupted upgrade loses
+nothing: run the command again, or start the plugin.
 
-What does not open is named, and the tier goes on taking format 1 until that is removed,
-mended, or taken in with "layervault image adopt". --force does not wait for it: it opened
-with no key of this tier before, either.`,
+Images that do not open are named, and the tier accepts format 1 until they are removed,
+repaired, or adopted with "layervault image adopt". With --force the tier refuses format 1
+anyway: those images did not open before either.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return u.run(cmd.Context()) },
 	}
 	u.volumeVerb = a.newVolumeVerb()
 	u.reads(cmd, readsPlaces|readsKeys)
-	cmd.Flags().BoolVarP(&u.dryRun, "dry-run", "n", false, "show what is of format 1 and whether it opens, and change nothing")
-	cmd.Flags().BoolVar(&u.force, "force", false, "refuse format 1 although something does not open")
+	cmd.Flags().BoolVarP(&u.dryRun, "dry-run", "n", false, "show what has format 1 and whether it opens; change nothing")
+	cmd.Flags().BoolVar(&u.force, "force", false, "refuse format 1 even if an image does not open")
 	return cmd
 }
 
@@ -129,11 +129,11 @@ func (v upgradeView) describe(b *strings.Builder) {
 	old := fmt.Sprintf("%d of %d images and %d of %d records", len(v.OldImages), v.Images, len(v.OldRecords), v.Records)
 	switch {
 	case v.Upgraded:
-		fmt.Fprintf(b, "%s: upgraded; %s were of format 1, which is refused from now on\n", v.Tier, old)
+		fmt.Fprintf(b, "%s: upgraded; %s had format 1, which is now refused\n", v.Tier, old)
 	case v.Floor > 1:
-		fmt.Fprintf(b, "%s: of format 2\n", v.Tier)
+		fmt.Fprintf(b, "%s: format 2\n", v.Tier)
 	case v.DryRun:
-		fmt.Fprintf(b, "%s: %s are of format 1\n", v.Tier, old)
+		fmt.Fprintf(b, "%s: %s have format 1\n", v.Tier, old)
 	default:
 		fmt.Fprintf(b, "%s: not upgraded, format 1 is still accepted\n", v.Tier)
 	}
@@ -146,6 +146,6 @@ func (v upgradeView) describe(b *strings.Builder) {
 		}
 	}
 	for _, r := range v.Refused {
-		fmt.Fprintf(b, "  refused: %s; take an image in with \"layervault image adopt\", or remove it\n", r)
+		fmt.Fprintf(b, "  refused: %s (adopt an image with \"layervault image adopt\", or remove it)\n", r)
 	}
 }

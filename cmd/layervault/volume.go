@@ -48,12 +48,12 @@ func (v *volumeSettings) onDisks(f *pflag.FlagSet) {
 
 // made adds the flag of verbs that make volumes.
 func (v *volumeSettings) made(f *pflag.FlagSet) {
-	f.StringVar(&v.size, "volumesize", v.size, "size of a volume unless its option size= says another (env volumesize)")
+	f.StringVar(&v.size, "volumesize", v.size, "default size of a volume, without the option size= (env volumesize)")
 }
 
 // serving adds the flag of a running plugin.
 func (v *volumeSettings) serving(f *pflag.FlagSet) {
-	f.StringVar(&v.group, "mountsgroup", v.group, "number of the group that may pass through the folder of mounts: with userns-remap, that of the remapped root (env mountsgroup)")
+	f.StringVar(&v.group, "mountsgroup", v.group, "number of the group that may enter the folder of mounts; with userns-remap the group of the remapped root (env mountsgroup)")
 }
 
 func (v *volumeSettings) check() (err error) {
@@ -62,7 +62,7 @@ func (v *volumeSettings) check() (err error) {
 	}
 	gid, err := strconv.ParseUint(v.group, 10, 31)
 	if err != nil {
-		return usagef("setting mountsgroup=%q: give the number of a group: %w", v.group, err)
+		return usagef("setting mountsgroup=%q: must be the number of a group: %w", v.group, err)
 	}
 	v.gid = int(gid)
 	return nil

@@ -93,7 +93,7 @@ func (v *volumeVerb) printList(all []volume.Status) error {
 func (v *volumeVerb) show() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show VOLUME",
-		Short: "Show one volume: options, state, and who has it mounted",
+		Short: "Show one volume: options, state and mounts",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return v.with(cmd.Context(), func(s *volume.Store) error {

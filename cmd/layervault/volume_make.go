@@ -11,7 +11,7 @@ import (
 
 // optionFlag adds -o name=value.
 func optionFlag(cmd *cobra.Command) *[]string {
-	return cmd.Flags().StringArrayP("opt", "o", nil, "an option as docker volume create has it: "+strings.Join(volume.OptionNames(), ", "))
+	return cmd.Flags().StringArrayP("opt", "o", nil, "option as for docker volume create: "+strings.Join(volume.OptionNames(), ", "))
 }
 
 func optionMap(opts []string) (map[string]string, error) {
@@ -19,7 +19,7 @@ func optionMap(opts []string) (map[string]string, error) {
 	for _, o := range opts {
 		name, value, ok := strings.Cut(o, "=")
 		if _, twice := m[name]; !ok || twice {
-			return nil, usagef("-o %q: give name=value, each name once", o)
+			return nil, usagef("-o %q: must be name=value, each name once", o)
 		}
 		m[name] = value
 	}
@@ -68,7 +68,7 @@ func (v *volumeVerb) printMade(made volume.Volume) error {
 func (v *volumeVerb) grow() *cobra.Command {
 	return &cobra.Command{
 		Use:   "grow VOLUME SIZE",
-		Short: "Make a volume larger, also while it is in use",
+		Short: "Make a volume larger, also while in use",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n, err := volume.ParseSize(args[1])
@@ -79,7 +79,7 @@ func (v *volumeVerb) grow() *cobra.Command {
 				if err := s.Grow(cmd.Context(), args[0], n); err != nil {
 					return err
 				}
-				return v.app.result(map[string]any{"name": args[0], "size_bytes": n}, "%s has %s now\n", args[0], size(n))
+				return v.app.result(map[string]any{"name": args[0], "size_bytes": n}, "%s now has %s\n", args[0], size(n))
 			})
 		},
 	}
@@ -97,7 +97,7 @@ func (v *volumeVerb) trim() *cobra.Command {
 					return err
 				}
 				return v.app.result(map[string]any{"name": args[0], "before_bytes": before, "after_bytes": after},
-					"%s takes %s on the disk, before %s\n", args[0], size(after), size(before))
+					"%s uses %s on the disk, %s before\n", args[0], size(after), size(before))
 			})
 		},
 	}
@@ -106,9 +106,9 @@ func (v *volumeVerb) trim() *cobra.Command {
 func (v *volumeVerb) purge() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "purge VOLUME",
-		Short: "Begin a volume anew: a new, empty generation, the old one is destroyed",
-		Long: `Begin a volume anew: a new, empty generation, the old one is destroyed, its key first.
-Options that are given change the volume; everything else stays as it was.`,
+		Short: "Replace a volume by a new, empty generation; the old one is destroyed",
+		Long: `Replace a volume by a new, empty generation; the old one is destroyed, its key first.
+Options change the volume; everything else stays the same.`,
 		Args: cobra.ExactArgs(1),
 	}
 	return makes(v, cmd, volume.ParseChange, (*volume.Store).Purge)

@@ -13,9 +13,9 @@ func (v *volumeVerb) mount() *cobra.Command {
 	return &cobra.Command{
 		Use:   "mount VOLUME PATH",
 		Short: "Mount a volume on the host",
-		Long: `Mount a volume on the host, before docker starts for example: docker's own data-root
-can lie on one (layervault-volume@.service does that at boot). Nothing has to keep
-running for the mount to stay.`,
+		Long: `Mount a volume on the host, for example before docker starts: docker's data-root can be on
+a volume (layervault-volume@.service mounts it at boot). No process has to keep running for
+the mount to stay.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return v.with(cmd.Context(), func(s *volume.Store) error {
@@ -31,7 +31,7 @@ running for the mount to stay.`,
 func (v *volumeVerb) umount() *cobra.Command {
 	return &cobra.Command{
 		Use:   "umount VOLUME [PATH]",
-		Short: "Unmount a volume from the host: from PATH, or from everywhere",
+		Short: "Unmount a volume from the host, at PATH or everywhere",
 		Args:  cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			at := ""

@@ -34,7 +34,7 @@ func (v *volumeVerb) gc() *cobra.Command {
 	var dry bool
 	cmd := &cobra.Command{
 		Use:   "gc",
-		Short: "Remove superseded generations, and what a crash left half done",
+		Short: "Remove superseded generations and leftovers of crashes",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return v.with(cmd.Context(), func(s *volume.Store) error {
@@ -46,7 +46,7 @@ func (v *volumeVerb) gc() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would be removed")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "only print what would be removed")
 	return cmd
 }
 

@@ -77,7 +77,7 @@ func TestVolumeWire(t *testing.T) {
 	if _, err := d.Get("vol"); err == nil {
 		t.Error("a volume that nobody made")
 	}
-	if _, err := d.Create("vol", map[string]string{"colour": "blue"}); err == nil || !strings.Contains(err.Error(), "known are cipher") {
+	if _, err := d.Create("vol", map[string]string{"colour": "blue"}); err == nil || !strings.Contains(err.Error(), "known options: cipher") {
 		t.Errorf("an unknown option: %v", err)
 	}
 	v, err := d.Create("vol", map[string]string{"size": "32M"})

@@ -127,7 +127,7 @@ func TestChangedPCR(t *testing.T) {
 		if out, err := trySh(t, `head -c 30 /dev/urandom | base64 | layervault key recover --recovery-key-file -`); err == nil {
 			t.Errorf("a wrong recovery key was taken:\n%s", out)
 		}
-		contains(t, "key recover", sh(t, `layervault key recover --recovery-key-file "$1"`, key), old, now, "sealed anew")
+		contains(t, "key recover", sh(t, `layervault key recover --recovery-key-file "$1"`, key), old, now, "resealed")
 	}, "PCR 7", "layervault key recover")
 	// refused saw the words; the values are checked here, since they exist only now
 	log := sh(t, `tail -n 400 "$1"`, dockerLog)

@@ -388,7 +388,7 @@ func TestEvilMaidImages(t *testing.T) {
 	m.attack("both copies overwritten", "db", []string{filepath.Base(db)}, func() {
 		sh(m.T, `dd if=/dev/urandom of="$1" bs=32K count=1 conv=notrunc status=none`, db)
 	})
-	m.attack("image gone", "db", []string{filepath.Base(db), "gone from the disk"}, func() { must(m.T, os.Remove(db)) })
+	m.attack("image gone", "db", []string{filepath.Base(db), "missing from the disk"}, func() { must(m.T, os.Remove(db)) })
 
 	// Another image of the vault is open meanwhile: a copy of it, and its UUID in a header.
 	for name, attack := range map[string]func(){
@@ -468,7 +468,7 @@ func TestEvilMaidVolumes(t *testing.T) {
 		must(m.T, os.WriteFile(filepath.Join(dir, "volume.json"), text, 0o600))
 		return dir
 	}
-	m.attack("clear folder in the place of a sealed volume", "db", []string{filepath.Base(db), "gone from the disk"}, func() {
+	m.attack("clear folder in the place of a sealed volume", "db", []string{filepath.Base(db), "missing from the disk"}, func() {
 		must(m.T, os.Remove(db))
 		clearFolder("db", "7")
 	})
@@ -592,5 +592,5 @@ func TestEvilMaidLimits(t *testing.T) {
 	m.must("volume", "mount", "db", m.at("db"))
 	m.must("volume", "umount", "db")
 	sh(t, `cp --sparse=always "$3/image" "$1"; cp "$3/list" "$2"`, gone, list, copies)
-	m.refused([]string{"list of the volumes of vault", "not authenticated"}, "volume", "mount", "gone", m.at("gone"))
+	m.refused([]string{"list of volumes is damaged", "not authenticated"}, "volume", "mount", "gone", m.at("gone"))
 }

@@ -98,11 +98,11 @@ func TestKeysUnlockService(t *testing.T) {
 	// the vault's list of volumes has those of the clear tier too, and only its key writes there
 	for _, method := range []string{"Create", "Remove"} {
 		name := map[string]string{"Create": "later", "Remove": "plain"}[method]
-		contains(t, method+" of a volume of the clear tier", s.post(t, "VolumeDriver."+method, `{"Name":"`+name+`","Opts":{"tier":"clear"}}`), "the vault vouches", "tier is locked")
+		contains(t, method+" of a volume of the clear tier", s.post(t, "VolumeDriver."+method, `{"Name":"`+name+`","Opts":{"tier":"clear"}}`), "authenticated by the vault", "tier is locked")
 	}
 	contains(t, "the making of a volume of the vault", s.post(t, "VolumeDriver.Create", `{"Name":"shut"}`), "tier is locked", "no key file")
 
-	contains(t, "key unlock", sh(t, `layervault --persist "$1" key unlock --recovery-key-file "$2"`, root, paper), "the plugin has the key")
+	contains(t, "key unlock", sh(t, `layervault --persist "$1" key unlock --recovery-key-file "$2"`, root, paper), "gave the key of slot")
 	if err := second.Start(t.Context()); err != nil {
 		t.Fatalf("dockerd does not start on the unlocked vault: %v", err)
 	}

@@ -44,7 +44,7 @@ func TestVolume(t *testing.T) {
 	if err == nil {
 		t.Error("an unknown option was taken")
 	}
-	contains(t, "an unknown option", out, "colour", "known are cipher", "tier")
+	contains(t, "an unknown option", out, "colour", "known options: cipher", "tier")
 	contains(t, "docker volume ls", docker(t, "volume", "ls"), "layervault", name)
 	contains(t, "docker volume inspect", docker(t, "volume", "inspect", name), `"Size": 67108864`, `"State": "ready"`, `"Tier": "vault"`)
 

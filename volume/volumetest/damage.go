@@ -147,7 +147,7 @@ func testCopy(e *env) {
 	e.must(err)
 	// That it is ours, and not something that was removed and came back, a person says.
 	_, err = e.store.Mount(e.Context(), "copy", "1")
-	e.fails(err, volume.ErrUnlisted, "layervault image adopt")
+	e.fails(err, volume.ErrUnlisted, v.ID().String())
 	_, err = e.store.Adopt(e.Context(), v.ID().String())
 	e.must(err)
 	if got.Record != v.Record {

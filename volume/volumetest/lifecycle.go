@@ -51,7 +51,7 @@ func testRecreate(e *env) {
 	}
 	for _, opts := range [][]string{{"size=32M"}, {"size=48M", "mountopts=noatime"}, {"clear=true"}, {"size=32M", "mountopts=noatime", "uuid=0a1b2c3d-0000-4000-8000-000000000001"}} {
 		_, err := e.tryCreate("app", opts...)
-		e.fails(err, volume.ErrExists, "layervault volume purge")
+		e.fails(err, volume.ErrExists, "app has ")
 	}
 	inside := e.container(e.mount("app", "1"))
 	e.write(inside, "old")
@@ -98,7 +98,7 @@ func testClear(e *env) {
 	e.must(e.store.UnmountHost(e.Context(), "open", ""))
 	e.fails(e.store.Grow(e.Context(), "open", 64<<20), volume.ErrNotHere)
 	// Nothing is destroyed for a name that nobody vouches for.
-	e.fails(e.store.Remove(e.Context(), "open"), e.locked[persist.Vault], "vault vouches")
+	e.fails(e.store.Remove(e.Context(), "open"), e.locked[persist.Vault], "authenticated by the vault")
 	_, err := e.tryCreate("another", "clear=true")
 	e.fails(err, e.locked[persist.Vault])
 	delete(e.locked, persist.Vault)
