@@ -127,7 +127,7 @@ func TestEvilMaidCopyOfAnOpenImage(t *testing.T) {
 	a, uuid := filled(t, "content of a")
 	must(t, a.get(t.Context()))
 	b := copied(t, a)
-	b.Owner.ID = "b"
+	b.ID = "b"
 	b.Key = func(ctx context.Context, format int, uuid string) ([]byte, error) {
 		pass, err := passphrase(ctx, format, uuid)
 		return append(pass, 'b'), err

@@ -173,7 +173,7 @@ func TestEvilMaid(t *testing.T) {
 	wantRefused(t, d, passOf(t, d, luks2.Format2), luks2.ErrNotAuthentic, "segments.0.sector_size")
 	// As another's image: the kind and the id are in its passphrase, too.
 	d = blank(t, luks2.Format2)
-	d.Owner.ID = "other"
+	d.ID = "other"
 	wantRefused(t, d, passOf(t, d, luks2.Format2), luks2.ErrNotAuthentic, "id")
 }
 

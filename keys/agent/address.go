@@ -97,18 +97,26 @@ func Parse(text string) (Address, error) {
 	if u.Scheme != schemeTLS && (u.Host != "" || !filepath.IsAbs(a.target)) {
 		return fail("path must be absolute: %s:///path", u.Scheme)
 	}
-	for name, values := range query {
-		if !slices.Contains(known, name) {
-			return fail("unknown parameter %q for %s", name, u.Scheme)
-		}
-		if name != "arg" && name != "param" && len(values) != 1 {
-			return fail("duplicate parameter %q", name)
-		}
+	if err := checkNames(query, known, u.Scheme); err != nil {
+		return fail("%v", err)
 	}
 	if err := a.fill(query); err != nil {
 		return fail("%v", err)
 	}
 	return a, nil
+}
+
+// checkNames rejects parameters that a scheme does not know, and duplicate ones.
+func checkNames(query url.Values, known []string, scheme string) error {
+	for name, values := range query {
+		if !slices.Contains(known, name) {
+			return fmt.Errorf("unknown parameter %q for %s", name, scheme)
+		}
+		if name != "arg" && name != "param" && len(values) != 1 {
+			return fmt.Errorf("duplicate parameter %q", name)
+		}
+	}
+	return nil
 }
 
 func (a *Address) fill(query url.Values) (err error) {

@@ -192,6 +192,12 @@ func isStorageRoot(p *tpm2.TPMTPublic) bool {
 	default:
 		return false
 	}
+	return isAESCFB(sym)
+}
+
+// isAESCFB says whether a storage key protects its children with AES in CFB mode, with at
+// least 128 bits.
+func isAESCFB(sym tpm2.TPMTSymDefObject) bool {
 	if sym.Algorithm != tpm2.TPMAlgAES {
 		return false
 	}
