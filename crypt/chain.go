@@ -13,6 +13,7 @@ import (
 	"layervault/crypt/dm"
 	"layervault/crypt/loop"
 	"layervault/crypt/luks2"
+	"layervault/internal/devnode"
 )
 
 // DeviceName is the device-mapper name of an image's device.
@@ -124,7 +125,7 @@ func build(ctx context.Context, d device) (node *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return openNode(info.Dev, d.readOnly)
+	return devnode.Open(dm.NodePath(info.Dev), info.Dev, d.readOnly)
 }
 
 // cryptTable describes an image's device over a loop device.
@@ -157,7 +158,7 @@ func live(file *os.File, uuid string, readOnly bool) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	node, err := openNode(info.Dev, readOnly)
+	node, err := devnode.Open(dm.NodePath(info.Dev), info.Dev, readOnly)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
 		return nil, nil // it went while we came
 	}
@@ -179,34 +180,6 @@ func live(file *os.File, uuid string, readOnly bool) (*os.File, error) {
 		return nil, err
 	}
 	return node, nil
-}
-
-// openNode opens /dev/dm-N; where /dev is no devtmpfs the node is made.
-func openNode(dev uint64, readOnly bool) (*os.File, error) {
-	path, mode := dm.NodePath(dev), os.O_RDWR
-	if readOnly {
-		mode = os.O_RDONLY
-	}
-	f, err := os.OpenFile(path, mode, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		if err := unix.Mknod(path, unix.S_IFBLK|0o600, int(dev)); err != nil && !errors.Is(err, unix.EEXIST) {
-			return nil, fmt.Errorf("make %s: %w", path, os.NewSyscallError("mknod", err))
-		}
-		f, err = os.OpenFile(path, mode, 0)
-	}
-	if err != nil {
-		return nil, err
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFBLK || uint64(st.Rdev) != dev { //nolint:unconvert // 32 bit has another type
-		_ = f.Close()
-		return nil, fmt.Errorf("%s exists and is not device %d:%d; remove the file", path, unix.Major(dev), unix.Minor(dev))
-	}
-	return f, nil
 }
 
 // Opening races with the end of the last use: until the kernel has removed a device,

@@ -306,30 +306,9 @@ func TestTPMRemembersTheRing(t *testing.T) {
 			if n := len(indexes(t, chip)); n != 1 {
 				t.Errorf("%d indexes are left in the TPM", n)
 			}
-			expectEmpty(t, chip)
+			chip.ExpectEmpty(t)
 		})
 	}
-}
-
-// expectEmpty: no session and no object stays in the TPM.
-func expectEmpty(t *testing.T, chip *swtpmtest.TPM) {
-	t.Helper()
-	chip.Do(func(c transport.TPM) error {
-		for _, first := range []uint32{0x80000000, 0x02000000, 0x03000000} {
-			rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: first, PropertyCount: 16}.Execute(c)
-			if err != nil {
-				return err
-			}
-			list, err := rsp.CapabilityData.Data.Handles()
-			if err != nil {
-				return err
-			}
-			if len(list.Handle) != 0 {
-				t.Errorf("left in the TPM: %x", list.Handle)
-			}
-		}
-		return nil
-	})
 }
 
 // A rotation moves the ring to the other index, and what was before it is refused.

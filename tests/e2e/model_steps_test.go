@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"layervault/volume/volumetest"
 )
 
 // What the model test does, and what it knows of it; model_test.go chooses.
@@ -95,16 +97,16 @@ func (m *model) write(name string) {
 	must(m.T, err)
 	_, err = f.WriteString(text)
 	must(m.T, errors.Join(err, f.Sync(), f.Close()))
-	m.content[m.place(c.volume, c.revision)] = text
+	m.content[volumetest.Place(c.volume, c.revision)] = text
 }
 
 // shown is the place that docker cp shows of a container: what it sees, or would see if it
 // were started now.
 func (m *model) shown(c *modelContainer) string {
 	if c.running() {
-		return m.place(c.volume, c.revision)
+		return volumetest.Place(c.volume, c.revision)
 	}
-	return m.place(c.volume, m.revision)
+	return volumetest.Place(c.volume, m.revision)
 }
 
 // copyOut is docker cp from a container; while, when set, is done when it is half way.

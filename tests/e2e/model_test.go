@@ -8,11 +8,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"layervault/volume/volumetest"
 )
 
 // The model test does through dockerd what its users and bad luck do with five volumes, in a
@@ -112,35 +113,12 @@ func (m *model) abandon() {
 
 func (m *model) say(format string, args ...any) { m.log = append(m.log, fmt.Sprintf(format, args...)) }
 
-// place is where a volume shows a revision's content.
-func (m *model) place(name, revision string) string {
-	if strings.HasSuffix(name, "-rev") {
-		return name + "@" + revision
-	}
-	return name
-}
-
-// choose takes one of a set that a condition allows, always the same for a seed; "" for none.
-func choose[T any](m *model, from map[string]T, allowed func(T) bool) string {
-	var names []string
-	for name, v := range from {
-		if allowed(v) {
-			names = append(names, name)
-		}
-	}
-	if len(names) == 0 {
-		return ""
-	}
-	slices.Sort(names)
-	return names[m.rand.IntN(len(names))]
-}
-
 func (m *model) step() {
 	m.Helper()
-	volume := choose(m, modelVolumes, func([]string) bool { return true })
-	known := choose(m, m.containers, func(*modelContainer) bool { return true })
-	running := choose(m, m.containers, (*modelContainer).running)
-	stopped := choose(m, m.containers, func(c *modelContainer) bool { return !c.running() })
+	volume := volumetest.Choose(m.rand, modelVolumes, func([]string) bool { return true })
+	known := volumetest.Choose(m.rand, m.containers, func(*modelContainer) bool { return true })
+	running := volumetest.Choose(m.rand, m.containers, (*modelContainer).running)
+	stopped := volumetest.Choose(m.rand, m.containers, func(c *modelContainer) bool { return !c.running() })
 	switch n := m.rand.IntN(100); {
 	case n < 24 && len(m.containers) < modelContainers:
 		m.run(volume)
@@ -173,7 +151,7 @@ func (m *model) step() {
 func (m *model) reads(name string) {
 	m.Helper()
 	c := m.containers[name]
-	want, there := m.content[m.place(c.volume, c.revision)]
+	want, there := m.content[volumetest.Place(c.volume, c.revision)]
 	got, err := os.ReadFile(c.file("file"))
 	if string(got) != want || (err == nil) != there {
 		m.Errorf("%s reads %s from %s (%v), want %s", name, brief(string(got)), c.volume, err, brief(want))
@@ -188,7 +166,7 @@ func (m *model) check() {
 			m.reads(name)
 		}
 	}
-	if name := choose(m, m.containers, (*modelContainer).running); name != "" {
+	if name := volumetest.Choose(m.rand, m.containers, (*modelContainer).running); name != "" {
 		if row := showVolume(m.T, m.containers[name].volume); row.State != "mounted" {
 			m.Errorf("%s is %s while %s has it", row.Name, row.State, name)
 		}
@@ -202,7 +180,7 @@ func (m *model) end() {
 		m.removeContainer(name)
 	}
 	for volume := range m.exists {
-		want := m.content[m.place(volume, m.revision)]
+		want := m.content[volumetest.Place(volume, m.revision)]
 		if got := inVolume(m.T, volume, "cat /v/file 2>/dev/null || true"); got != strings.TrimRight(want, "\n") {
 			m.Errorf("at the end %s holds %s, want %s", volume, brief(got), brief(want))
 		}

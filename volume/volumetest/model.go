@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -71,30 +70,10 @@ func testModel(e *env, sequences int) {
 
 func (m *model) say(format string, args ...any) { m.log = append(m.log, fmt.Sprintf(format, args...)) }
 
-// place is where a volume shows a revision's content.
-func (m *model) place(name, revision string) string {
-	if strings.HasSuffix(name, "-rev") {
-		return name + "@" + revision
-	}
-	return name
-}
-
-// pick chooses one of a set, always the same for a seed.
-func pick[T any](m *model, from map[string]T) string {
-	var names []string
-	for name := range from {
-		names = append(names, name)
-	}
-	if len(names) == 0 {
-		return ""
-	}
-	slices.Sort(names)
-	return names[m.rand.IntN(len(names))]
-}
-
 func (m *model) step() {
 	m.Helper()
-	name, id := pick(m, modelVolumes), pick(m, m.containers)
+	name := Choose(m.rand, modelVolumes, every)
+	id := Choose(m.rand, m.containers, every)
 	switch n := m.rand.IntN(100); {
 	case n < 30:
 		m.run(name)
@@ -131,7 +110,7 @@ func (m *model) run(name string) {
 	m.exists[name] = true
 	c := &modelContainer{volume: name, revision: m.revision}
 	dir := m.mount(name, id)
-	m.reads(dir, m.content[m.place(name, m.revision)])
+	m.reads(dir, m.content[Place(name, m.revision)])
 	c.inside = filepath.Join(m.TempDir(), "inside")
 	m.must(os.Mkdir(c.inside, 0o700))
 	m.must(unix.Mount(dir, c.inside, "", unix.MS_BIND, ""))
@@ -144,7 +123,7 @@ func (m *model) writeWord(c *modelContainer) {
 	m.words++
 	text := fmt.Sprint("word ", m.words)
 	m.write(c.inside, text)
-	m.content[m.place(c.volume, c.revision)] = text
+	m.content[Place(c.volume, c.revision)] = text
 }
 
 func (m *model) stop(id string) {
@@ -164,7 +143,7 @@ func (m *model) copyBegins(id string) {
 	m.Helper()
 	c := m.containers[id]
 	m.say("copy from %s", id)
-	m.reads(m.mount(c.volume, id), m.content[m.place(c.volume, c.revision)])
+	m.reads(m.mount(c.volume, id), m.content[Place(c.volume, c.revision)])
 	c.copies++
 }
 
@@ -245,13 +224,13 @@ func (m *model) purge(name string) {
 func (m *model) check() {
 	m.Helper()
 	for id, c := range m.containers {
-		want := m.content[m.place(c.volume, c.revision)]
+		want := m.content[Place(c.volume, c.revision)]
 		got, err := os.ReadFile(filepath.Join(c.inside, "file"))
 		if err != nil || string(got) != want {
 			m.Errorf("%s reads %q from %s (%v), want %q", id, got, c.volume, err, want)
 		}
 	}
-	if id := pick(m, m.containers); id != "" {
+	if id := Choose(m.rand, m.containers, every); id != "" {
 		name := m.containers[id].volume
 		if st, err := m.store.Inspect(m.Context(), name); err != nil || st.State != volume.StateMounted {
 			m.Errorf("%s is %s while %s has it (%v, %v)", name, st.State, id, st.Reason, err)

@@ -122,3 +122,24 @@ func (t *TPM) Do(fn func(chip transport.TPM) error) {
 		t.tb.Fatal(err)
 	}
 }
+
+// ExpectEmpty wants no session and no object to be left in the TPM.
+func (t *TPM) ExpectEmpty(tb testing.TB) {
+	tb.Helper()
+	t.Do(func(c transport.TPM) error {
+		for _, first := range []uint32{0x80000000, 0x02000000, 0x03000000} {
+			rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: first, PropertyCount: 16}.Execute(c)
+			if err != nil {
+				return err
+			}
+			list, err := rsp.CapabilityData.Data.Handles()
+			if err != nil {
+				return err
+			}
+			if len(list.Handle) != 0 {
+				tb.Errorf("left in the TPM: %x", list.Handle)
+			}
+		}
+		return nil
+	})
+}
