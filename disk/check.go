@@ -21,7 +21,7 @@ const (
 	StateUnsupported = "unsupported"
 )
 
-// Status is what can be found out about a disk without opening it.
+// Status is the state of a disk, as far as it is known without opening it.
 type Status struct {
 	Disk
 	State    string
@@ -38,7 +38,7 @@ func (st *Status) warn(format string, args ...any) {
 	st.Warnings = append(st.Warnings, fmt.Sprintf(format, args...))
 }
 
-// Inspect finds out about every disk, in the file's order. It makes nothing.
+// Inspect gives the state of every disk, in the file's order. It makes nothing.
 func (s *Set) Inspect() ([]Status, error) {
 	if s.bad != nil {
 		return nil, s.bad
@@ -87,7 +87,7 @@ func (s *Set) inspect(d Disk, infos []*mountinfo.Info) Status {
 	return st
 }
 
-// inspectImage looks at the image, and says whether it has been made.
+// inspectImage checks the image, and reports whether it exists.
 func (st *Status) inspectImage(im image) (made bool) {
 	once, err := isFile(im.marker())
 	if err != nil {

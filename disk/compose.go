@@ -43,7 +43,7 @@ type Container struct {
 	Name     string
 	Mounts   []Mount
 	Warnings []Warning
-	// LeftOut are entries that somebody has to see to, as no volume of docker matches them.
+	// LeftOut are entries without a counterpart in docker, for a person to handle.
 	LeftOut []Warning
 }
 
@@ -103,7 +103,7 @@ func (s *Set) Compose(in Source) (Container, error) {
 	return c.Container, nil
 }
 
-// isRunFile tells run.json from src.json, by what it says of itself or by its keys.
+// isRunFile distinguishes run.json from src.json by its #spec or its keys.
 func isRunFile(members []member) (bool, error) {
 	spec, _ := str(lookup(members, "#spec"))
 	has := func(keys ...string) bool {
@@ -122,8 +122,8 @@ func isRunFile(members []member) (bool, error) {
 	return false, fmt.Errorf("%w: neither key storage (run.json) nor key persistence (src.json) found", ErrBadFile)
 }
 
-// name settles the container's name: that of the caller, of the file, of the src.json
-// beside it, of the folder.
+// name sets the container's name: that of the caller, of the file, of the src.json beside it,
+// or of the folder, in this order.
 func (c *composer) name(in Source, members []member, src source, isRun bool) error {
 	c.Name = in.Name
 	if value := lookup(members, "name"); c.Name == "" && value != nil {
@@ -176,7 +176,7 @@ func (c *composer) storage(text []byte, src source) error {
 	return nil
 }
 
-// notPvrs is what is said of a storage key that pvr does not make.
+// notPvrs is the message for a storage key that is not from pvr.
 const notPvrs = "not a storage key that pvr derives from a mount point: lxc.container.conf has the mount point"
 
 // stored reads one entry of storage. points are the mount points that src.json has for it.
@@ -231,7 +231,7 @@ func (c *composer) find(entry, key string, points []point) (at string, guessed b
 	return at, strings.Contains(rest, "-"), nil
 }
 
-// root tells of a container's root that is to last: docker keeps it with the container.
+// root warns of a persistent root of the container: docker keeps it with the container.
 func (c *composer) root(entry string) {
 	c.warn(entry, "root of the container: docker keeps its data until the container is removed")
 }
@@ -285,8 +285,8 @@ func options(v Volume) map[string]string {
 	return o
 }
 
-// add gives the volume the name that docker knows it by: volumes of all containers share
-// one set of names there. On the disk it keeps its own, below its platform.
+// add adds a mount under the volume's name in docker, where volumes of all containers share
+// one name space. On the disk the volume keeps its own name, below its platform.
 func (c *composer) add(entry string, m Mount) {
 	m.Volume = c.Name + "." + m.Volume
 	if err := volume.ValidateName("volume", m.Volume); err != nil {
@@ -323,7 +323,7 @@ func (m Mount) Flags() []string {
 	return flags
 }
 
-// Note is what a person should know of a mount, "" for nothing.
+// Note is a remark on a mount for a person, "" for none.
 func (m Mount) Note() string {
 	if m.Guessed {
 		return m.Target + " is derived from the storage key; check src.json if a folder name has a dash"

@@ -32,7 +32,7 @@ type Warning struct {
 
 func (w Warning) String() string { return w.Entry + ": " + w.Text }
 
-// faults are told in one line.
+// faults are joined in one line.
 type faults []error
 
 func (f faults) Error() string {
@@ -45,7 +45,7 @@ func (f faults) Error() string {
 
 func (f faults) Unwrap() []error { return f }
 
-// Type is the type of a disk. Those that can be opened are told in kinds.
+// Type is the type of a disk. The types that can be opened are in kinds.
 type Type string
 
 // otherTypes are Pantavisor's own: a file that has such disks is read, and they are
@@ -78,15 +78,15 @@ type Disk struct {
 	Options string // of mount -o
 	// MigrateKey turns a dcp disk's vendor key into a trusted key.
 	MigrateKey bool
-	// Fault is why the disk cannot be used here, an [EntryError]; nil where it can. Its
-	// names are known all the same, so that nothing meant for it goes elsewhere.
+	// Fault is the reason why the disk cannot be used here, an [EntryError]; nil if it can. Its
+	// names are known anyway, so that its volumes are not put on another disk.
 	Fault error
 }
 
-// IsCrypt says whether the disk is an image.
+// IsCrypt reports whether the disk is an image.
 func (d Disk) IsCrypt() bool { return d.Image != "" }
 
-// Known says whether disks of this type can be opened here.
+// Known reports whether disks of this type can be opened here.
 func (d Disk) Known() bool { return !slices.Contains(otherTypes, d.Type) }
 
 // ImagePath is where the disk's image lies.
@@ -95,7 +95,7 @@ func (d Disk) ImagePath() string { return filepath.Join(d.Dir, d.Image) }
 // file is a file in the disk's folder that begins with the key's name.
 func (d Disk) file(suffix string) string { return filepath.Join(d.Dir, d.Key+suffix) }
 
-// named says whether a disk has a name, or an alias.
+// named reports whether a disk has a name, or an alias.
 func (d Disk) named(name string) bool { return d.Name == name || slices.Contains(d.Aliases, name) }
 
 // Volume is one entry of device.json's volumes.
@@ -105,7 +105,7 @@ type Volume struct {
 	Disk        string // the disk's own name; "" for none
 }
 
-// File is what device.json says.
+// File is the content of device.json.
 type File struct {
 	Disks    []Disk
 	Volumes  []Volume
@@ -129,7 +129,7 @@ func (f File) Find(name string) (Disk, bool) {
 	return Disk{}, false
 }
 
-// Default is the disk of volumes that name none: the first that says so.
+// Default is the disk of volumes that name none: the first with default "yes".
 func (f File) Default() (Disk, bool) {
 	for _, d := range f.Disks {
 		if d.Default {

@@ -10,12 +10,12 @@ import (
 	"layervault/volume"
 )
 
-// Pantavisor's own parser (parser/parser_system1.c, disk/disk.c) passes over what it does
-// not know, and finds out at the mount whether a disk makes sense. This one has the same
-// outcome, and says so: what Pantavisor refuses is refused with the whole file; what it
-// passes over is a warning; what we alone cannot use keeps one disk from being used.
-// Stricter are three rules on purpose: a duplicate key or name, and a persistence that
-// does not exist (Pantavisor takes it for boot, which deletes).
+// Pantavisor's own parser (parser/parser_system1.c, disk/disk.c) ignores unknown entries, and
+// finds invalid disks when it mounts them. This parser has the same result, with messages: an
+// entry that Pantavisor rejects makes the file invalid; an entry that Pantavisor ignores is a
+// warning; a disk that only layervault cannot use is faulty. Three rules are stricter on
+// purpose: duplicate keys, duplicate names, and an unknown persistence (Pantavisor takes it
+// for boot, which deletes).
 
 // maxFile bounds device.json in bytes: a hundred disks are some 30 KiB.
 const maxFile = 1 << 20
@@ -130,7 +130,7 @@ func (p *parser) disk(entry string, text []byte, lenient bool) {
 		return
 	}
 	var d Disk
-	// The name first: every other fault is told with it.
+	// The name first: every other fault has it.
 	if value := lookup(members, "name"); value == nil {
 		p.fault(entry, "key name is missing")
 	} else if d.Name, err = str(value); err != nil {
@@ -165,7 +165,7 @@ func (p *parser) disk(entry string, text []byte, lenient bool) {
 	p.file.Disks = append(p.file.Disks, d)
 }
 
-// refuse keeps one disk from being used.
+// refuse marks one disk as faulty.
 func (p *parser) refuse(entry string, d *Disk, err error) {
 	fault := &EntryError{entry, err}
 	p.unusable = append(p.unusable, fault)
@@ -188,8 +188,8 @@ func diskType(members []member) (Type, error) {
 	return Type(text), nil
 }
 
-// shared reads what is said in the same way of a disk of any type, also of those that
-// only Pantavisor opens: a volume may name them.
+// shared reads the keys that disks of all types have, also those that only Pantavisor opens: a
+// volume may name them.
 func (p *parser) shared(entry string, d *Disk, members []member) {
 	d.Default = diskEntry{p, entry, members}.yes("default")
 	value := lookup(members, "aliases")
@@ -211,13 +211,13 @@ func (p *parser) shared(entry string, d *Disk, members []member) {
 		}
 		if err != nil {
 			p.warn(entry, "key aliases: ignored: %v", err)
-		} else if !d.named(alias) { // the own name, or twice the same, says nothing new
+		} else if !d.named(alias) { // not its own name, and no duplicate
 			d.Aliases = append(d.Aliases, alias)
 		}
 	}
 }
 
-// own reads what a disk that we open says. The error is why we cannot.
+// own reads the keys of a disk that layervault opens. The error is the reason why it cannot.
 func (p *parser) own(entry string, d *Disk, members []member) error {
 	typ := d.Type.kind()
 	for _, m := range members {
@@ -242,7 +242,7 @@ func (p *parser) own(entry string, d *Disk, members []member) error {
 	return typ.check(d, path, p.rules)
 }
 
-// names checks what disks may not share.
+// names rejects names, aliases and files that two disks share.
 func (p *parser) names() {
 	owner, files := map[string]string{}, map[string]string{}
 	claim := func(d Disk, what, name string) {

@@ -132,7 +132,7 @@ const (
 	tempSuffix    = ".tmp"
 )
 
-// ensureKey makes the key when there is none. Beside an image it never does.
+// ensureKey makes a missing key. If there is an image, a missing key is an error.
 func (d *plainDisk) ensureKey(ctx context.Context, haveImage bool) error {
 	made := d.key.keyFile(d.Disk)
 	for _, file := range []string{made, d.source()} { // the second: of the vendor, which is used or turned into a trusted key
@@ -162,7 +162,7 @@ func writeKey(name string, content []byte) error {
 	return nil
 }
 
-// loadKey makes the kernel's key of a key file. The caller wipes it.
+// loadKey reads a key file as a key for the kernel. The caller wipes it.
 func (d *plainDisk) loadKey(ctx context.Context, file string) (_ crypt.KernelKey, err error) {
 	key := crypt.KernelKey{Type: "logon", Description: logonPrefix + d.Key, Size: keySize}
 	defer func() {

@@ -57,12 +57,12 @@ type Config struct {
 type Set struct {
 	cfg  Config
 	file File
-	bad  error // why there are none
+	bad  error // the reason why there are none
 }
 
 var _ volume.Disks = (*Set)(nil)
 
-// New makes a set of what a file says.
+// New makes a set of the disks of a file.
 func New(cfg Config, file File) *Set {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
@@ -71,8 +71,8 @@ func New(cfg Config, file File) *Set {
 	return &Set{cfg: cfg, file: file}
 }
 
-// Load reads a file. The set is there with an error too: it then gives that error to
-// whoever wants a disk, so that one bad file does not keep all volumes away.
+// Load reads a file. On an error the set is not nil: it returns the error for each disk, so
+// that a bad file affects only volumes on disks.
 func Load(cfg Config, name string) (*Set, error) {
 	s := New(cfg, File{})
 	text, err := readFile(name)
@@ -104,10 +104,10 @@ func readFile(name string) ([]byte, error) {
 	return os.ReadFile(name)
 }
 
-// File is what the file says.
+// File is the content of the file.
 func (s *Set) File() File { return s.file }
 
-// Warnings are what was passed over in the file, in its order.
+// Warnings are the ignored entries of the file, in its order.
 func (s *Set) Warnings() []Warning { return s.file.Warnings }
 
 // Find finds a disk by name or alias.
@@ -225,8 +225,8 @@ func (s *Set) step(d Disk, step string) error {
 	return s.cfg.Checkpoint(d.Name, step)
 }
 
-// ready makes image and key when there never were any, and otherwise only looks whether
-// they are there. The folder is locked.
+// ready makes image and key of a new disk, and otherwise only checks that they exist. The
+// folder is locked.
 func (s *Set) ready(ctx context.Context, d Disk, im image) error {
 	made, err := isFile(im.marker())
 	if err != nil {
@@ -248,8 +248,7 @@ func (s *Set) ready(ctx context.Context, d Disk, im image) error {
 	return nil
 }
 
-// firstBoot goes through the steps of the package comment, from where an earlier one was
-// cut short.
+// firstBoot does the steps of the package comment, or continues an interrupted one.
 func (s *Set) firstBoot(ctx context.Context, d Disk, im image, haveImage bool) error {
 	if err := im.ensureKey(ctx, haveImage); err != nil {
 		return err
@@ -268,7 +267,7 @@ func (s *Set) firstBoot(ctx context.Context, d Disk, im image, haveImage bool) e
 		return fmt.Errorf("existing image does not open, and is not formatted again: %w", err)
 	}
 	if err := touch(im.marker()); haveImage && errors.Is(err, unix.EROFS) {
-		return nil // it opens; who can write here marks it
+		return nil // it opens; it is marked at the next mount that can write
 	} else if err != nil {
 		return err
 	}
@@ -276,7 +275,7 @@ func (s *Set) firstBoot(ctx context.Context, d Disk, im image, haveImage bool) e
 	return s.step(d, "init_done")
 }
 
-// tryImage sees whether the key opens an image that was there before.
+// tryImage checks that the key opens an existing image.
 func tryImage(ctx context.Context, im image) (err error) {
 	at, err := os.MkdirTemp("", "layervault-disk-")
 	if err != nil {
@@ -289,7 +288,7 @@ func tryImage(ctx context.Context, im image) (err error) {
 	return mounts.Detach(at)
 }
 
-// roomFor refuses an image that cannot fit.
+// roomFor rejects an image that does not fit: crypt.ErrNoSpace.
 func roomFor(d Disk) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(d.Dir, &st); err != nil {
@@ -301,7 +300,7 @@ func roomFor(d Disk) error {
 	return nil
 }
 
-// isFile says whether there is a regular file.
+// isFile reports whether there is a regular file; another kind of file is an error.
 func isFile(name string) (bool, error) {
 	info, err := os.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -41,7 +41,7 @@ func target(point string) (string, error) {
 	return at, nil
 }
 
-// source is what src.json says.
+// source is the content of src.json.
 type source struct {
 	name   string
 	points []point
@@ -55,8 +55,8 @@ type point struct {
 	volume bool   // of the image, not of the map persistence
 }
 
-// readSource reads what a src.json says of volumes: the image's own are permanent, unless
-// the map persistence says otherwise (pvr's mergePersistentMaps).
+// readSource reads the volumes of a src.json: the image's own are permanent, unless the map
+// persistence has another value (pvr's mergePersistentMaps).
 func (c *composer) readSource(members []member) (src source) {
 	src.name, _ = str(lookup(members, "name")) // pvr writes none today
 	at := map[string]point{}

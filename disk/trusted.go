@@ -47,7 +47,7 @@ func (d *plainDisk) loadTrusted(file string, key *crypt.KernelKey) error {
 	return nil
 }
 
-// isBlob says whether a line is what the kernel gave for a key: hex for trusted keys; the
+// isBlob reports whether a line is what the kernel gave for a key: hex for trusted keys; the
 // blobs of encrypted ones begin with words.
 func isBlob(line, keyType string) bool {
 	if line == "" || len(line) > 4096 {

@@ -14,12 +14,12 @@ import (
 type purpose int
 
 const (
-	toUse    purpose = iota // what it holds is read and written
-	toChange                // it is made larger, removed, or another one takes its place
+	toUse    purpose = iota // read and write its content
+	toChange                // grow, remove or replace the volume
 )
 
-// hasVault says whether there is a vault on the disk, open or not: then it vouches for the
-// volumes that have no key of their own. Where there never was one, nobody can.
+// hasVault reports whether there is a vault on the disk, open or not: its key authenticates
+// the volumes that have no key of their own. Without a vault they are not authenticated.
 func (s *Store) hasVault() bool {
 	ring := s.cfg.Layout.KeyRing(persist.Vault)
 	for _, name := range []string{ring, ring + ".bak", s.cfg.Layout.VolumeList(persist.Vault)} {
@@ -30,8 +30,8 @@ func (s *Store) hasVault() bool {
 	return false
 }
 
-// keysFor opens the tier that vouches for volumes of some options. None, without an error,
-// for volumes that have no key of their own where there is no vault.
+// keysFor opens the tier that authenticates volumes with some options. The result is nil,
+// without an error, for volumes that have no key of their own on a host without a vault.
 func (s *Store) keysFor(ctx context.Context, o Options) (crypt.KeySource, error) {
 	tier, own := kindOf(o).keyTier()
 	if !own && !s.hasVault() {
@@ -44,14 +44,13 @@ func (s *Store) keysFor(ctx context.Context, o Options) (crypt.KeySource, error)
 	return keys, err
 }
 
-// authenticate looks whether a volume is what it says: its tier's list, authentic, has it.
-// One that is not listed is believed only while the tier was not upgraded (floor 1), as
-// far as its own record goes; of an image that record is authenticated with its header when
-// it is opened.
+// authenticate checks a volume against the authentic list of its tier. An unlisted volume is
+// accepted only in a tier that was not upgraded (floor 1), if its own record is authentic;
+// the record of an image is authenticated with the header when the image is opened.
 //
-// While the vault is locked, a volume without a key of its own can be used where nothing
-// contradicts it (see judge): it was made for speed, or for before the vault opens, and who
-// made it does not expect the vault to be asked. It cannot be changed or removed.
+// While the vault is locked, a volume without a key of its own can be used if nothing
+// contradicts it (see judge): such volumes are for speed, or for the time before the vault
+// opens. They cannot be changed or removed then.
 func (s *Store) authenticate(ctx context.Context, v Volume, why purpose) error {
 	if v.Damage != nil {
 		return v.refusal()
@@ -71,7 +70,7 @@ func (s *Store) authenticate(ctx context.Context, v Volume, why purpose) error {
 		return err
 	}
 	if v.pending && why == toUse {
-		// Its maker died before it could say that it is there.
+		// The process that made it died before it could update the list.
 		return s.relist(ctx, keyTier(v.Options), keys, func(l *list) error {
 			l.put(entryOf(v.Record))
 			return nil
@@ -80,7 +79,7 @@ func (s *Store) authenticate(ctx context.Context, v Volume, why purpose) error {
 	return nil
 }
 
-// vouch is authenticate with the keys at hand.
+// vouch is authenticate for an open tier.
 func (s *Store) vouch(v Volume, keys crypt.KeySource) error {
 	if _, err := s.authenticList(keyTier(v.Options), keys); err != nil {
 		return err

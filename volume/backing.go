@@ -12,14 +12,14 @@ import (
 	"layervault/persist"
 )
 
-// kind is what volumes of one place are made of: images (image.go), folders of the clear
-// tier (folder.go), or folders on the disks of device.json (ondisk.go). What differs between
-// them is said here, or by their backings; the rest of the package does not ask.
+// kind is a kind of volume: images (image.go), folders of the clear tier (folder.go), or
+// folders on the disks of device.json (ondisk.go). All differences between kinds are here and
+// in their backings; the rest of the package does not distinguish them.
 type kind interface {
 	// tier is where the volumes lie; "" for disks.
 	tier() persist.Tier
-	// keyTier is the tier whose key vouches for the volumes. own: they need that key to be
-	// opened. The others can be used without, see Store.authenticate.
+	// keyTier is the tier whose key authenticates the volumes. own: the volumes cannot be
+	// opened without that key. The others can be used without, see Store.authenticate.
 	keyTier() (tier persist.Tier, own bool)
 	// path is the volume's path: Volume.Path.
 	path(l persist.Layout, id ID) string
@@ -28,37 +28,36 @@ type kind interface {
 	recordFile(path string) string
 	// content is the place of a volume's content; revision is the one that it belongs to.
 	content(r Record, revision string) place
-	// notImage says why options of images mean nothing here; "" where they do.
+	// notImage is the reason why options of images are not allowed; "" for images.
 	notImage(o Options) string
-	// fit leaves out the options that mean nothing here.
+	// fit removes the options that this kind does not have.
 	fit(o Options) Options
-	// sweep removes what a crash left half made, or half removed, in the volumes' folder.
+	// sweep removes incomplete volumes that a crash left in the volumes' folder.
 	sweep(ctx context.Context, dir string) error
-	// of is a volume of this kind, to be worked on.
+	// of is the backing of a volume of this kind.
 	of(s *Store, v Volume) backing
 }
 
-// backing is one volume, to be worked on. The caller has locked the volume.
+// backing has the operations on one volume. The caller has locked the volume.
 type backing interface {
-	// create makes the volume. What fails leaves nothing.
+	// create makes the volume. After an error nothing is left.
 	create(ctx context.Context) error
-	// within mounts the volume's file system at a private place for the length of f.
+	// within mounts the volume's file system at a private place while f runs.
 	within(ctx context.Context, f func(root string) error) error
-	// opened is the number of the device that the volume is open as (see unix.Mkdev); 0 when
-	// nothing uses it, and for a volume without a device of its own.
+	// opened is the number of the volume's open device (see unix.Mkdev); 0 if nothing uses
+	// the volume, and for a volume without a device of its own.
 	opened() (uint64, error)
-	// mounts tells the volume's mounts from others; nil when there are none.
+	// mounts selects the volume's mounts; nil if there are none.
 	mounts() (func(*mountinfo.Info) bool, error)
-	// users asks the kernel who uses the volume, of which this store has nothing mounted; ""
-	// for nobody.
+	// users asks the kernel for users of the volume, which this store has not mounted; "" for
+	// none.
 	users() (string, error)
-	// heal takes down what an earlier process mounted for docker and nobody uses, see
-	// Store.Heal.
+	// heal removes unused mounts that an earlier process made for docker, see Store.Heal.
 	heal(ctx context.Context) error
-	// sizes are the bytes of the volume's device, 0 where there is no bound, and those that
-	// the volume occupies on the disk, 0 where nobody counts them.
+	// sizes are the bytes of the volume's device, 0 if there is no limit, and the bytes that
+	// the volume occupies on the disk, 0 if unknown.
 	sizes() (device, occupied int64, err error)
-	// destroy destroys what the volume consists of. Nothing uses it.
+	// destroy destroys the volume, which nothing uses.
 	destroy(ctx context.Context) error
 }
 
@@ -82,13 +81,13 @@ func folderOf(k kind, l persist.Layout) string { return filepath.Dir(k.path(l, I
 
 func (v Volume) kind() kind { return kindOf(v.Options) }
 
-// IsImage says whether the volume is an encrypted image of its own.
+// IsImage reports whether the volume is an encrypted image of its own.
 func (v Volume) IsImage() bool {
 	_, is := v.kind().(images)
 	return is
 }
 
-// ownKey says whether nobody opens the volume without the key of its tier.
+// ownKey reports whether the volume cannot be opened without the key of its tier.
 func (v Volume) ownKey() bool {
 	_, own := v.kind().keyTier()
 	return own
@@ -110,9 +109,9 @@ type part struct {
 
 func (part) opened() (uint64, error) { return 0, nil }
 
-// heal implements backing. Not every kernel's word is heard here on who else uses a part of
-// a file system: a managed plugin sees no other process. Docker says when a volume is to go;
-// until then such a mount costs nothing.
+// heal implements backing. A managed plugin does not see other processes, so other users of a
+// part of a file system are unknown here. The mount stays until docker removes the volume; it
+// costs nothing until then.
 func (p part) heal(context.Context) error {
 	u, err := p.store.uses(p.ID())
 	if err != nil {
@@ -124,7 +123,7 @@ func (p part) heal(context.Context) error {
 // usersOf names the mounts that is picks, in every mount namespace.
 func (p part) usersOf(is func(*mountinfo.Info) bool, err error) (string, error) {
 	if p.Damage != nil {
-		return "", nil // what it would be mounted as cannot be told
+		return "", nil // its mounts cannot be identified
 	}
 	if err != nil {
 		return "", err

@@ -20,14 +20,13 @@ import (
 type Volume struct {
 	Record
 	Path string // of the image or folder; of the record for a volume on a disk
-	// Damage is why this cannot be used as a volume: its record cannot be read, or
-	// contradicts others. Where nothing tells its name, Record says only the ID and the tier
-	// it lies in.
+	// Damage is the reason why the volume cannot be used: its record cannot be read, or
+	// contradicts others. If the name is unknown, Record has only the ID and the tier.
 	Damage error
 	// Superseded: a later generation is the volume; this one is to be collected.
 	Superseded bool
-	// Listed: the list of its tier has it, and says the same. Whether that list is
-	// authentic is only known where the tier's key is.
+	// Listed: the list of its tier has the same record. Only the tier's key tells whether the
+	// list is authentic.
 	Listed bool
 
 	pending bool // listed so
@@ -41,8 +40,8 @@ type knownRecord struct {
 	record Record
 }
 
-// identity is one file for all its life. The number alone is given to another one, often
-// the next, when a file is removed: another process may have made the volume anew.
+// identity identifies a file. The inode number alone does not: it is reused, often for the
+// next file, when a file is removed, and another process may have replaced the volume.
 type identity struct {
 	ino  uint64
 	born unix.StatxTimestamp
@@ -77,9 +76,9 @@ func newCatalog(l persist.Layout) *catalog {
 	return &catalog{layout: l, known: make(map[string]knownRecord), lists: make(map[persist.Tier]knownList)}
 }
 
-// List reads every volume of a disk, sorted by name and generation. It needs no key and
-// no store, and changes nothing. So it shows what the disk says; what contradicts the
-// tiers' lists, or is shown in two tiers, has Damage.
+// List reads every volume of a disk, sorted by name and generation. It needs no key and no
+// store, and changes nothing. The result is not authenticated; volumes that contradict the
+// tiers' lists, or that are in two tiers, have Damage.
 func List(ctx context.Context, l persist.Layout) ([]Volume, error) {
 	return newCatalog(l).volumes(ctx)
 }
@@ -180,7 +179,7 @@ func (c *catalog) record(path string, k kind) (Record, error) {
 	return r, nil
 }
 
-// forget lets go of the record of a volume that is no more.
+// forget drops the record of a removed volume.
 func (c *catalog) forget(path string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

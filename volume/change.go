@@ -49,7 +49,7 @@ func (s *Store) Trim(ctx context.Context, name string) (before, after int64, err
 		return 0, 0, err
 	}
 	err = im.within(ctx, func(fs string) error {
-		// What was deleted just now is free only when the journal says so.
+		// Deleted blocks are free only after the journal was committed.
 		if err := syncFS(fs); err != nil {
 			return err
 		}
@@ -63,8 +63,8 @@ func (s *Store) Trim(ctx context.Context, name string) (before, after int64, err
 	return before, after, err
 }
 
-// With the mount option discard the file system gives space back in the background, what
-// it was told to trim included. A sample that equals the one before is taken for the end.
+// With the mount option discard the file system frees space in the background, trimmed space
+// included. Two equal samples in a row end the wait.
 const (
 	samplePause = 100 * time.Millisecond
 	samples     = 50
@@ -111,8 +111,8 @@ func allocated(name string) (n int64, err error) {
 	return n, err
 }
 
-// Purge begins a volume anew: a new, empty generation, as change says (zero values: as it
-// was), and the old one is removed. Nothing may use it.
+// Purge replaces a volume by a new, empty generation with the changed options (zero values
+// keep the old ones), and removes the old generation. Nothing may use the volume.
 //
 // A crash leaves the old generation, both, or the new one: with both, the new one is the
 // volume, and GC removes the other.
@@ -128,7 +128,7 @@ func (s *Store) Purge(ctx context.Context, name string, change Options) (Volume,
 	if err := s.authenticate(ctx, v, toChange); err != nil {
 		return Volume{}, fmt.Errorf("purge volume %s: %w", name, err)
 	}
-	// A generation of this host's own, which the controller's next one comes after.
+	// A generation of this host; the controller's next one comes after it.
 	r := newRecord(v.Name, Request{Options: v.Options.with(change), UUID: v.UUID, Generation: v.asked()}, v.Local+1)
 	return s.replace(ctx, v, r)
 }
@@ -136,7 +136,7 @@ func (s *Store) Purge(ctx context.Context, name string, change Options) (Volume,
 // with gives options changed by others.
 func (o Options) with(c Options) Options {
 	if c.Tier != "" && c.Tier != o.Tier || c.Disk != "" && c.Disk != o.Disk {
-		// Where a volume lies decides what else can be said of it.
+		// The place of a volume decides which options it has.
 		o.Tier, o.Disk = c.Tier, c.Disk
 		o = kindOf(o).fit(o)
 	}

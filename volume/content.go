@@ -21,10 +21,11 @@ const (
 // it on the host is 0700.
 const contentMode = 0o755
 
-// place says where in its file system a volume's content lies.
+// place is where in its file system a volume's content is.
 type place struct {
 	dir string
-	// marker is the file that says of which boot the content is; "" when it lasts.
+	// marker is the file with the ID of the boot that the content belongs to; "" for content
+	// that survives boots.
 	marker string
 }
 
@@ -54,8 +55,8 @@ func ownContent(r Record, revision string) place {
 // prepare makes the place's directory, empty if it is of another boot, and returns it
 // open. Nothing on the way may be a symbolic link that leads out of root.
 //
-// A crash leaves a content of the earlier boot, or none, without the marker of this one:
-// the next mount begins anew.
+// A crash leaves content of the earlier boot, or none, without the marker of this boot: the
+// next mount empties the place again.
 func (p place) prepare(root *os.Root, boot string) (*os.File, error) {
 	if p.marker != "" {
 		if err := p.emptyAtBoot(root, boot); err != nil {

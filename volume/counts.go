@@ -32,8 +32,8 @@ type usesFile struct {
 }
 
 // The versions of the list of uses; version 1 has no counts. It has no authentication but
-// the boot's id, of which only this boot's kernel knows the 122 random bits: whoever writes
-// to a switched-off disk cannot make one for a boot to come, and an old one is not read.
+// the boot ID, whose 122 random bits only the running kernel knows: an attacker who writes to
+// a switched-off disk cannot predict the ID of a later boot, and an old list is not read.
 const (
 	usesVersion    = 2
 	oldUsesVersion = 1

@@ -15,10 +15,10 @@ import (
 	"layervault/persist"
 )
 
-// Create makes a volume. When it returns, the volume is durable; when it fails, nothing is
-// left. Repeating it with the same options is no error. With other options it is ErrExists,
-// except with a generation after the present one: then the volume begins anew, empty, as
-// the options say, and the old generation is removed (see Purge).
+// Create makes a volume. When it returns, the volume is durable; after an error nothing is
+// left. Repeating it with the same options is no error. Other options are ErrExists, except
+// with a later generation than the present one: then the volume is replaced by an empty one
+// with these options, and the old generation is removed (see Purge).
 func (s *Store) Create(ctx context.Context, name string, want Request) (Volume, error) {
 	if err := validateNewName(name); err != nil {
 		return Volume{}, err
@@ -45,8 +45,8 @@ func (s *Store) Create(ctx context.Context, name string, want Request) (Volume, 
 	return s.make(ctx, newRecord(name, want, 0), nil)
 }
 
-// newRecord is the record of a generation that a controller asked for, after some that were
-// begun here.
+// newRecord is the record of a generation that a controller requested, after a number of
+// generations that were made on this host.
 func newRecord(name string, want Request, local int64) Record {
 	return Record{
 		Version: recordVersion, Name: name, UUID: want.UUID, Generation: max(want.Generation, 0) + local, Local: local,
@@ -67,7 +67,7 @@ func (s *Store) refuseUsedUUID(ctx context.Context, id, name string) error {
 	return nil
 }
 
-// recreate tells a retry from a clash, and from a new generation.
+// recreate distinguishes a retry, a conflict and a new generation.
 func (s *Store) recreate(ctx context.Context, have Volume, want Request) (Volume, error) {
 	clash := func(what string, is, wanted any) error {
 		return fmt.Errorf("%w: %s has %s %v, not %v", ErrExists, have.Name, what, is, wanted)
@@ -75,8 +75,8 @@ func (s *Store) recreate(ctx context.Context, have Volume, want Request) (Volume
 	if want.UUID != "" && want.UUID != have.UUID {
 		return Volume{}, clash("UUID", have.UUID, want.UUID)
 	}
-	// A purge on this host is none that the controller knows of: its own next one is yet to
-	// come, even where the two would have the same number.
+	// The controller does not know of purges on this host: its own next generation is new,
+	// even if the numbers are equal.
 	if want.Generation > have.asked() {
 		if err := s.authenticate(ctx, have, toChange); err != nil {
 			return Volume{}, err
@@ -90,7 +90,7 @@ func (s *Store) recreate(ctx context.Context, have Volume, want Request) (Volume
 	}
 	is, asked := have.Options, want.Options
 	if im, ok := s.backing(have).(image); ok && asked.Size != is.Size {
-		// A volume that was grown is what is asked for by its present size too.
+		// A volume that was grown also matches its present size.
 		size, _, err := im.sizes()
 		if err != nil {
 			return Volume{}, err
@@ -106,7 +106,7 @@ func (s *Store) recreate(ctx context.Context, have Volume, want Request) (Volume
 	return have, nil
 }
 
-// describe writes options as a person would give them.
+// describe formats options as for docker volume create -o.
 func describe(o Options) string {
 	var words []string
 	for _, w := range [][2]string{
@@ -129,12 +129,12 @@ func describe(o Options) string {
 	return strings.Join(words, " ")
 }
 
-// make makes what a record describes; old, when set, is the generation that it takes the
-// place of. The name is locked.
+// make makes the volume of a record; old, if set, is the generation that it replaces. The
+// name is locked.
 //
-// The tier's list gets it first, as pending, so that a crash leaves nothing that nobody
-// knows: an entry without a volume, which the next one of that name replaces, or the volume,
-// which counts from the rename on that made it appear.
+// The volume is first added to the tier's list, as pending, so that a crash leaves no unknown
+// volume: either an entry without a volume, which the next volume of that name replaces, or
+// the complete volume, which exists from its rename on.
 func (s *Store) make(ctx context.Context, r Record, old *Volume) (v Volume, err error) {
 	defer func() {
 		if err != nil {
@@ -172,8 +172,8 @@ func (s *Store) make(ctx context.Context, r Record, old *Volume) (v Volume, err 
 	})
 }
 
-// announce enters a volume that is about to be made in its tier's list. What only the list
-// has under its name, pending, is of an attempt that a crash ended: the name is locked.
+// announce adds a volume that is about to be made to its tier's list. A pending entry of the
+// same name without a volume is from an attempt that crashed, because the name is locked.
 func (s *Store) announce(ctx context.Context, v Volume, old *Volume, keys crypt.KeySource) error {
 	if old != nil && old.Listed && keyTier(old.Options) != keyTier(v.Options) {
 		oldKeys, err := s.keysFor(ctx, old.Options)

@@ -12,30 +12,30 @@
 //	volumes/on-disks/<uuid>#<generation>.json the record of a volume on a disk
 //	volumes/revision.json                     which revision this host runs
 //
-// The name is EVE's: a UUID, and a generation counter that grows whenever the content is
-// to begin anew. A volume's [Record] is a token of its image's LUKS2 header (in the clear
-// tier, the file volume.json in its folder), so that an image that was copied elsewhere
-// still says what it is. It is written with the image and never again.
+// The name is EVE's: a UUID, and a generation counter that is raised when the content is to
+// start empty. A volume's [Record] is a token of its image's LUKS2 header (in the clear tier,
+// the file volume.json in its folder), so that a copied image still identifies itself. The
+// record is written with the image and never changed.
 //
-// # What is believed
+// # What is authenticated
 //
-// Whoever can write to the switched-off disk can write records. So a volume is used, changed
-// or removed only if the list of its tier, which is written with the tier's key, has it and
-// says the same; the vault's list has the volumes of the clear tier, and on disks, too, as
-// they have no key of their own, and their records in files, and the host's revision, are
-// authenticated by the vault besides. The list says what superseded what: a generation, or a
-// folder of the clear tier, that it does not know takes nobody's place, what it has and the
-// disk has not is said to be missing, and nothing is collected that it does not vouch for.
-// In a tier that was not upgraded (floor 1) a volume that is not listed is believed as it
-// was before there were lists, within its own place.
+// An attacker with write access to the switched-off disk can write records. A volume is
+// therefore used, changed or removed only if the list of its tier, which is authenticated
+// with the tier's key, has the same record. Volumes of the clear tier and on disks have no
+// key of their own: they are in the vault's list, and the vault also authenticates their
+// record files and the host's revision. The list decides which generation supersedes another.
+// A generation, or a folder of the clear tier, that is not in the list supersedes nothing. A
+// listed volume that is not on the disk is reported as missing. Garbage collection removes
+// only listed generations. In a tier that was not upgraded (floor 1) an unlisted volume is
+// accepted within its own place, as before there were lists.
 //
-// While the vault is locked nothing vouches for volumes without a key of their own. They can
-// be used where nothing contradicts them: no image and no list, authentic or not, has their
-// name or UUID. They cannot be made, changed or removed then. Where there never was a vault
-// there is nobody to vouch for them, and they work as they are.
+// While the vault is locked, volumes without a key of their own are not authenticated. They
+// can be used if nothing contradicts them: no image and no list, authentic or not, has their
+// name or UUID. They cannot be made, changed or removed then. On a host that never had a
+// vault they work without authentication.
 //
-// Nothing here knows that everything on the disk is of the same age: lists, records and
-// images that are all put back together to what they were are as good as they were then.
+// A rollback of the whole disk is not detected: lists, records and images that are all
+// restored to an earlier state are accepted.
 //
 // In the file system of an image, or in the folder of the clear tier:
 //
@@ -49,8 +49,8 @@
 //
 // # What a volume is made of
 //
-// backing.go says what an image, a folder and a volume on a disk have in common, image.go,
-// folder.go and ondisk.go what each does in its way. All else is the same for the three.
+// backing.go has what an image, a folder and a volume on a disk have in common; image.go,
+// folder.go and ondisk.go implement the three. Everything else is the same for all volumes.
 //
 // # What a mount is
 //
@@ -59,11 +59,11 @@
 // keeps file system, dm-crypt and loop device alive: a killed process leaks nothing, and
 // when the last mount goes the kernel takes the rest down.
 //
-// Docker names each of its mounts by an id, and mounts some more than once under it (docker
-// cp does): ids are counted, and keep their place. They are written down with the boot's id,
-// so that they survive this process and not a reboot; the kernel is the judge of whether
-// a volume is in use: an id without its mount is forgotten, and a mount that nobody but
-// ourselves uses is taken down when the process starts, or when docker removes the volume.
-// The mount point itself is removed with its mount: a container that comes too late finds
-// no directory, never an empty one on the unencrypted disk.
+// Docker names each of its mounts by an ID, and mounts a volume more than once under one ID
+// (docker cp does): IDs are counted, and keep their mount point. They are written to a file
+// with the boot ID, so that they survive this process and not a reboot. Whether a volume is
+// in use is asked of the kernel: an ID without a mount is dropped, and a mount that only this
+// package uses is removed when the process starts, or when docker removes the volume. The
+// mount point is removed with its mount: a container that starts too late finds no directory,
+// instead of an empty one on the unencrypted disk.
 package volume

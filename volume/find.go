@@ -50,7 +50,7 @@ func (v Volume) refusal() error {
 	return fmt.Errorf("%s: %w", v.Name, v.Damage)
 }
 
-// otherPlace says whether a sound volume has the ID of a damaged one.
+// otherPlace reports whether a sound volume has the ID of a damaged one.
 func otherPlace(vs []Volume, damaged Volume) bool {
 	return slices.ContainsFunc(vs, func(v Volume) bool { return v.ID() == damaged.ID() && v.Damage == nil })
 }
@@ -94,7 +94,7 @@ func (v Volume) lockName() string {
 	return v.Name
 }
 
-// lockToUse is lockVolume for whoever is about to use what is in the volume.
+// lockToUse is lockVolume for the use of the volume's content.
 func (s *Store) lockToUse(ctx context.Context, name string) (v Volume, unlock func(), err error) {
 	if v, unlock, err = s.lockVolume(ctx, name); err != nil {
 		return Volume{}, nil, err
@@ -106,8 +106,8 @@ func (s *Store) lockToUse(ctx context.Context, name string) (v Volume, unlock fu
 	return v, unlock, nil
 }
 
-// generations lists a volume and what it superseded, the volume itself last: a crash on the
-// way leaves the volume as it was.
+// generations lists a volume and the generations that it superseded, the volume itself last:
+// a crash during their removal leaves the volume as it was.
 func (s *Store) generations(ctx context.Context, latest Volume) ([]Volume, error) {
 	vs, err := s.List(ctx)
 	if err != nil {

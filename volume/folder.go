@@ -132,8 +132,8 @@ func (f folder) sizes() (device, occupied int64, err error) {
 	return 0, occupied, err
 }
 
-// destroy renames the folder, so that it is no volume any more, and then empties it. What
-// forbids that, such as chattr +i, is taken away first, or the volume stays.
+// destroy renames the folder, so that it is no longer a volume, and then removes it. Flags that
+// forbid that, such as chattr +i, are cleared first; if that fails, the volume stays.
 func (f folder) destroy(context.Context) error {
 	tmp := filepath.Join(filepath.Dir(f.Path), "."+filepath.Base(f.Path)+".tmp-remove")
 	if err := removeAll(tmp); err != nil { // of an earlier generation's crash
@@ -148,7 +148,7 @@ func (f folder) destroy(context.Context) error {
 	return removeAll(tmp)
 }
 
-// removeUnlocked removes a folder unless somebody is busy with it.
+// removeUnlocked removes a folder unless it is locked, that is, in use.
 func removeUnlocked(path string) error {
 	f, err := os.Open(path)
 	if err != nil {

@@ -10,14 +10,14 @@ import (
 	"layervault/persist"
 )
 
-// Collected is what GC did with one generation that is no volume any more.
+// Collected is the result of GC for one superseded generation.
 type Collected struct {
 	Volume Volume
 	Err    error // why it is still there
 }
 
-// GC removes generations that were superseded, and what a crash left half done. One that
-// resists does not keep the others.
+// GC removes superseded generations and leftovers of crashes. An error of one generation does
+// not stop the removal of others.
 func (s *Store) GC(ctx context.Context, dryRun bool) ([]Collected, error) {
 	if !dryRun {
 		if err := s.sweep(ctx); err != nil {
@@ -53,7 +53,7 @@ func (s *Store) collect(ctx context.Context, v Volume) error {
 		return err
 	}
 	defer unlock()
-	// Under the lock it is looked for again: it may be somebody's volume by now.
+	// It is looked up again under the lock, because it may be a present volume by now.
 	vs, err := s.List(ctx)
 	if err != nil {
 		return err
@@ -68,8 +68,8 @@ func (s *Store) collect(ctx context.Context, v Volume) error {
 	return s.remove(ctx, vs[i])
 }
 
-// mayCollect says why a superseded generation is kept all the same: nothing is destroyed
-// because of a volume that cannot be used itself, or of which nobody knows that it is ours.
+// mayCollect returns the reason why a superseded generation is kept: the generation after it
+// must be usable and authentic.
 func (s *Store) mayCollect(ctx context.Context, vs []Volume, v Volume) error {
 	for _, o := range vs {
 		if o.UUID != v.UUID || o.Superseded || o.Generation <= v.Generation {
@@ -83,8 +83,8 @@ func (s *Store) mayCollect(ctx context.Context, vs []Volume, v Volume) error {
 	return fmt.Errorf("generation %d of %s is kept: no later generation exists", v.Generation, v.UUID)
 }
 
-// gcLists forgets what is pending in a list and not on the disk: nobody is making it. A tier
-// that is locked keeps what it has.
+// gcLists removes pending entries without a volume from the lists: no process is making those
+// volumes. The list of a locked tier stays as it is.
 func (s *Store) gcLists(ctx context.Context) error {
 	for _, tier := range listTiers {
 		l := s.catalog.list(tier)

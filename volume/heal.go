@@ -12,8 +12,8 @@ import (
 	"layervault/internal/mounts"
 )
 
-// Heal takes down what an earlier process of ours mounted for docker and nobody uses:
-// docker forgot to unmount it, or died. It is for start-up, before docker is answered.
+// Heal removes unused mounts that an earlier process made for docker: docker did not unmount
+// them, or died. It is for start-up, before requests of docker are answered.
 func (s *Store) Heal(ctx context.Context) error {
 	entries, err := s.state.Open(mountsDir)
 	if err != nil {
@@ -44,15 +44,15 @@ func (s *Store) heal(ctx context.Context, id ID) error {
 	}
 	defer unlock()
 	if v.Damage != nil {
-		return nil // what is mounted of it stays: nothing could bring it back
+		return nil // its mounts stay, because they could not be made again
 	}
 	return s.backing(v).heal(ctx)
 }
 
-// release unmounts what docker has of a volume, and asks the kernel whether anybody uses it
-// all the same, in whatever mount namespace: a container has mounts of its own, which do not
-// go with ours. If so, after patience, used says who, and the mounts come back. The volume
-// is locked.
+// release unmounts docker's mounts of a volume, and asks the kernel for other users in all
+// mount namespaces: a container has mounts of its own, which stay when these are removed. If
+// there still is a user after patience, used names the user, and docker's mounts are made
+// again. The volume is locked.
 func (s *Store) release(ctx context.Context, v Volume, patience time.Duration) (used string, err error) {
 	if used, err = s.usedByPeople(v); err != nil || used != "" {
 		return used, err
@@ -88,13 +88,13 @@ func (s *Store) release(ctx context.Context, v Volume, patience time.Duration) (
 	return "", s.keepUses(v.ID(), nil)
 }
 
-// settleFor bounds the wait for mount namespaces that only just begin: each process that
-// makes one, such as a container that starts, has all mounts of its parent until it has let
-// go of them, some milliseconds later. A second is long beside that, also on a busy
-// machine, and short for a person whose volume is really in use.
+// settleFor bounds the wait for new mount namespaces: a process that makes one, such as a
+// starting container, has all mounts of its parent for some milliseconds, until it unmounts
+// them. A second is long compared with that, also on a busy machine, and short for a person
+// whose volume is really in use.
 const settleFor = time.Second
 
-// settled asks the kernel who uses a volume, once those had time to let go that are only about to.
+// settled asks the kernel for users of a volume, until there are none or patience is over.
 func (s *Store) settled(ctx context.Context, v Volume, patience time.Duration) (used string, err error) {
 	end := time.Now().Add(patience)
 	for wait := 10 * time.Millisecond; ; wait *= 2 {
@@ -109,11 +109,10 @@ func (s *Store) settled(ctx context.Context, v Volume, patience time.Duration) (
 	}
 }
 
-// usedByPeople finds mounts that are none of this store's: they need not be disturbed to
-// know.
+// usedByPeople finds mounts that this store did not make, without removing any.
 func (s *Store) usedByPeople(v Volume) (used string, err error) {
 	if v.Damage != nil {
-		return "", nil // what it would be mounted as cannot be told
+		return "", nil // its mounts cannot be identified
 	}
 	at, err := s.HostMounts(v)
 	if err != nil {
@@ -130,9 +129,9 @@ func (s *Store) usedByPeople(v Volume) (used string, err error) {
 	return used, nil
 }
 
-// ours lists docker's mount points that are mounted here. A person's command has a mount
-// namespace, or a folder of mounts, of its own beside the plugin's: what the plugin mounted
-// is not for it to take down, nor to mount a second time.
+// ours lists docker's mount points that are mounted here. A command that a person runs has
+// another mount namespace, or another folder of mounts, than the plugin: it must neither
+// remove nor repeat the plugin's mounts.
 func (s *Store) ours(u uses) ([]string, error) {
 	var here []string
 	for _, dir := range u.dirs() {
@@ -147,7 +146,7 @@ func (s *Store) ours(u uses) ([]string, error) {
 	return here, nil
 }
 
-// remount mounts again what release took away.
+// remount makes a mount again that release removed.
 func (s *Store) remount(ctx context.Context, v Volume, dir string) error {
 	p, err := placeAt(v, dir)
 	if err != nil {
@@ -156,7 +155,7 @@ func (s *Store) remount(ctx context.Context, v Volume, dir string) error {
 	return s.mount(ctx, v, p, filepath.Join(s.cfg.Mounts, dir))
 }
 
-// keepMounted forgets the uses of mount points at which nothing is mounted any more.
+// keepMounted drops the uses of mount points at which nothing is mounted.
 func (s *Store) keepMounted(v Volume, u uses) error {
 	here, err := s.ours(u)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// usedFile says which loop devices have a file, "" where none has.
+// usedFile names the loop devices over a file, "" for none.
 func usedFile(path string) (used string, err error) {
 	devices, err := os.ReadDir("/sys/block")
 	if err != nil {

@@ -62,9 +62,9 @@ func (s *Store) MountAt(ctx context.Context, name, at string) error {
 	return nil
 }
 
-// hostFlags are the flags of a person's mount. Whoever may write to a volume, a container's
-// root say, must not get to be root of the host by a setuid file in it, or reach its disks
-// by a device file, unless the volume's mount options say suid, or dev.
+// hostFlags are the flags of a person's mount. A writer of the volume, such as root in a
+// container, must not become root on the host with a setuid file, or reach the host's disks
+// with a device file, unless the volume's mount options have suid or dev.
 func hostFlags(o Options) (flags uintptr) {
 	words := strings.Split(o.MountOpts, ",")
 	if !slices.Contains(words, "suid") {
@@ -76,8 +76,8 @@ func hostFlags(o Options) (flags uintptr) {
 	return flags
 }
 
-// bindRestricted is bind with more flags, which are there from the first moment: a bind
-// mount has those of the mount that it comes from, so they are set at a private place.
+// bindRestricted is bind with additional flags that hold from the first moment: a bind mount
+// has the flags of its source, so they are set on a private mount first.
 func (s *Store) bindRestricted(content *os.File, at string, flags uintptr) (err error) {
 	private, release, err := mounts.MakeTemp(s.cfg.Scratch)
 	if err != nil {
@@ -107,7 +107,7 @@ func (s *Store) bindRestricted(content *os.File, at string, flags uintptr) (err 
 
 // UnmountHost unmounts a volume from the host: from the path at, or for "" from everywhere
 // a person mounted it, in the reverse of the order of mounting. Not mounted is no error.
-// ErrInUse names who uses it.
+// ErrInUse names the users.
 func (s *Store) UnmountHost(ctx context.Context, name, at string) error {
 	v, unlock, err := s.lockAny(ctx, name)
 	if err != nil {
@@ -147,8 +147,8 @@ func (s *Store) HostMounts(v Volume) ([]string, error) {
 	return mounts.Points(infos), err
 }
 
-// isDockers says whether a mount point is one that a plugin made for docker: by its name,
-// as the folder it is in is seen elsewhere from outside a managed plugin.
+// isDockers reports whether a plugin made a mount point for docker. The name decides, because
+// the folder has another path outside a managed plugin.
 func isDockers(id ID, at string) bool {
 	base := filepath.Base(at)
 	return base == id.String() || strings.HasPrefix(base, id.String()+"@")
@@ -177,7 +177,7 @@ func rootsOf(is func(*mountinfo.Info) bool) ([]string, error) {
 	return slices.Compact(roots), err
 }
 
-// hasSuffixPath says whether a path ends in another, or in one below it.
+// hasSuffixPath reports whether a path contains another as whole path elements.
 func hasSuffixPath(whole, tail string) bool {
 	return strings.Contains(whole+"/", "/"+tail+"/")
 }

@@ -52,10 +52,10 @@ func (id ID) check() error {
 // that shares 12 KiB of a LUKS2 header.
 const maxName = 128
 
-// nameForm is what docker lets a volume be called, but for its length.
+// nameForm is docker's rule for names of volumes, without the length.
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 
-// ValidateName refuses what is no name of a volume, a platform or a revision.
+// ValidateName rejects invalid names of volumes, platforms and revisions: ErrBadName.
 func ValidateName(what, name string) error {
 	if len(name) > maxName || !nameForm.MatchString(name) {
 		return fmt.Errorf("%w: %s %q: must be 1 to %d characters of A-Z a-z 0-9 _ . -, the first a letter or digit", ErrBadName, what, name, maxName)
@@ -67,7 +67,7 @@ func ValidateName(what, name string) error {
 // them with an underscore (pv_disk_is_internal).
 var diskNameForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 
-// ValidateDiskName refuses what is no name or alias of a disk.
+// ValidateDiskName rejects invalid names and aliases of disks: ErrBadName.
 func ValidateDiskName(name string) error {
 	if len(name) > maxName || !diskNameForm.MatchString(name) {
 		return fmt.Errorf("%w: disk %q: must be 1 to %d characters of A-Z a-z 0-9 _ . -, the first neither . nor -", ErrBadName, name, maxName)
@@ -75,13 +75,13 @@ func ValidateDiskName(name string) error {
 	return nil
 }
 
-// minVolumeName is docker's own bound for volumes (moby, daemon/names: a first character
-// and more), which it does not hold plugins to.
+// minVolumeName is docker's own minimum for volumes (moby, daemon/names), which docker does
+// not enforce for plugins.
 const minVolumeName = 2
 
-// validateNewName refuses what no volume may be called from now on. A single letter is
-// for docker's command line a drive of Windows: -v a:/data makes an unencrypted volume
-// at the path "a:/data" in the container, and says nothing.
+// validateNewName rejects names for new volumes. Docker's command line takes a single letter
+// for a Windows drive: -v a:/data makes an unencrypted volume at the path "a:/data" in the
+// container, without a warning.
 func validateNewName(name string) error {
 	if err := ValidateName("volume", name); err != nil {
 		return err

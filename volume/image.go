@@ -67,8 +67,8 @@ func (im image) device() (Device, error) {
 	return im.store.cfg.Devices(Image{ID: im.ID(), Tier: im.Options.Tier, Path: im.Path, Options: mountOptions, ReadOnly: im.store.readOnly}), nil
 }
 
-// create makes the image. What a crash leaves is told in crypt: a temporary file, or the
-// image with its token.
+// create makes the image. A crash leaves a temporary file, or the image with its token; see
+// package crypt.
 func (im image) create(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Dir(im.Path), 0o700); err != nil {
 		return err
@@ -104,7 +104,7 @@ func (im image) within(ctx context.Context, f func(root string) error) error {
 	return im.mounted(ctx, func(root string, _ Device) error { return f(root) })
 }
 
-// mounted is within for whoever needs the device too.
+// mounted is within, with the device.
 func (im image) mounted(ctx context.Context, f func(root string, dev Device) error) (err error) {
 	at, release, err := mounts.MakeTemp(im.store.cfg.Scratch)
 	if err != nil {
@@ -139,7 +139,7 @@ func (im image) mounts() (func(*mountinfo.Info) bool, error) {
 
 func (im image) users() (string, error) {
 	if im.Damage != nil {
-		return usedFile(im.Path) // its header may not tell which device is its own
+		return usedFile(im.Path) // its device is unknown if its header is damaged
 	}
 	number, err := im.opened()
 	if err != nil || number == 0 {

@@ -6,19 +6,20 @@ import (
 	"layervault/persist"
 )
 
-// judge looks at the volumes of all tiers together, and at the tiers' lists: what is listed,
-// what contradicts its list, what is gone, which generations are superseded, and which of
-// two that want one name or UUID is none.
+// judge compares the volumes of all tiers with each other and with the tiers' lists: which
+// are listed, contradict their list, are missing or superseded, and which of two volumes with
+// one name or UUID is rejected.
 //
-// It knows no key. A list may have been changed by somebody who had none either, but then
-// nothing of its tier opens (Store.authenticate). So a list, and a volume that needs a key
-// to open, can forbid here what needs no key, never the other way round:
+// It has no key. An attacker may have changed a list, but then nothing of its tier opens
+// (Store.authenticate). Therefore a list, or a volume that needs a key, can forbid the use of
+// a volume that needs no key, and never the reverse:
 //
 //   - Generations supersede each other only within one place, and, across places, only where
 //     one list has both.
-//   - A later generation that is damaged stays the volume, and is damaged: the one that it
-//     superseded does not come back.
-//   - What a list has wins over what none has; an image wins over what has no key of its own.
+//   - A damaged later generation stays the volume: the generation that it superseded is not
+//     used again.
+//   - A listed volume wins over an unlisted one; an image wins over a volume without a key of
+//     its own.
 func judge(all []Volume, layout persist.Layout, lists map[persist.Tier]*list) []Volume {
 	j := &judgement{layout: layout, lists: lists, all: all}
 	j.compare()
@@ -36,7 +37,7 @@ type judgement struct {
 	all    []Volume
 }
 
-// compare holds each volume against its list.
+// compare compares each volume with its list.
 func (j *judgement) compare() {
 	for i := range j.all {
 		v := &j.all[i]
@@ -67,7 +68,7 @@ func (v *Volume) damaged(why error) {
 	}
 }
 
-// addMissing adds what a list has and the disk has not.
+// addMissing adds volumes that are listed and not on the disk.
 func (j *judgement) addMissing() {
 	there := map[string]bool{}
 	for i := range j.all {
@@ -113,7 +114,7 @@ func (j *judgement) supersede() {
 			case v.Generation < newest.Generation:
 				v.Superseded = true
 				if newest.Name == "" && v.Name != "" {
-					// It cannot be read, but what it superseded tells which volume it is.
+					// Its record cannot be read; the generation before it has the name.
 					newest.Name = v.Name
 				}
 			default:
@@ -123,8 +124,8 @@ func (j *judgement) supersede() {
 	}
 }
 
-// supersedeAcross lets a volume that was purged into another tier take the place of the
-// former: where one list has both, or the former's own list names the latter.
+// supersedeAcross lets a volume that was purged into another tier supersede its former
+// generation, if one list has both, or the former's list names the latter.
 func (j *judgement) supersedeAcross() {
 	there := map[string]bool{}
 	latest := map[string]int64{} // listed, by the list and the UUID
@@ -147,13 +148,13 @@ func (j *judgement) supersedeAcross() {
 	}
 }
 
-// clash refuses what wants the name, or the UUID, of a volume with a better claim.
+// clash rejects volumes with the name, or the UUID, of a volume with a better claim.
 func (j *judgement) clash(of func(v *Volume) string, what string) {
 	best := map[string]*Volume{}
 	for i := range j.all {
 		v := &j.all[i]
 		if v.Damage != nil && !v.Listed {
-			continue // garbage has no claim
+			continue // a damaged, unlisted volume has no claim
 		}
 		if key := of(v); key != "" && !v.Superseded && (best[key] == nil || v.claim() > best[key].claim()) {
 			best[key] = v
@@ -170,7 +171,7 @@ func (j *judgement) clash(of func(v *Volume) string, what string) {
 	}
 }
 
-// claim ranks volumes that want one name: what a list has first, then what needs a key.
+// claim ranks volumes of one name: listed ones first, then those that need a key.
 func (v *Volume) claim() int {
 	n := 0
 	if v.Listed {

@@ -20,8 +20,7 @@ import (
 	"layervault/persist"
 )
 
-// entry is what a list says of one generation of a volume: its record again, and where it
-// stands.
+// entry is one generation of a volume in a list: a copy of its record, and its state.
 type entry struct {
 	Name       string    `json:"name"`
 	UUID       string    `json:"uuid"`
@@ -29,9 +28,9 @@ type entry struct {
 	Local      int64     `json:"local,omitempty"`
 	Created    time.Time `json:"created"`
 	Options    Options   `json:"options"`
-	// Pending: it is being made or removed, so it may be missing on the disk.
+	// Pending: the volume is being made or removed, so it may be missing on the disk.
 	Pending bool `json:"pending,omitempty"`
-	// Next is the generation in the other tier that takes its place once that is there.
+	// Next is the generation in another tier that supersedes this one once it exists.
 	Next string `json:"next,omitempty"`
 }
 
@@ -45,7 +44,7 @@ func (e entry) record() Record {
 	return Record{Version: recordVersion, Name: e.Name, UUID: e.UUID, Generation: e.Generation, Local: e.Local, Created: e.Created, Options: e.Options}
 }
 
-// says whether a record is the one that was listed.
+// says reports whether the entry has the same record.
 func (e entry) says(r Record) bool {
 	return e.Name == r.Name && e.id() == r.ID() && e.Local == r.Local && e.Created.Equal(r.Created) && e.Options == r.Options
 }
@@ -60,22 +59,22 @@ const listKind = "volumes"
 // names, so a list has room for some tens of thousands of volumes.
 var listFormat = durable.Format{Oldest: listVersion, Newest: listVersion, MaxSize: 16 << 20}
 
-// list is the list of a tier's volumes. What is read without the tier's key is a hint
-// only: it may forbid something, and never allows anything. See Store.authenticList.
+// list is the list of a tier's volumes. A list that was not authenticated with the tier's key
+// may forbid the use of a volume, and never allows it. See Store.authenticList.
 type list struct {
 	Version int          `json:"version"`
 	Tier    persist.Tier `json:"tier"`
 	Volumes []entry      `json:"volumes"`
 	MAC     string       `json:"mac,omitempty"`
 
-	damage error // why it cannot be read
+	damage error // the reason why it cannot be read
 
 	mu    sync.Mutex
-	known bool // it is authentic
+	known bool // known to be authentic
 }
 
-// keyTier is the tier whose key vouches for a volume: a volume of the clear tier, or on a
-// disk, has none of its own.
+// keyTier is the tier whose key authenticates a volume: a volume of the clear tier, or on a
+// disk, has no key of its own.
 func keyTier(o Options) persist.Tier {
 	tier, _ := kindOf(o).keyTier()
 	return tier
@@ -152,8 +151,8 @@ func readList(l persist.Layout, tier persist.Tier) (*list, error) {
 	return decodeList(data, tier)
 }
 
-// list gives a tier's list as it is now; nil where there is none. One that cannot be read
-// has damage.
+// list reads a tier's present list; nil if there is none. A list that cannot be read has
+// damage.
 func (c *catalog) list(tier persist.Tier) *list {
 	file, unique, err := identify(c.layout.VolumeList(tier))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -193,8 +192,8 @@ func (l *list) seal(keys authentic.Keys) ([]byte, error) {
 	return append(data, '\n'), err
 }
 
-// authentic is ErrForged for a list that was not written with the tier's key. It looks
-// once.
+// authentic is ErrForged for a list that was not written with the tier's key. The result is
+// remembered.
 func (l *list) authentic(keys authentic.Keys) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -223,8 +222,7 @@ func (l *list) write(layout persist.Layout, keys authentic.Keys) error {
 	return durable.Replace(name, "."+filepath.Base(name)+".tmp", data)
 }
 
-// authenticList gives a tier's list, known to be written with its key; nil where there is
-// none.
+// authenticList is a tier's list, authenticated with its key; nil if there is none.
 func (s *Store) authenticList(tier persist.Tier, keys authentic.Keys) (*list, error) {
 	l := s.catalog.list(tier)
 	if l == nil {
@@ -240,8 +238,7 @@ func (s *Store) authenticList(tier persist.Tier, keys authentic.Keys) (*list, er
 	return l, err
 }
 
-// relist changes a tier's list, which is made when it is not there. Nobody else changes it
-// meanwhile.
+// relist changes a tier's list under its lock, and makes a missing list.
 func (s *Store) relist(ctx context.Context, tier persist.Tier, keys authentic.Keys, change func(l *list) error) error {
 	unlock, err := s.lockByte(ctx, listLocks[tier], "list of "+string(tier))
 	if err != nil {
@@ -272,13 +269,13 @@ func (s *Store) relist(ctx context.Context, tier persist.Tier, keys authentic.Ke
 // the others.
 var listLocks = map[persist.Tier]int64{persist.Vault: 1, persist.Unsealed: 2}
 
-// put enters a generation, or changes what is said of it.
+// put adds a generation, or replaces its entry.
 func (l *list) put(e entry) {
 	l.drop(where(e.Options), e.id())
 	l.Volumes = append(l.Volumes, e)
 }
 
-// drop forgets a generation.
+// drop removes the entry of a generation.
 func (l *list) drop(place string, id ID) {
 	l.Volumes = slices.DeleteFunc(l.Volumes, func(e entry) bool { return e.id() == id && where(e.Options) == place })
 }

@@ -11,10 +11,10 @@ import (
 	"layervault/internal/keylock"
 )
 
-// Whoever works on a volume, in whatever process, locks one byte of the lock file: the one
-// at the hash of the volume's name. It is a lock of an open file description, so it goes
-// with the process, works between goroutines too, and leaves no file for each volume. Two
-// names of one hash only wait for each other.
+// An operation on a volume, in any process, locks one byte of the lock file: the one at the
+// hash of the volume's name. The lock belongs to an open file description, so it ends with
+// the process, works between goroutines too, and needs no file for each volume. Two names
+// with one hash only wait for each other.
 
 // lockName waits for the lock of a volume, or until ctx ends. The returned function
 // unlocks.
@@ -25,13 +25,13 @@ func (s *Store) lockName(ctx context.Context, name string) (unlock func(), err e
 func (s *Store) lockByte(ctx context.Context, offset int64, what string) (unlock func(), err error) {
 	flags, mode := os.O_RDWR|os.O_CREATE, flock.Exclusive
 	if s.readOnly {
-		// A lock for reading keeps off whoever has the disk mounted for writing elsewhere, and
-		// is all that a file which cannot be written gives.
+		// A file that cannot be written only has read locks. They exclude a process that has
+		// the disk mounted for writing elsewhere.
 		flags, mode = os.O_RDONLY, flock.Shared
 	}
 	f, err := s.state.OpenFile(lockFile, flags, 0o600)
 	if s.readOnly && errors.Is(err, fs.ErrNotExist) {
-		return func() {}, nil // nobody ever locked anything here, and nobody can write here now
+		return func() {}, nil // no process ever locked a volume here, and the disk is read-only
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lock volume %s: %w", what, err)

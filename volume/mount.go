@@ -18,9 +18,9 @@ import (
 // volumes once more under that container's ids. An id keeps its place until its last
 // Unmount, whatever revision the host runs meanwhile.
 //
-// A Mount that docker repeats because the answer was lost is one use too many. It keeps a
-// volume mounted that nobody uses, until a restart or a removal asks the kernel; one too few
-// would take a volume from a container.
+// A Mount that docker repeats because the answer was lost counts one use too many. It keeps an
+// unused volume mounted, until a restart or a removal asks the kernel; one use too few would
+// unmount the volume of a running container.
 func (s *Store) Mount(ctx context.Context, name, id string) (dir string, err error) {
 	v, unlock, err := s.lockVolume(ctx, name)
 	if err != nil {
@@ -41,8 +41,8 @@ func (s *Store) Mount(ctx context.Context, name, id string) (dir string, err err
 	if err != nil {
 		return "", err
 	}
-	// What is mounted was authentic when it was mounted in this boot: a vault that was locked
-	// since takes it from nobody.
+	// A mounted volume was authenticated when it was mounted in this boot; it stays usable if
+	// the vault was locked since.
 	if !mounted {
 		if err := s.authenticate(ctx, v, toUse); err != nil {
 			return "", err
@@ -57,7 +57,7 @@ func (s *Store) Mount(ctx context.Context, name, id string) (dir string, err err
 	u.more(id, s.process, base)
 	err = s.keepUses(v.ID(), u)
 	if err == nil && ctx.Err() != nil {
-		err = context.Cause(ctx) // nobody takes the answer, so nobody would unmount
+		err = context.Cause(ctx) // the answer would be lost, and the volume never unmounted
 		u.less(id)
 		err = errors.Join(err, s.keepUses(v.ID(), u))
 	}
@@ -137,8 +137,8 @@ func (s *Store) withinRoot(ctx context.Context, v Volume, f func(root *os.Root) 
 	})
 }
 
-// mountsMode lets root through to the volumes, and a remapped root, who owns the group:
-// nobody else on the host is to reach them, or the setuid files in them.
+// mountsMode lets root reach the volumes, and a remapped root, by the group. Other users of
+// the host must not reach them, or setuid files in them.
 const mountsMode = 0o710
 
 // makeMounts makes the folder of mounts, and closes one that an earlier version made.
@@ -207,8 +207,8 @@ func (s *Store) Mountpoint(v Volume) (string, error) {
 	return at, nil
 }
 
-// unmountDir detaches a mount of ours and removes its mount point. A process that is in it
-// keeps what it has open; nobody finds an empty directory where the volume was.
+// unmountDir detaches a mount and removes its mount point. Processes keep the files that they
+// have open; no empty directory is left where the volume was.
 func unmountDir(at string) error {
 	if err := mounts.DetachAll(at); err != nil {
 		return err

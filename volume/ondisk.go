@@ -104,8 +104,8 @@ func (d onDisk) users() (string, error) { return d.usersOf(d.mounts()) }
 
 func (onDisk) sizes() (device, occupied int64, err error) { return 0, 0, nil }
 
-// destroy removes the volume's folders from its disk, then its record. Which folder was that
-// of a damaged one nobody can tell.
+// destroy removes the volume's folders from its disk, then its record. The folder of a damaged
+// volume is unknown, and stays.
 func (d onDisk) destroy(ctx context.Context) error {
 	if d.Damage == nil {
 		if err := d.store.withinRoot(ctx, d.Volume, d.removeContent); err != nil {
@@ -162,7 +162,7 @@ func noDisks(wanted string) error {
 	return fmt.Errorf("%w: %s: no device.json is configured (setting disks)", ErrNoDisk, wanted)
 }
 
-// sameFolder says whether two generations with these options share one folder on a disk: the
+// sameFolder reports whether two generations with these options share one folder on a disk: the
 // folder has the volume's name only.
 func sameFolder(a, b Options) bool { return a.Disk != "" && a.Disk == b.Disk }
 
@@ -173,9 +173,9 @@ func platformOf(o Options) string {
 	return o.Platform
 }
 
-// dirOnDisk is the folder of a volume below its platform's. All of docker's volumes share
-// one set of names, those of one platform another: a name that begins with the platform's
-// and a dot is the volume's behind it.
+// dirOnDisk is the folder of a volume below its platform's folder. Docker's volumes share one
+// name space, and each platform has its own: of a name that begins with the platform's name
+// and a dot, the rest is the folder.
 func dirOnDisk(name, platform string) string {
 	if rest := len(platform) + 1; len(name) > rest && name[:rest] == platform+"." {
 		return name[rest:]
@@ -183,7 +183,7 @@ func dirOnDisk(name, platform string) string {
 	return name
 }
 
-// onDiskRoot says whether a mount's root is the content of a volume on a disk.
+// onDiskRoot reports whether a mount's root is the content of a volume on a disk.
 func onDiskRoot(r Record, root string) bool {
 	platform := platformOf(r.Options)
 	tail := path.Join("/", platform, dirOnDisk(r.Name, platform))

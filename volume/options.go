@@ -16,7 +16,7 @@ import (
 	"layervault/persist"
 )
 
-// Persistence says how long a volume's content lasts (Pantavisor's words).
+// Persistence is the lifetime of a volume's content, in Pantavisor's words.
 type Persistence string
 
 // Permanent content stays. Revision content belongs to the revision that the host runs:
@@ -146,8 +146,8 @@ var options = map[string]option{
 // OptionNames lists the options that ParseOptions knows.
 func OptionNames() []string { return slices.Sorted(maps.Keys(options)) }
 
-// ParseChange reads options that change a volume in its next generation: what is not
-// mentioned has its zero value.
+// ParseChange reads options that change a volume in its next generation. Other options have
+// their zero value.
 func ParseChange(opts map[string]string) (Options, error) {
 	r, err := parse(opts)
 	if err == nil && (r.UUID != "" || r.Generation >= 0) {
@@ -233,7 +233,7 @@ func (r *Request) setDisk(name string) error {
 	return ValidateDiskName(name)
 }
 
-// check looks at what options mean together.
+// check rejects combinations of options that conflict.
 func (r *Request) check() error {
 	imageOnly := map[string]bool{
 		"size": r.Size != 0, "cipher": r.Cipher != "", "sector": r.Sector != 0, "mountopts": r.MountOpts != "", "inodes": r.Inodes != 0,
@@ -243,7 +243,7 @@ func (r *Request) check() error {
 			return fmt.Errorf("%w %s: %s", ErrBadOption, name, why)
 		}
 	}
-	// Without a size it is the store's, which makeImage knows.
+	// Without a size the store's default counts; image.create checks that.
 	if err := ext4.CheckInodes(r.Inodes, cmp.Or(r.Size, MaxSize)); err != nil {
 		return fmt.Errorf("%w inodes: %w", ErrBadOption, err)
 	}

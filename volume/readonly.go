@@ -10,20 +10,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A dead machine's disk is mounted read-only by whoever saves what is on it. The store then
-// reads: lists, keys, and mounts of volumes that are read-only too. What writes fails with
-// EROFS, as the kernel has it.
+// The disk of a dead machine is mounted read-only to rescue its data. The store then only
+// reads: it lists volumes, gives their keys, and mounts them read-only. Writes fail with the
+// kernel's EROFS.
 
 // ErrUnclean: the volume was in use when its machine died, and its journal cannot be
 // replayed on a disk that is read-only.
 var ErrUnclean = errors.New("file system was not cleanly unmounted, and its journal cannot be replayed on a read-only disk")
 
-// noState is an empty folder that stands for the store's state where there is none, in the
-// folder for mounts that last for moments.
+// noState is an empty folder in the scratch folder, used as the store's state if there is
+// none.
 const noState = "no-state"
 
-// onReadOnlyDisk says whether a folder lies on a file system, or in a mount of one, that
-// cannot be written. It writes nothing to find out.
+// onReadOnlyDisk reports whether a folder is on a read-only file system or mount, without
+// writing to it.
 func onReadOnlyDisk(dir string) (bool, error) {
 	for {
 		err := unix.Access(dir, unix.W_OK)
@@ -33,15 +33,15 @@ func onReadOnlyDisk(dir string) (bool, error) {
 		case errors.Is(err, unix.ENOENT) && dir != filepath.Dir(dir):
 			dir = filepath.Dir(dir) // it is made when it is needed
 		case err == nil, errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOENT):
-			return false, nil // what is not allowed fails where it is done
+			return false, nil // an operation that is not allowed fails later, with its own error
 		default:
 			return false, &os.PathError{Op: "access", Path: dir, Err: err}
 		}
 	}
 }
 
-// openReadOnly opens the store's state as it is. A machine that never had a volume has
-// none; it then reads as empty.
+// openReadOnly opens the store's existing state. A machine that never had a volume has none;
+// an empty folder is used then.
 func (s *Store) openReadOnly(dir string) (err error) {
 	s.state, err = os.OpenRoot(dir)
 	if errors.Is(err, fs.ErrNotExist) {

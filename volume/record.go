@@ -16,8 +16,8 @@ const TokenType = "layervault-volume" //nolint:gosec // a LUKS2 token is no secr
 
 // The versions of records. A higher one than the newest is refused. Version 1 has neither
 // an authentication nor a count of local purges. A record in a file that was made where there
-// is no vault has none either: nobody could authenticate it. A token has no authentication of
-// its own in any version, see the package comment.
+// is no vault has none either, because there is no key. A token has no MAC of its own in any
+// version, see the package comment.
 const (
 	recordVersion    = 2
 	oldRecordVersion = 1
@@ -30,15 +30,15 @@ const recordKind = "volume"
 // bytes; a token shares the 12 KiB of a LUKS2 header.
 var recordFormat = durable.Format{Oldest: oldRecordVersion, Newest: recordVersion, MaxSize: 12 << 10}
 
-// Record is what a volume says of itself. It holds only what cannot be derived, and no
-// secret: whoever can read the disk can read it.
+// Record describes a volume. It has only what cannot be derived, and no secret, because it is
+// readable without a key.
 type Record struct {
 	Version    int    `json:"version"`
 	Name       string `json:"name"`
 	UUID       string `json:"uuid"`
 	Generation int64  `json:"generation"`
-	// Local is how many of the generations were begun on this host (Purge), and not asked
-	// for by a controller: EVE counts the two apart, and adds them in the file's name.
+	// Local is how many of the generations were made on this host (Purge), and not requested
+	// by a controller: EVE counts the two separately, and adds them in the file's name.
 	Local   int64     `json:"local,omitempty"`
 	Created time.Time `json:"created"`
 	Options Options   `json:"options"`
@@ -46,7 +46,7 @@ type Record struct {
 	MAC string `json:"mac,omitempty"`
 }
 
-// asked is the generation that a controller asked for.
+// asked is the generation that a controller requested.
 func (r Record) asked() int64 { return r.Generation - r.Local }
 
 // seal gives a record for a file its authentication.
@@ -104,7 +104,7 @@ func decodeFile(data []byte) (Record, error) {
 	return r, r.check()
 }
 
-// check refuses what no volume says of itself.
+// check rejects invalid records: ErrDamaged.
 func (r Record) check() error {
 	err := r.checkLocal()
 	if err == nil {
@@ -130,7 +130,7 @@ func (r Record) checkLocal() error {
 	return nil
 }
 
-// check looks at each option by itself; Request.check has what they mean together.
+// check rejects invalid values of single options; Request.check has the combinations.
 func (o Options) check() error {
 	switch {
 	case o.Disk == "" && (o.Tier == "" || !slices.Contains(kinds, kindOf(o))):

@@ -65,7 +65,7 @@ func KeyedRecords(ctx context.Context, l persist.Layout, tier persist.Tier) ([]K
 		if v.missing || v.recordFile() == "" {
 			continue
 		}
-		// What the list says of it, should it be damaged, is not what is in the file.
+		// A damaged volume has the record of the list here, not that of its file.
 		r, err := c.record(v.Path, v.kind())
 		if err != nil || r.MAC == "" {
 			continue

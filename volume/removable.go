@@ -10,10 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// makeRemovable takes away what forbids to remove files below a folder: the flags of chattr
-// +i and +a. A container may have set them; nobody else can take them away later, as the
-// folder's volume is no more. It changes nothing else, follows no link, and does not go into
-// what is mounted there.
+// makeRemovable clears the flags that forbid to remove files below a folder: those of chattr
+// +i and +a. A container may have set them, and after the removal of the volume nothing else
+// clears them. It changes nothing else, follows no links, and does not enter mounts.
 func makeRemovable(dir string) error {
 	var top unix.Stat_t
 	if err := unix.Lstat(dir, &top); err != nil {

@@ -7,12 +7,12 @@ import (
 	"os"
 )
 
-// Remove removes a volume with all its generations: the keys of its images first. ErrInUse
-// while anything uses it. What docker forgot to unmount does not count.
+// Remove removes a volume with all its generations, the keys of its images first. ErrInUse
+// while anything uses it; mounts that docker did not unmount do not count.
 //
-// By its name, only what is authentic is removed, and of what is damaged only what the
-// tier's list vouches for. By its ID, which is its file's name and no record's word,
-// anything is, and nothing else with it: that is for what was refused.
+// By name, only an authentic volume is removed, or a damaged one that is in the tier's
+// authentic list. By ID, which is the name of the file, any volume is removed, and only that
+// generation: this is for volumes that are refused.
 func (s *Store) Remove(ctx context.Context, name string) error {
 	v, unlock, err := s.lockAny(ctx, name)
 	if err != nil {
@@ -71,8 +71,8 @@ func (s *Store) remove(ctx context.Context, v Volume) error {
 	})
 }
 
-// unlisted takes a volume out of its tier's list around what destroys it. A crash leaves it
-// as it was, or an entry without a volume, which says so and which GC removes.
+// unlisted removes a volume from its tier's list while destroy destroys it. A crash leaves the
+// volume as it was, or a pending entry without a volume, which GC removes.
 func (s *Store) unlisted(ctx context.Context, v Volume, destroy func() error) error {
 	if !v.Listed {
 		return destroy()
@@ -105,8 +105,8 @@ func (s *Store) unlisted(ctx context.Context, v Volume, destroy func() error) er
 	})
 }
 
-// letGo takes down what docker has mounted of a volume. ErrInUse, and everything as it was,
-// when anybody uses it.
+// letGo removes docker's mounts of a volume. If the volume has other users the error is
+// ErrInUse, and the mounts stay.
 func (s *Store) letGo(ctx context.Context, v Volume) error {
 	if v.missing {
 		return s.keepUses(v.ID(), nil)

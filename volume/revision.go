@@ -16,7 +16,7 @@ import (
 	"layervault/persist"
 )
 
-// Revisions says which revision the host runs, and which it ran.
+// Revisions are the revision that the host runs, and those that it ran.
 type Revisions struct {
 	Version int             `json:"version"`
 	Current string          `json:"current,omitempty"`
@@ -54,11 +54,11 @@ func (r Revisions) authentic(keys authentic.Keys) error {
 	return authentic.Verify(keys, revisionsKind, &r, &r.MAC)
 }
 
-// byTheVault are the options of what has no key of its own: the vault vouches for it.
+// byTheVault are options of a volume that the vault's key authenticates.
 var byTheVault = Options{Tier: persist.Clear}
 
-// authenticRevisions is Revisions for whoever goes by it. While the vault is locked it is
-// what the disk says, unless strictly.
+// authenticRevisions is Revisions, authenticated by the vault's key. While the vault is locked
+// the result is not authenticated, or an error if strictly is set.
 func (s *Store) authenticRevisions(ctx context.Context, strictly bool) (Revisions, error) {
 	r, err := s.Revisions()
 	if err != nil {
@@ -87,7 +87,7 @@ func (s *Store) authenticRevisions(ctx context.Context, strictly bool) (Revision
 	return r, nil
 }
 
-// Revisions reads which revision the host runs, as the disk says it.
+// Revisions reads the revision that the host runs, without authentication.
 func (s *Store) Revisions() (Revisions, error) {
 	none := Revisions{Version: oldRevisionsVersion, Known: []KnownRevision{}}
 	data, err := s.state.ReadFile(revisionFile)
@@ -123,7 +123,7 @@ func decodeRevisions(data []byte) (Revisions, error) {
 	return r, nil
 }
 
-// SetRevision says which revision the host runs from now on. What is mounted stays.
+// SetRevision sets the revision that the host runs. Existing mounts stay.
 func (s *Store) SetRevision(ctx context.Context, name string) error {
 	if err := ValidateName("revision", name); err != nil {
 		return err
@@ -139,7 +139,7 @@ func (s *Store) SetRevision(ctx context.Context, name string) error {
 	}
 	r, err := s.authenticRevisions(ctx, true)
 	if errors.Is(err, ErrDamaged) {
-		r = Revisions{} // what it ran before is anybody's guess
+		r = Revisions{} // the earlier revisions are unknown
 	} else if err != nil {
 		return err
 	}

@@ -16,18 +16,18 @@ import (
 
 // The states of a volume.
 const (
-	StateReady      = "ready"      // not mounted, and its key is at hand
-	StateMounted    = "mounted"    // open, by docker or by somebody else
-	StateLocked     = "locked"     // it cannot be opened here, or its tier's key cannot be had; Reason says why
+	StateReady      = "ready"      // not mounted, and its key is available
+	StateMounted    = "mounted"    // open, by docker or another user
+	StateLocked     = "locked"     // it cannot be opened here, or its tier's key is not available; see Reason
 	StateDamaged    = "damaged"    // its record cannot be read
 	StateSuperseded = "superseded" // a later generation is the volume
 )
 
-// keyPatience bounds how long a list waits for one tier's key: whoever has it may be far
-// away, and the other volumes are to be seen all the same.
+// keyPatience bounds how long InspectAll waits for one tier's key: the key service may be slow,
+// and the other volumes are to be listed anyway.
 const keyPatience = 5 * time.Second
 
-// Status is what can be found out about a volume.
+// Status is the state of a volume.
 type Status struct {
 	Volume
 	State  string
@@ -36,10 +36,10 @@ type Status struct {
 	Disk   int64    // bytes on the disk; 0 for a volume on a disk of device.json
 	Docker []string // ids of docker's mounts
 	Dir    string   // docker's mount point, "" when there is none
-	Host   []string // mounted by people
+	Host   []string // mount points of people
 }
 
-// Inspect finds out about one volume.
+// Inspect gives the state of one volume.
 func (s *Store) Inspect(ctx context.Context, name string) (Status, error) {
 	v, err := s.Get(ctx, name)
 	if err != nil && v.Damage == nil {
@@ -48,7 +48,7 @@ func (s *Store) Inspect(ctx context.Context, name string) (Status, error) {
 	return s.status(ctx, v, map[persist.Tier]triedKey{}), nil
 }
 
-// InspectAll finds out about every volume. One that cannot be looked into is listed with
+// InspectAll gives the state of every volume. A volume that cannot be inspected is listed with
 // the reason.
 func (s *Store) InspectAll(ctx context.Context) ([]Status, error) {
 	vs, err := s.List(ctx)
@@ -73,7 +73,7 @@ func (s *Store) status(ctx context.Context, v Volume, tiers map[persist.Tier]tri
 		return st
 	}
 	if err := s.fill(&st); err != nil {
-		// A kernel without device-mapper says nothing of the volume.
+		// Without device-mapper the state of the volume is unknown.
 		st.State, st.Reason = StateLocked, err.Error()
 		if errors.Is(err, ErrDamaged) || errors.Is(err, luks2.ErrDamaged) || errors.Is(err, luks2.ErrNotLUKS2) || errors.Is(err, fs.ErrNotExist) {
 			st.State = StateDamaged
@@ -90,7 +90,7 @@ func (s *Store) status(ctx context.Context, v Volume, tiers map[persist.Tier]tri
 	return st
 }
 
-// statusByKey finds out what the key of a volume's tier tells.
+// statusByKey sets the state that depends on the key of the volume's tier.
 func (s *Store) statusByKey(ctx context.Context, st *Status, tiers map[persist.Tier]triedKey) {
 	v := st.Volume
 	o := v.Options
@@ -108,7 +108,7 @@ func (s *Store) statusByKey(ctx context.Context, st *Status, tiers map[persist.T
 	switch tried := tiers[tier]; {
 	case tried.err != nil && v.ownKey():
 		st.State, st.Reason = StateLocked, tried.err.Error()
-	case tried.err != nil: // it can be used all the same
+	case tried.err != nil: // usable without the key
 	default:
 		if err := s.vouch(v, tried.keys); err != nil {
 			st.State, st.Reason = StateDamaged, err.Error()
@@ -116,7 +116,7 @@ func (s *Store) statusByKey(ctx context.Context, st *Status, tiers map[persist.T
 	}
 }
 
-// triedKey is what came of opening a tier.
+// triedKey is the result of opening a tier.
 type triedKey struct {
 	keys crypt.KeySource
 	err  error
@@ -154,7 +154,7 @@ func (s *Store) fill(st *Status) (err error) {
 	return err
 }
 
-// tryKey looks whether a tier opens.
+// tryKey tries to open a tier.
 func (s *Store) tryKey(ctx context.Context, tier persist.Tier) triedKey {
 	ctx, cancel := context.WithTimeoutCause(ctx, keyPatience, fmt.Errorf("no answer for the key of tier %s within %s", tier, keyPatience))
 	defer cancel()

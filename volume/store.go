@@ -50,8 +50,8 @@ type Config struct {
 	MountsGID int
 	// Scratch is a folder for mounts that last for moments.
 	Scratch string
-	// Keys opens a tier. It is asked only when an image must be opened, and each time
-	// anew: it keeps what it opened, if it likes.
+	// Keys opens a tier. It is called each time that a key is needed, and may cache open
+	// tiers.
 	Keys func(ctx context.Context, tier persist.Tier) (crypt.KeySource, error)
 	// Disks are the disks of device.json; nil for none.
 	Disks       Disks
@@ -82,7 +82,7 @@ type Store struct {
 	readOnly bool
 }
 
-// Open readies the store and removes what a crash left half done. No key is needed.
+// Open opens the store and removes leftovers of crashes. No key is needed.
 func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if cfg.Mounts == "" {
 		cfg.Mounts = DefaultMounts
@@ -129,7 +129,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	return s, nil
 }
 
-// Close lets go of the store. What is mounted stays mounted.
+// Close closes the store. Mounts stay.
 func (s *Store) Close() error { return s.state.Close() }
 
 // BootID is the kernel's name for this boot.
@@ -141,8 +141,8 @@ func BootID() (string, error) {
 	return strings.TrimSpace(string(data)), nil
 }
 
-// sweep removes what was being made or removed when a process died. One piece of garbage
-// that resists is reported, but does not keep the store shut: nothing reads it.
+// sweep removes volumes that were being made or removed when a process died. Leftovers that
+// cannot be removed are logged, and do not keep the store from opening: nothing reads them.
 func (s *Store) sweep(ctx context.Context) error {
 	for _, k := range kinds {
 		dir := folderOf(k, s.cfg.Layout)
@@ -160,7 +160,7 @@ func (s *Store) sweep(ctx context.Context) error {
 	return nil
 }
 
-// errCrashed marks an operation that a Checkpoint ended: nothing is cleaned up after it.
+// errCrashed marks an operation that a Checkpoint ended: there is no clean-up after it.
 var errCrashed = errors.New("ended by a checkpoint")
 
 // step reports a checkpoint.

@@ -13,14 +13,14 @@ import (
 	"layervault/persist"
 )
 
-// Upgrade brings what a tier's key vouches for to the present format: the image of every
-// volume; records in files, which are written as version 2; the tier's list, in which every
-// sound volume is entered; and, with the vault, the host's revision. It returns how many
-// volumes it entered. Each volume is locked meanwhile, and may be mounted. It may be cut
-// short at any point and repeated: a record is one rename, an image opens at all times.
-// Nobody can vouch for what was there before: it is taken as the disk says it. What resists
-// is left alone and reported, joined, when the others are done. progress, when set, is
-// called after each volume.
+// Upgrade brings everything that a tier's key authenticates to the present format: the image
+// of every volume; record files, which are written as version 2; the tier's list, to which
+// every sound volume is added; and, with the vault, the host's revision. It returns how many
+// volumes it added to the list. Each volume is locked meanwhile, and may be mounted. It may be
+// interrupted at any point and repeated: a record is one rename, an image opens at all times.
+// Volumes that existed before are accepted without authentication. Errors of single volumes
+// are joined and returned when the others are done. progress, if set, is called after each
+// volume.
 func (s *Store) Upgrade(ctx context.Context, tier persist.Tier, progress func(done, total int, name string)) (int, error) {
 	keys, err := s.cfg.Keys(ctx, tier)
 	if err != nil {
@@ -53,20 +53,19 @@ func (s *Store) Upgrade(ctx context.Context, tier persist.Tier, progress func(do
 	return entered, errors.Join(errs...)
 }
 
-// KeyTier is the tier whose key vouches for a volume.
+// KeyTier is the tier whose key authenticates a volume.
 func (v Volume) KeyTier() persist.Tier { return keyTier(v.Options) }
 
-// Unauthenticated says whether a sound volume is one that a tier which was not upgraded
-// believes without a word of its key: not in the tier's list, or with a record of version 1.
+// Unauthenticated reports whether a sound volume is one that only a tier that was not upgraded
+// accepts: not in the tier's list, or with a record of version 1.
 func (v Volume) Unauthenticated() bool {
 	return v.Damage == nil && !v.Superseded && (!v.Listed || v.bare())
 }
 
-// Missing says whether only the tier's list has the volume.
+// Missing reports whether only the tier's list has the volume.
 func (v Volume) Missing() bool { return v.missing }
 
-// RevisionVersion is the version of the file that says which revision the host runs; 0 where
-// none was set.
+// RevisionVersion is the version of the list of revisions; 0 if no revision was set.
 func RevisionVersion(l persist.Layout) (int, error) {
 	r, err := readRevisions(l)
 	if err != nil || r.Current == "" && len(r.Known) == 0 {
@@ -75,7 +74,7 @@ func RevisionVersion(l persist.Layout) (int, error) {
 	return r.Version, nil
 }
 
-// Old lists the volumes that Upgrade would take in.
+// Old lists the volumes that Upgrade would add to the tier's list.
 func (s *Store) Old(ctx context.Context, tier persist.Tier) ([]Volume, error) {
 	all, err := s.List(ctx)
 	if err != nil {
@@ -84,7 +83,7 @@ func (s *Store) Old(ctx context.Context, tier persist.Tier) ([]Volume, error) {
 	return slices.DeleteFunc(all, func(v Volume) bool { return v.KeyTier() != tier || !v.Unauthenticated() }), nil
 }
 
-// upgrade brings one volume to the present format and says whether it was entered in the
+// upgrade brings one volume to the present format and reports whether it was added to the
 // tier's list.
 func (s *Store) upgrade(ctx context.Context, id ID, place string, keys crypt.KeySource) (bool, error) {
 	v, unlock, err := s.lockAt(ctx, id, place)
@@ -97,7 +96,7 @@ func (s *Store) upgrade(ctx context.Context, id ID, place string, keys crypt.Key
 			return false, fmt.Errorf("upgrade volume %s: %w", v.lockName(), err)
 		}
 	}
-	// What a tier that was upgraded does not list is not ours: see Adopt.
+	// A volume that an upgraded tier does not list needs Adopt.
 	if v.Damage != nil || !v.Unauthenticated() || keys.Floor() >= recordVersion {
 		return false, v.refusal()
 	}
@@ -178,9 +177,9 @@ func (s *Store) upgradeRevisions(ctx context.Context, keys crypt.KeySource) erro
 	return s.writeRevisions(r, keys)
 }
 
-// Adopt takes a volume in that its tier's list does not know, because a person says that it
-// is theirs: a copy from elsewhere, or from a backup. An image must open with the tier's
-// key. It is named by its ID. Refused where the list has its name, or a generation of it.
+// Adopt adds a volume to its tier's list on a person's word: a copy from another machine, or
+// from a backup. The volume is named by its ID. An image must open with the tier's key. If the
+// list has another volume of that name the error is ErrExists.
 func (s *Store) Adopt(ctx context.Context, id string) (Volume, error) {
 	if _, err := ParseID(id); err != nil {
 		return Volume{}, fmt.Errorf("adopt a volume by its ID: %w", err)

@@ -42,7 +42,7 @@ func (v *volumeVerb) withDisks(f func(s *disk.Set) error) error {
 	})
 }
 
-// warn tells of what was passed over in a file.
+// warn prints the warnings of a file.
 func (a *app) warn(file string, warnings []disk.Warning) {
 	for _, w := range warnings {
 		_, _ = fmt.Fprintf(a.err, "layervault: warning: %s: %s\n", file, w)
@@ -141,7 +141,7 @@ func (v *volumeVerb) printDisks(rows []diskRow, file disk.File) error {
 	return v.app.table([]string{"VOLUME", "PERSISTENCE", "DISK"}, cells)
 }
 
-// errFaultyDisk: disk check found something.
+// errFaultyDisk: disk check found a problem.
 var errFaultyDisk = errors.New("faulty disk")
 
 func (v *volumeVerb) checkDisks() *cobra.Command {

@@ -51,7 +51,7 @@ left out and named; the exit status is then 1.`,
 	return cmd
 }
 
-// errLeftOut: disk compose could not tell docker of everything.
+// errLeftOut: disk compose left out entries.
 var errLeftOut = errors.New("left out")
 
 func (v *volumeVerb) printCompose(c disk.Container, driver string, yaml bool) error {

@@ -9,8 +9,8 @@ import (
 	"layervault/docs"
 )
 
-// newHelpCommand takes the place of cobra's help verb: it also knows the pages of the
-// manual, which are built in. A message can so name a page on a machine without the source.
+// newHelpCommand replaces cobra's help verb: it also prints the pages of the manual, which are
+// built in, so that messages can name a page on every machine.
 func newHelpCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "help [COMMAND... | TOPIC]",

@@ -16,7 +16,7 @@ import (
 	"layervault/volume"
 )
 
-// errNotAdopted: a person was asked and did not say yes.
+// errNotAdopted: the answer of the person was not yes.
 var errNotAdopted = errors.New("not adopted, nothing was changed")
 
 // adoption is the result of image adopt --json.
@@ -81,7 +81,7 @@ func (v *volumeVerb) adoptLayer(ctx context.Context, name string, yes bool) erro
 func (v *volumeVerb) adoptVolume(ctx context.Context, name string, yes bool) error {
 	return v.withStore(ctx, func(open *vault.Vault, s *volume.Store) error {
 		found, err := s.Get(ctx, name)
-		// By its id also one whose record cannot be read: the header is what is to be mended.
+		// A volume whose record cannot be read may be adopted by its ID, to repair its header.
 		if err != nil && (found.Path == "" || found.ID().String() != name) {
 			return err
 		}
@@ -128,7 +128,7 @@ func (a *app) showChanges(title, path string, changes []luks2.Change, yes bool) 
 	if !yes {
 		b.WriteString("Adopt it as it is now? [y/N] ")
 	}
-	// A question, and what it is about, is no result.
+	// A question and its context are no result.
 	if _, err := io.WriteString(a.err, b.String()); err != nil {
 		return fmt.Errorf("ask: %w", err)
 	}

@@ -54,7 +54,7 @@ func (a *app) backup(ctx context.Context, k keyFlags, name string) error {
 	if name == "-" {
 		return nil
 	}
-	// A disk may lie; a backup is needed once.
+	// The file is read back, because a disk may not report a failed write.
 	back, err := os.ReadFile(name)
 	if err != nil {
 		return err

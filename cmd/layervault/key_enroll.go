@@ -77,7 +77,7 @@ func (a *app) enroll(ctx context.Context, provider string, e enrollFlags) (err e
 	defer func() { err = errors.Join(err, key.Close()) }()
 	if made {
 		if err := a.handOver(secret, e.out); err != nil {
-			// Nobody has the key: take the slot back.
+			// The key is lost: remove the slot again.
 			return errors.Join(err, ring.Remove(ctx, key, slot.ID, true))
 		}
 	}
@@ -112,8 +112,8 @@ func (a *app) addSlot(ctx context.Context, cfg unlock.Config, e enrollFlags, p k
 	return key, ring, slot, nil
 }
 
-// handOver shows a generated recovery key, once: on standard output, alone, so that
-// it can be piped to a printer; the words about it go to standard error.
+// handOver prints a generated recovery key, once. Standard output has only the key, so that it
+// can be piped to a printer; the explanation goes to standard error.
 func (a *app) handOver(secret []byte, out string) error {
 	line := append(append([]byte{}, secret...), '\n')
 	defer clear(line)

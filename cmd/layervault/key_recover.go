@@ -54,7 +54,7 @@ func (a *app) recoverTier(ctx context.Context, k keyFlags) (err error) {
 	return a.mendSlots(ctx, cfg, ring, key)
 }
 
-// mendSlots seals each TPM and trusted slot anew that does not open, and tells of it.
+// mendSlots reseals each TPM and trusted slot that does not open, and prints the result.
 func (a *app) mendSlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring, key *keys.TierKey) error {
 	done, err := vault.Mend(ctx, ring, key, hardwareSlots(ring), func(slot keys.Slot) (keys.Provider, error) { return cfg.Again(ctx, slot) })
 	if printErr := a.printResealed(done, "the vault opens; no slot needed resealing\n"); printErr != nil {
@@ -63,13 +63,13 @@ func (a *app) mendSlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring,
 	return err
 }
 
-// hardwareSlots are the slots that hardware seals.
+// hardwareSlots are the slots that are sealed by hardware.
 func hardwareSlots(ring *keys.Ring) []keys.Slot {
 	return slices.DeleteFunc(slices.Clone(ring.Slots()), func(s keys.Slot) bool { return !unlock.SealedByHardware(s) })
 }
 
-// recoveryFault leaves out of a locked ring's reasons the slots that recover does not
-// try, so that a typing mistake is what the person reads.
+// recoveryFault reduces the reasons of a locked ring to the recovery slot's, so that the error
+// names a typing mistake.
 func recoveryFault(err error) error {
 	var bad *recovery.BadRecovery
 	if errors.As(err, &bad) {

@@ -89,7 +89,7 @@ func (a *app) rotate(ctx context.Context, r rotateFlags) error {
 	return a.printRotated(ring, cfg, done, rotation.Drop)
 }
 
-// carry fills in which slots stay, and what opens those that need a person.
+// carry sets which slots are dropped, and the secrets of those that need a person.
 func (a *app) carry(ring *keys.Ring, r rotateFlags, rotation *vault.Rotation) error {
 	files := r.carry
 	if r.recovery != "" && r.recovery != "-" {

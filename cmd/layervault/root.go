@@ -115,7 +115,7 @@ func envOr(env func(string) string, name, def string) string {
 	return def
 }
 
-// isUsage says whether the command line was at fault.
+// isUsage reports whether the error is in the command line.
 func isUsage(err error) bool {
 	var u *usageError
 	return errors.As(err, &u)

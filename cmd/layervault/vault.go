@@ -46,12 +46,12 @@ func (a *app) newVault(s settings, v volumeSettings, person *handover.Receiver, 
 // records are a tier's records that belong to neither a layer nor a volume.
 func (a *app) records(tier persist.Tier) []vault.Record { return driver.Records(a.layout(), tier) }
 
-// contents says where everything of a tier is.
+// contents has the places of everything of a tier.
 func (a *app) contents(tier persist.Tier) vault.Contents {
 	return vault.Contents{Layout: a.layout(), Tier: tier, Records: a.records(tier)}
 }
 
-// keyConfig says where the vault's key comes from.
+// keyConfig is the configuration of the vault's key.
 func (a *app) keyConfig(s settings, log *slog.Logger) unlock.Config {
 	cfg := unlock.Config{
 		Tier:     a.layout().Tier(persist.Vault),
@@ -98,7 +98,7 @@ func (a *app) readSecret(ctx context.Context, from, what string) ([]byte, error)
 	return secretio.Read(a.in, from)
 }
 
-// ringLog shows the warnings of a verb, such as a mended copy of a key ring, on standard error.
+// ringLog prints the warnings of a verb, such as a repaired copy of a key ring, on standard error.
 func (a *app) ringLog() *slog.Logger {
 	return plugin.NewLog(io.Discard, a.err, slog.LevelWarn, nextStep)
 }

@@ -29,7 +29,7 @@ type upgradeView struct {
 	Upgraded bool `json:"upgraded"`
 	// Formats is what the tier has, or had before the upgrade.
 	vault.Formats
-	// Refused resisted, or was put back after the upgrade: it does not open.
+	// Refused are images that do not open: not upgraded, or restored after the upgrade.
 	Refused []string `json:"refused"`
 }
 
@@ -66,7 +66,7 @@ anyway: those images did not open before either.`,
 	return cmd
 }
 
-// run goes through the tiers. One that cannot be upgraded does not keep the other.
+// run upgrades the tiers. An error of one tier does not stop the other.
 func (u *upgradeVerb) run(ctx context.Context) error {
 	if err := errors.Join(u.set.check(), u.vol.check()); err != nil {
 		return err
@@ -94,7 +94,7 @@ func (u *upgradeVerb) run(ctx context.Context) error {
 	return errors.Join(append(errs, u.print(views))...)
 }
 
-// tier upgrades one tier, or looks at it in the dry run.
+// tier upgrades one tier, or only inspects it in a dry run.
 func (u *upgradeVerb) tier(ctx context.Context, v *vault.Vault, tier persist.Tier, ring *keys.Ring) (upgradeView, error) {
 	var done vault.Upgraded
 	var err error
@@ -124,7 +124,7 @@ func (u *upgradeVerb) print(views []upgradeView) error {
 	return u.app.printf("%s", b.String())
 }
 
-// describe says for people what was done, or is to be done.
+// describe prints what was done, or what a real run would do.
 func (v upgradeView) describe(b *strings.Builder) {
 	old := fmt.Sprintf("%d of %d images and %d of %d records", len(v.OldImages), v.Images, len(v.OldRecords), v.Records)
 	switch {

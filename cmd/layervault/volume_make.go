@@ -60,7 +60,7 @@ func makes[O any](v *volumeVerb, cmd *cobra.Command, parse func(map[string]strin
 	return cmd
 }
 
-// printMade says which generation of a volume was made, for people its id alone.
+// printMade prints the new generation of a volume; without --json only its ID.
 func (v *volumeVerb) printMade(made volume.Volume) error {
 	return v.app.result(map[string]string{"name": made.Name, "id": made.ID().String(), "path": made.Path}, "%s\n", made.ID())
 }
