@@ -67,7 +67,7 @@ func (c Contents) try(ctx context.Context, key *keys.TierKey) (opened int, err e
 		}
 	}
 	if opened == 0 && len(images) > 0 {
-		return 0, fmt.Errorf("%w: it is of another vault, or of before a rotation (--force restores it all the same): %w", ErrOpensNothing, err)
+		return 0, fmt.Errorf("%w: it is from another vault, or from before a rotation: %w", ErrOpensNothing, err)
 	}
 	return opened, nil
 }

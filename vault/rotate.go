@@ -124,6 +124,6 @@ func (c Contents) finishRotation(ctx context.Context, ring *keys.Ring, key *keys
 	if err != nil {
 		return fmt.Errorf("finish the rotation of the tier key: %w", err)
 	}
-	log.InfoContext(ctx, "finished a rotation of the tier key that was cut short", "images", done.Images)
+	log.InfoContext(ctx, "finished an interrupted rotation of the tier key", "images", done.Images)
 	return nil
 }

@@ -45,7 +45,7 @@ type State struct {
 // AnchorLine says for people whether an older ring would be noticed.
 func AnchorLine(anchored bool) string {
 	if anchored {
-		return "the TPM remembers this key ring: an older one that is put back is refused"
+		return "TPM has a record of this key ring: an older ring is refused"
 	}
 	return "no TPM record of this key ring: an older ring cannot be detected"
 }

@@ -62,7 +62,7 @@ func (v *Vault) volumeDisks(keys VolumeKeys) volume.Disks {
 		v.log.Warn("no disk can be used", "error", err)
 	}
 	for _, w := range set.Warnings() {
-		v.log.Warn("passed over in the file of disks", "file", file, "entry", w.Entry, "reason", w.Text)
+		v.log.Warn("entry of device.json was ignored", "file", file, "entry", w.Entry, "reason", w.Text)
 	}
 	return set
 }

@@ -44,7 +44,7 @@ import (
 // stays where it is. The error is an *UnfinishedError.
 var ErrUnfinished = errors.New("the upgrade to format 2 is not complete")
 
-// UnfinishedError is ErrUnfinished with what resists.
+// UnfinishedError is ErrUnfinished with the reasons.
 type UnfinishedError struct {
 	Tier     string
 	Problems []error
@@ -55,8 +55,7 @@ const most = 5
 
 func (e *UnfinishedError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%v in %s: %d things resist; remove them, take them in with \"layervault image adopt\", or run \"layervault vault upgrade --force\", which refuses them for good",
-		ErrUnfinished, e.Tier, len(e.Problems))
+	fmt.Fprintf(&b, "%v in %s: %d images or records cannot be upgraded", ErrUnfinished, e.Tier, len(e.Problems))
 	for i, p := range e.Problems {
 		if i == most {
 			fmt.Fprintf(&b, "; and %d more", len(e.Problems)-i)
@@ -67,7 +66,7 @@ func (e *UnfinishedError) Error() string {
 	return b.String()
 }
 
-// Is makes the error match ErrUnfinished. It matches nothing that resists: the upgrade as a
+// Is makes the error match ErrUnfinished. It matches none of the reasons: the upgrade as a
 // whole is neither locked nor damaged.
 func (e *UnfinishedError) Is(target error) bool { return target == ErrUnfinished }
 

@@ -32,7 +32,7 @@ func (v *Vault) Look(ctx context.Context, tier persist.Tier, floor int) (out Upg
 	}
 	key, _, _, err := unlock.Open(ctx, cfg)
 	if err != nil {
-		return out, fmt.Errorf("whether everything opens: unlock %s: %w", tier, err)
+		return out, fmt.Errorf("check that everything opens: unlock %s: %w", tier, err)
 	}
 	source := unlock.NewSource(cfg, key)
 	defer func() { err = errors.Join(err, source.Close()) }()

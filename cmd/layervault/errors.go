@@ -47,7 +47,7 @@ var (
 	}
 	ofTiers = []advice{
 		{errs: []error{keys.ErrLocked, keys.ErrNeedsPerson}, step: "layervault key recover"},
-		{errs: []error{vault.ErrUnfinished}, step: "layervault vault upgrade --dry-run names the images that do not open"},
+		{errs: []error{vault.ErrUnfinished}, step: "layervault vault upgrade --dry-run names what does not open; remove or adopt it (layervault image adopt), or: layervault vault upgrade --force"},
 		{errs: []error{keys.ErrUnfinished}, step: "repair the images or remove their layers in docker, then: layervault key rotate (--force gives the images up)"},
 		{errs: []error{vault.ErrOpensNothing}, step: "restore another backup; --force restores this one anyway"},
 		{errs: []error{keys.ErrRingExists}, step: "--force replaces an intact key ring, and keeps a copy"},

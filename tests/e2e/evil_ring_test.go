@@ -37,7 +37,7 @@ func TestEvilMaidRing(t *testing.T) {
 		}
 	})
 	paper := filepath.Join(t.TempDir(), "paper")
-	contains(t, "status", victim.must("status"), "the TPM remembers this key ring")
+	contains(t, "status", victim.must("status"), "TPM has a record of this key ring")
 	older := t.TempDir()
 	sh(t, `cp "$1"/keyring.json* "$2"`, filepath.Join(victim.persist, "vault"), older)
 	victim.must("key", "enroll", "recovery", "--recovery-key-out", paper)
