@@ -26,9 +26,9 @@ type Driver struct {
 	// TPM does. mu is only ever held for a moment.
 	starting sync.Mutex
 	mu       sync.Mutex
-	keys     crypt.KeySource    // once unlocked
-	store    *layer.Store // once opened
-	up       *session     // once Init said where
+	keys     crypt.KeySource // once unlocked
+	store    *layer.Store    // once opened
+	up       *session        // once Init said where
 	counts   counts
 }
 
