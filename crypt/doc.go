@@ -3,6 +3,10 @@
 // volumes; the caller supplies the path of the file, the mount point, and a function
 // that returns the passphrase for the image's UUID.
 //
+// Image is the whole of it: Create or Import makes the file, Mount opens it, Hold keeps it
+// open, Remove destroys it. PlainDevice is the same for plain dm-crypt, without a header.
+// compat.go has the names that secureoverlay2 uses.
+//
 // No data on the disk is trusted: see verified for headers, and holders.go for the
 // device of an image.
 //
