@@ -36,7 +36,7 @@ func newServeCommand(a *app) *cobra.Command {
 
   graph      docker's graph driver, for Docker 20.10 to 27
   volumes    docker's volume driver, for every Docker
-  snapshots  containerd's snapshotter, for containerd, Kubernetes and Docker 28 and later
+  snapshots  containerd's snapshotter
   diff       containerd's differ: layers go straight into encrypted images
 
 The first two share a socket, the others have one each. --volumes is --doors volumes.
