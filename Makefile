@@ -51,7 +51,7 @@ setup: ## Install the Debian packages that building and testing need
 	@tests/guest/setup
 
 .PHONY: test
-test: setup build plugin ## Unit tests here, the rest in guests (8 minutes, 40 emulated); SUITES='unit luks2' runs only these
+test: setup build plugin ## Unit tests here, the rest in guests (12 minutes, 40 emulated); SUITES='unit luks2' runs only these
 	@tests/guest/run-suites $(SUITES)
 
 .PHONY: test-long
