@@ -38,8 +38,9 @@ type Config struct {
 }
 
 // Serve answers on l, nil for none of docker's doors, and on the listeners of cfg.Containerd,
-// until ctx ends, and closes what it opened; the vault stays open. The doors open while it answers already: dockerd takes a plugin for dead that does not accept
-// within seconds, and a TPM or a sweep after a crash may take longer.
+// until ctx ends, and closes what it opened; the vault stays open. The doors open while it
+// answers already: dockerd takes a plugin for dead that does not accept within seconds, and a TPM
+// or a sweep after a crash may take longer.
 func Serve(ctx context.Context, l net.Listener, cfg Config) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)

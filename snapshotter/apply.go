@@ -52,16 +52,16 @@ func (d *Differ) apply(ctx context.Context, desc ocispec.Descriptor, mounts []mo
 	if !m.writable {
 		return none, fmt.Errorf("%w: mount is read-only", ErrNotOurs)
 	}
-	key, err := d.s.nameOf(ctx, m.layers[0])
+	r, err := d.s.snapshotOf(ctx, m.layers[0])
 	if err != nil {
 		return none, err
 	}
+	id, key := r.ID, r.Name
 	unlock, err := d.s.begin(ctx, key)
 	if err != nil {
 		return none, err
 	}
 	defer unlock()
-	id := m.layers[0]
 	if err := d.s.fillable(ctx, key, id); err != nil {
 		return none, fmt.Errorf("apply %s to snapshot %q: %w", desc.Digest, key, err)
 	}

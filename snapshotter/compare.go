@@ -77,10 +77,7 @@ func (s *Snapshotter) related(ctx context.Context, lower, upper []mount.Mount) (
 	if len(up.layers) == 0 {
 		return layer.Record{}, "", fmt.Errorf("%w: diff of nothing", ErrNotOurs)
 	}
-	if _, err := s.nameOf(ctx, up.layers[0]); err != nil {
-		return layer.Record{}, "", err
-	}
-	r, err := s.layers.Get(up.layers[0])
+	r, err := s.snapshotOf(ctx, up.layers[0])
 	if err != nil {
 		return layer.Record{}, "", err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 
 	"layervault/crypt"
+	"layervault/layer"
 )
 
 // Differ implements containerd's diff.Applier and diff.Comparer for the snapshots of one
@@ -77,19 +78,19 @@ func (a *attachments) read(mounts []mount.Mount) (m shown, err error) {
 	return m, nil
 }
 
-// nameOf is the snapshot that a layer is, by its authenticated record.
-func (s *Snapshotter) nameOf(ctx context.Context, id string) (string, error) {
+// snapshotOf is the authenticated record of a layer that is a snapshot. Error: ErrNotOurs.
+func (s *Snapshotter) snapshotOf(ctx context.Context, id string) (layer.Record, error) {
 	if ctx.Err() != nil {
-		return "", context.Cause(ctx)
+		return layer.Record{}, context.Cause(ctx)
 	}
 	r, err := s.layers.Get(id)
 	if err != nil {
-		return "", err
+		return layer.Record{}, err
 	}
 	if r.State == "" {
-		return "", fmt.Errorf("%w: layer %s is no snapshot", ErrNotOurs, id)
+		return layer.Record{}, fmt.Errorf("%w: layer %s is no snapshot", ErrNotOurs, id)
 	}
-	return r.Name, nil
+	return r, nil
 }
 
 // withNamespace gives a context the namespace of a snapshot, if it has none: containerd 1.7 leaves

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 
@@ -74,30 +75,14 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 
 // eraser sees to it that one goroutine erases at a time.
 type eraser struct {
-	mu   sync.Mutex // held while erasing
-	once sync.Mutex // guards asked
+	mu sync.Mutex // held while erasing
 	// asked: a run behind an answer has been asked for and has not begun.
-	asked bool
-}
-
-// ask says whether a run must be started.
-func (e *eraser) ask() bool {
-	e.once.Lock()
-	defer e.once.Unlock()
-	was := e.asked
-	e.asked = true
-	return !was
-}
-
-func (e *eraser) begun() {
-	e.once.Lock()
-	defer e.once.Unlock()
-	e.asked = false
+	asked atomic.Bool
 }
 
 // eraseBehind erases behind the answer.
 func (s *Snapshotter) eraseBehind() {
-	if !s.eraser.ask() {
+	if s.eraser.asked.Swap(true) {
 		return
 	}
 	s.later(func(ctx context.Context) {
@@ -111,7 +96,7 @@ func (s *Snapshotter) eraseBehind() {
 func (s *Snapshotter) erase(ctx context.Context) error {
 	s.eraser.mu.Lock()
 	defer s.eraser.mu.Unlock()
-	s.eraser.begun() // what is listed from here on may be missed
+	s.eraser.asked.Store(false) // what is listed from here on may be missed
 	for {
 		var ids []string
 		err := s.db.read(ctx, func(_ context.Context, t tables) (err error) {

@@ -60,13 +60,7 @@ func (s *Stack) Usage(ctx context.Context, r layer.Record) (u Usage, err error) 
 		return Usage{}, err
 	}
 	defer func() { err = errors.Join(err, t.Close(ctx)) }()
-	err = eachInode(ctx, t.path, func(fi fs.FileInfo) {
-		u.Inodes++
-		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-			u.Bytes += st.Blocks * blockUnit
-		}
-	})
-	return u, err
+	return usageOfTree(ctx, t.path, nil)
 }
 
 // blockUnit is the unit of st_blocks (stat(3type)), whatever the file system's blocks are.

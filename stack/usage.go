@@ -27,7 +27,7 @@ func UsageAt(at string) (Usage, error) {
 		return Usage{}, fmt.Errorf("usage of the layer at %s: %w", at, err)
 	}
 	if st.Type != unix.EXT4_SUPER_MAGIC {
-		return usageOfTree(filepath.Join(at, crypt.DirDiff), nil)
+		return usageBelow(filepath.Join(at, crypt.DirDiff), nil)
 	}
 	u := Usage{
 		Inodes: int64(st.Files) - int64(st.Ffree) - ext4Reserved, //nolint:unconvert // 32 bit has other types
@@ -46,7 +46,7 @@ func UsageAt(at string) (Usage, error) {
 		if e.Name() == crypt.DirDiff {
 			continue
 		}
-		other, err := usageOfTree(filepath.Join(at, e.Name()), isLinked)
+		other, err := usageBelow(filepath.Join(at, e.Name()), isLinked)
 		if err != nil {
 			return Usage{}, err
 		}
@@ -65,18 +65,24 @@ func isLinked(fi fs.FileInfo) bool {
 	return ok && !fi.IsDir() && st.Nlink > 1
 }
 
+// usageBelow is usageOfTree of a directory that may be absent.
+func usageBelow(dir string, omit func(fs.FileInfo) bool) (Usage, error) {
+	u, err := usageOfTree(context.Background(), dir, omit)
+	if errors.Is(err, os.ErrNotExist) {
+		return u, nil
+	}
+	return u, err
+}
+
 // usageOfTree measures a directory by its files, without those that omit says, nil for none.
-func usageOfTree(dir string, omit func(fs.FileInfo) bool) (u Usage, err error) {
-	err = eachInode(context.Background(), dir, func(fi fs.FileInfo) {
+func usageOfTree(ctx context.Context, dir string, omit func(fs.FileInfo) bool) (u Usage, err error) {
+	err = eachInode(ctx, dir, func(fi fs.FileInfo) {
 		if omit != nil && omit(fi) {
 			return
 		}
 		u.Inodes++
 		u.Bytes += blocksOf(fi)
 	})
-	if errors.Is(err, os.ErrNotExist) {
-		return u, nil
-	}
 	return u, err
 }
 
