@@ -1,7 +1,6 @@
 package snapshotter_test
 
 import (
-	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -58,18 +57,11 @@ func (b *differBench) put(mediaType string, data []byte) ocispec.Descriptor {
 // layerTar is a tar of files that hold their own names.
 func layerTar(t *testing.T, names ...string) []byte {
 	t.Helper()
-	var out bytes.Buffer
-	w := tar.NewWriter(&out)
-	for _, name := range names {
-		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(name))})
-		if _, writeErr := io.WriteString(w, name); errors.Join(err, writeErr) != nil {
-			t.Fatal(err, writeErr)
-		}
-	}
-	if err := w.Close(); err != nil {
+	data, err := snapshottertest.LayerTar(names...)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return out.Bytes()
+	return data
 }
 
 func zipped(t *testing.T, data []byte) []byte {

@@ -1,14 +1,12 @@
 package snapshot_test
 
 import (
-	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -132,15 +130,11 @@ func (d *daemon) unpack(ctx context.Context, manifest ocispec.Descriptor, parall
 
 func layerOf(t *testing.T, files ...string) []byte {
 	t.Helper()
-	var out bytes.Buffer
-	w := tar.NewWriter(&out)
-	for _, name := range files {
-		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(name))})
-		_, writeErr := io.WriteString(w, name)
-		must(t, errors.Join(err, writeErr))
+	data, err := snapshottertest.LayerTar(files...)
+	if err != nil {
+		t.Fatal(err)
 	}
-	must(t, w.Close())
-	return out.Bytes()
+	return data
 }
 
 // TestUnpack unpacks an image by containerd's own code, layer after layer and several at once,

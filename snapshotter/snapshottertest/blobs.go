@@ -1,6 +1,10 @@
 package snapshottertest
 
 import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
 	"maps"
 	"path/filepath"
 	"sync"
@@ -45,4 +49,19 @@ func (m *memoryLabels) Update(d digest.Digest, labels map[string]string) (map[st
 	}
 	maps.Copy(m.all[d], labels)
 	return maps.Clone(m.all[d]), nil
+}
+
+// LayerTar is a tar of files that hold their own names.
+func LayerTar(names ...string) ([]byte, error) {
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for _, name := range names {
+		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(name))})
+		_, writeErr := io.WriteString(w, name)
+		if err := errors.Join(err, writeErr); err != nil {
+			return nil, err
+		}
+	}
+	err := w.Close()
+	return out.Bytes(), err
 }
