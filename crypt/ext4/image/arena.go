@@ -7,24 +7,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// arena hands out memory, which is zero. All but the first heapShare of it is memory that the
-// garbage collector does not count: with it the heap does not grow to twice of what is alive
-// before it is collected.
+// arena hands out memory, which is zero. The first heapShare of it is of Go's heap, which keeps
+// it for the next image; the rest is memory that the garbage collector does not count: with it the
+// heap does not grow to twice of what is alive before it is collected.
 type arena struct {
 	heap   int // bytes handed out of the heap
 	pieces [][]byte
+
+	// outgrown is called once, before the first piece that the heap has no share for.
+	outgrown func() error
+	left     bool // the heap
 }
 
-// heapShare is how much of an arena is of Go's heap, in bytes: what the inodes of 40,000 files
-// take. The heap keeps it for the next layer. The kernel makes a mapping anew each time, page by
-// page: half of the time of an image of 40,000 small files in User-Mode Linux. More would not
-// do, since the heap grows to twice of it before it is collected.
-const heapShare = 10 << 20
+// heapShare is how much of an arena is of Go's heap, in bytes: all that an image of 40,000 small
+// files takes. The kernel makes a mapping anew each time, page by page: half of the time of such
+// an image in User-Mode Linux. A larger image moves its pages out of the heap.
+const heapShare = 24 << 20
 
 func (a *arena) alloc(n int) ([]byte, error) {
-	if a.heap+n <= heapShare {
+	if !a.left && a.heap+n <= heapShare {
 		a.heap += n
 		return make([]byte, n), nil
+	}
+	if !a.left {
+		a.left = true
+		if a.outgrown != nil {
+			if err := a.outgrown(); err != nil {
+				return nil, err
+			}
+		}
 	}
 	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_POPULATE)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 )
 
 // What is known of a file before the image is complete (its inode record, its name)
@@ -30,6 +31,7 @@ type frame struct {
 	page  int
 	dirty bool
 	used  bool // since the clock passed
+	fresh bool // all zeros: no page was in it yet
 }
 
 // pager keeps pages. After an error it goes on with a page that is thrown away, so that
@@ -55,7 +57,8 @@ func (p *pager) fail(err error) []byte {
 	return p.waste
 }
 
-// page is one page in memory. It stays there until the next call.
+// page is one page in memory. It stays there until the next call; it is written to only until
+// memory is asked for, since the pages then may leave the heap.
 func (p *pager) page(n int, write bool) []byte {
 	for n >= len(p.where) {
 		p.where, p.saved = append(p.where, 0), append(p.saved, false)
@@ -79,13 +82,13 @@ func (p *pager) load(n int) error {
 	f := &p.frames[at]
 	if p.saved[n] {
 		err = p.read(f.data, n)
-	} else {
+	} else if !f.fresh {
 		clear(f.data)
 	}
 	if err != nil {
 		return err
 	}
-	f.page, f.dirty = n, false
+	f.page, f.dirty, f.fresh = n, false, false
 	p.where[n] = int32(at + 1)
 	return nil
 }
@@ -97,7 +100,7 @@ func (p *pager) room() (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		p.frames = append(p.frames, frame{data: data, page: -1})
+		p.frames = append(p.frames, frame{data: data, page: -1, fresh: true})
 		return len(p.frames) - 1, nil
 	}
 	for {
@@ -119,6 +122,20 @@ func (p *pager) room() (int, error) {
 		}
 		return at, nil
 	}
+}
+
+// leaveHeap moves the pages out of Go's heap, and gives back what the heap has grown to.
+func (p *pager) leaveHeap() error {
+	for i := range p.frames {
+		moved, err := p.memory.alloc(pageSize)
+		if err != nil {
+			return err
+		}
+		copy(moved, p.frames[i].data)
+		p.frames[i].data = moved
+	}
+	debug.FreeOSMemory()
+	return nil
 }
 
 var errNotReadable = errors.New("destination is not readable")

@@ -27,6 +27,7 @@ type Writer struct {
 	tree    tree
 	root    Inode
 	freed   [][2]uint32     // first block and count of what was replaced
+	extents []extent        // of the file that is being written
 	buffer  [inodeSize]byte // the record that is being made
 	layout  layout
 	content int64
@@ -48,6 +49,7 @@ func New(ctx context.Context, dst io.WriterAt, o Options) *Writer {
 		ctx: ctx, dst: dst, label: o.Label, now: o.Now, memory: memory,
 		pages: &pager{dst: dst, memory: memory}, out: newStream(dst, memory, firstData*BlockSize, MaxSize),
 	}
+	memory.outgrown = w.pages.leaveHeap
 	_, _ = rand.Read(w.seed[:]) // never fails
 	_, _ = rand.Read(w.uuid[:])
 	w.uuid[6], w.uuid[8] = w.uuid[6]&0x0f|0x40, w.uuid[8]&0x3f|0x80 // RFC 9562, version 4
@@ -176,9 +178,9 @@ const zeroPiece = 64 << 10
 // is written: 768 KiB. What is behind the last hole is written, zeros included.
 const maxPieces = 1 << 16
 
-// data appends a file's content and returns where it lies.
+// data appends a file's content and returns where it lies, until the next file.
 func (w *Writer) data(size int64, content io.Reader) ([]extent, error) {
-	var extents []extent
+	extents := w.extents[:0]
 	for done := int64(0); done < size; {
 		if err := w.ctx.Err(); err != nil {
 			return nil, err
@@ -202,6 +204,7 @@ func (w *Writer) data(size int64, content io.Reader) ([]extent, error) {
 			return nil, err
 		}
 	}
+	w.extents = extents
 	return extents, nil
 }
 
