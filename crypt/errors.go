@@ -3,6 +3,9 @@ package crypt
 import (
 	"errors"
 	"fmt"
+
+	"layervault/crypt/dm"
+	"layervault/crypt/loop"
 )
 
 // Errors a caller can ask for with errors.Is. The ones of the packages below
@@ -15,6 +18,10 @@ var (
 	ErrNotExist = errors.New("image does not exist")
 	// ErrNoSpace: the disk that holds the image, or the image itself, is full.
 	ErrNoSpace = errors.New("no space left")
+	// ErrNoMapper: this kernel offers no device-mapper.
+	ErrNoMapper = dm.ErrUnavailable
+	// ErrNoLoop: this kernel offers no loop devices.
+	ErrNoLoop = loop.ErrUnavailable
 	// ErrInUse: the image is open, and the operation needs it closed.
 	ErrInUse = errors.New("image is in use")
 	// ErrNoKeyFunc: the image has no Key function. There is no empty or default key.

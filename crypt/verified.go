@@ -116,7 +116,7 @@ func (im *Image) header(f *os.File) (*luks2.Header, error) {
 		err = fmt.Errorf("%w: %w", luks2.ErrDamaged, err)
 	}
 	if errors.Is(err, luks2.ErrDamaged) {
-		err = fmt.Errorf("%w: image left unchanged; restore the image from a backup, or remove the layer and pull it again", err)
+		err = fmt.Errorf("%w: image left unchanged", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", im.Path, err)

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -52,6 +53,19 @@ func (s *Set) Inspect() ([]Status, error) {
 		all = append(all, s.inspect(d, infos))
 	}
 	return all, nil
+}
+
+// ErrFaulty: a disk has a problem.
+var ErrFaulty = errors.New("faulty disk")
+
+// Faults are the problems of disks, each as an error that is ErrFaulty.
+func Faults(all []Status) (errs []error) {
+	for _, st := range all {
+		for _, p := range st.Problems {
+			errs = append(errs, fmt.Errorf("%w: %s: %s", ErrFaulty, st.Name, p))
+		}
+	}
+	return errs
 }
 
 func (s *Set) inspect(d Disk, infos []*mountinfo.Info) Status {

@@ -47,9 +47,11 @@ func (d *Driver) removeMountPoint(ctx context.Context, s *session, id string) er
 		return fmt.Errorf("%w %s: %w", ErrAstray, s.merged(id), err)
 	}
 	defer func() { _ = dir.Close() }()
-	err = fmt.Errorf("%w, unencrypted, at %s: dockerd did not see the mount of the plugin; files were deleted, run the failed command again", ErrAstray, s.merged(id))
+	err = fmt.Errorf("%w, unencrypted, at %s: dockerd did not see the mount of the plugin", ErrAstray, s.merged(id))
 	if rmErr := dir.RemoveAll(mergedName); rmErr != nil {
-		err = errors.Join(err, fmt.Errorf("delete the files by hand: %w", rmErr))
+		err = fmt.Errorf("%w; %w: %w", err, ErrNotDeleted, rmErr)
+	} else {
+		err = fmt.Errorf("%w; files were deleted", err)
 	}
 	d.log.ErrorContext(ctx, "files were written outside a layer", "layer", id, "error", err)
 	return err

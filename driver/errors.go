@@ -17,4 +17,6 @@ var (
 	// ErrAstray: files were written to a layer's mount point while dockerd did not see
 	// the mount.
 	ErrAstray = errors.New("files were written outside the layer")
+	// ErrNotDeleted, in an error that is ErrAstray too: the files are still there.
+	ErrNotDeleted = errors.New("cannot delete the files")
 )

@@ -259,8 +259,7 @@ func (r *Ring) refuseIfAnchored(ctx context.Context) error {
 		if n, ok := parseNote(p.Data); ok && n.phase == phaseBegun && n.generation == 1 {
 			continue
 		}
-		return fmt.Errorf("%w: TPM recorded %s for this tier; mount its disk, or give the ring up for good with \"layervault key unpin\"",
-			ErrRingLost, p.title())
+		return &RecordedRing{Ring: p.title()}
 	}
 	return nil
 }

@@ -12,6 +12,21 @@ import (
 	"layervault/internal/durable"
 )
 
+// MaxBackup bounds what a caller reads as a backup: more than is taken for one.
+const MaxBackup = 2 * maxRingBytes
+
+// VerifyBackup reads the file of a backup back, because a disk may not report a failed write.
+func (r *Ring) VerifyBackup(name string) error {
+	back, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	if _, err := ReadBackup(back, r.Path(), nil); err != nil {
+		return fmt.Errorf("%s reads back differently than written: %w", name, err)
+	}
+	return nil
+}
+
 // Backup returns the ring in the form that Restore reads. It contains the same as
 // keyring.json: no key in the clear, but every slot, and a passphrase can be guessed.
 // The secrets of the slots are not in it: key file, TPM. During a rotation it refuses

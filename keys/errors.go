@@ -32,6 +32,8 @@ var (
 	ErrLastSlot = errors.New("last slot of this kind")
 	// ErrNotFound: the ring has no such slot.
 	ErrNotFound = errors.New("no such key slot")
+	// ErrAmbiguous: a name stands for more than one slot.
+	ErrAmbiguous = errors.New("more than one slot begins with")
 	// ErrBusy: another process holds the ring's lock.
 	ErrBusy = errors.New("key ring is in use")
 	// ErrPCRChanged: PCRs have other values than at sealing time; see PCRChanges.
@@ -73,6 +75,46 @@ var (
 	ErrClosed = errors.New("tier key is closed")
 )
 
+// RecordedRing is ErrRingLost where the anchor recorded a ring for the tier: the disk of
+// that ring may just not be mounted.
+type RecordedRing struct{ Ring string }
+
+func (e *RecordedRing) Error() string {
+	return fmt.Sprintf("%v: TPM recorded %s for this tier", ErrRingLost, e.Ring)
+}
+
+// Is makes the error match ErrRingLost.
+func (e *RecordedRing) Is(target error) bool { return target == ErrRingLost }
+
+// WeakSlot is ErrWeakSlot with what would let the slot open.
+type WeakSlot struct {
+	Why            string
+	Setting, Value string // the setting that accepts the slot as it is
+	PCRs           string // sealed to these PCRs it were strong enough; "" if it never is
+}
+
+func (e *WeakSlot) Error() string { return fmt.Sprintf("%v: %s", ErrWeakSlot, e.Why) }
+
+// Is makes the error match ErrWeakSlot.
+func (e *WeakSlot) Is(target error) bool { return target == ErrWeakSlot }
+
+// NotPrivate is ErrBadMode with what is wrong with the file: its owner, or its mode.
+type NotPrivate struct {
+	Path        string
+	Mode        uint32
+	Owner, Want int // user ids; the mode is wrong where they are the same
+}
+
+func (e *NotPrivate) Error() string {
+	if e.Owner != e.Want {
+		return fmt.Sprintf("%v: owner of %s is user %d, want %d", ErrBadMode, e.Path, e.Owner, e.Want)
+	}
+	return fmt.Sprintf("%v: %s has mode %04o", ErrBadMode, e.Path, e.Mode)
+}
+
+// Is makes the error match ErrBadMode.
+func (e *NotPrivate) Is(target error) bool { return target == ErrBadMode }
+
 // SlotError says why one slot did not open.
 type SlotError struct {
 	Slot Slot
@@ -95,7 +137,6 @@ func (e *LockedError) Error() string {
 		b.WriteString("; ")
 		b.WriteString(s.Error())
 	}
-	b.WriteString(`; unlock with "layervault key recover"`)
 	return b.String()
 }
 

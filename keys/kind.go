@@ -3,6 +3,7 @@ package keys
 import (
 	"context"
 	"encoding/json"
+	"errors"
 )
 
 // Kind is one kind of key provider, the only interface between a provider and the rest
@@ -98,8 +99,24 @@ type Fault struct {
 	Class Class
 	// Step is the next step for the user, usually a command; "" if there is none.
 	Step string
+	// StepFor, if not nil, is asked before Step: it reads from the error what the command
+	// needs, and returns "" for an error that does not say.
+	StepFor func(error) string
 	// Telling: the step is more specific than the general one for locked tiers.
 	Telling bool
+}
+
+// Next is the next step after err, "" if err is another or there is none.
+func (f Fault) Next(err error) string {
+	if !errors.Is(err, f.Err) {
+		return ""
+	}
+	if f.StepFor != nil {
+		if step := f.StepFor(err); step != "" {
+			return step
+		}
+	}
+	return f.Step
 }
 
 // Texted is a Provider of a new slot that opens with a text.

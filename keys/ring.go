@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -186,6 +187,24 @@ func (r *Ring) Slot(id string) (Slot, error) {
 		return slots[i], nil
 	}
 	return Slot{}, fmt.Errorf("%w: %q in %s", ErrNotFound, id, r.store.path)
+}
+
+// Find finds the slot whose id begins with name. Errors: ErrNotFound, ErrAmbiguous.
+func (r *Ring) Find(name string) (Slot, error) {
+	var found []Slot
+	for _, s := range r.Slots() {
+		if name != "" && strings.HasPrefix(s.ID, name) {
+			found = append(found, s)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return r.Slot(name) // makes the error
+	case 1:
+		return found[0], nil
+	default:
+		return Slot{}, fmt.Errorf("%w %q: %s and %s", ErrAmbiguous, name, found[0].ID, found[1].ID)
+	}
 }
 
 func (r *Ring) snapshot() ringBody {

@@ -321,7 +321,7 @@ func TestLockedSaysWhy(t *testing.T) {
 	if !errors.As(err, &locked) || len(locked.Slots) != 2 || !errors.Is(err, keys.ErrBadMode) {
 		t.Fatalf("got %v", err)
 	}
-	for _, want := range []string{`"first"`, `"second"`, "0644", "layervault key recover"} {
+	for _, want := range []string{`"first"`, `"second"`, "0644"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in %q", want, err)
 		}

@@ -37,8 +37,8 @@ func RefuseIfUsed(tier string) error {
 				return fmt.Errorf("create key ring: %w", err)
 			}
 			if ours {
-				return fmt.Errorf("%w: %s holds images (%s and others) of that ring; restore %s from a backup, or move the images away to start with a new ring",
-					ErrRingLost, dir, e.Name(), filepath.Join(tier, FileName))
+				return fmt.Errorf("%w: %s does not exist, and %s holds images (%s and others) of that ring",
+					ErrRingLost, filepath.Join(tier, FileName), dir, e.Name())
 			}
 		}
 	}

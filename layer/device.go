@@ -88,7 +88,7 @@ func (im Image) Check(uuid string) error {
 	if im.UUID == "" || im.UUID == uuid {
 		return nil
 	}
-	return fmt.Errorf("%w: image %s has UUID %s, record of layer %s has UUID %s: image file was replaced; restore the right image, or remove the layer",
+	return fmt.Errorf("%w: image %s has UUID %s, record of layer %s has UUID %s: image file was replaced",
 		ErrOtherImage, im.Path, uuid, im.Layer, im.UUID)
 }
 

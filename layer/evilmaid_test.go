@@ -174,7 +174,7 @@ func TestEvilMaid(t *testing.T) {
 			},
 		},
 		"authentication taken away": {
-			at: "middle", want: layer.ErrOldFormat, words: "pull it again", loot: "middle's",
+			at: "middle", want: layer.ErrOldFormat, words: "unauthenticated record of format 1", loot: "middle's",
 			tamp: func(d *disk, re bool) {
 				d.edit("middle", re, func(r *layer.Record) { r.Version, r.Parent, r.ParentUUID, r.MAC = 1, "", "", "" })
 			},

@@ -49,7 +49,7 @@ func (s *Store) Import(ctx context.Context, id string, tar io.Reader, idmap user
 	case r.Kind == Writable:
 		return 0, fmt.Errorf("import into layer %s: %w", id, ErrNotFresh)
 	case s.isBroken(r):
-		return 0, fmt.Errorf("import into layer %s: %w; remove the layer and transfer it again", id, ErrInterrupted)
+		return 0, fmt.Errorf("import into layer %s: %w", id, ErrInterrupted)
 	}
 	in := NewTarStream(tar)
 	err = s.fill(ctx, r, "import into", func(dir string) (Record, error) {

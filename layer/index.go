@@ -66,7 +66,7 @@ func (x *index) beginRemove(id string) error {
 // inUse needs x.mu.
 func (x *index) inUse(id string) error {
 	for child := range x.children[id] {
-		return fmt.Errorf("%w: %s is the parent of %s; remove the child first", ErrInUse, id, child)
+		return fmt.Errorf("%w: %s is the parent of %s", ErrInUse, id, child)
 	}
 	return nil
 }

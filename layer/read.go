@@ -93,9 +93,9 @@ func (s *Store) authenticate(r Record) error {
 	err := authenticate(r, s.keys)
 	switch {
 	case errors.Is(err, ErrForged):
-		return fmt.Errorf("%w: layer %s: record %w; remove the layer and pull it again, or restore the record", ErrDamaged, r.ID, err)
+		return fmt.Errorf("%w: layer %s: record %w", ErrDamaged, r.ID, err)
 	case errors.Is(err, ErrOldFormat):
-		return fmt.Errorf("%w: layer %s: %w; remove the layer and pull it again", ErrDamaged, r.ID, err)
+		return fmt.Errorf("%w: layer %s: %w", ErrDamaged, r.ID, err)
 	case err != nil:
 		return fmt.Errorf("layer %s: %w", r.ID, err)
 	}
@@ -156,7 +156,7 @@ func (r Record) standsOn(parent Record) error {
 	if r.ParentUUID == "" || r.ParentUUID == parent.UUID {
 		return nil
 	}
-	return fmt.Errorf("%w: layer %s: %w: parent image was %s of layer %s, parent record now names image %q; restore the parent's folder, or remove both layers",
+	return fmt.Errorf("%w: layer %s: %w: parent image was %s of layer %s, parent record now names image %q",
 		ErrDamaged, r.ID, ErrForged, r.ParentUUID, parent.ID, parent.UUID)
 }
 

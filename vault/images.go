@@ -169,7 +169,7 @@ func (c Contents) refuseOthers(known []*Image) error {
 		}
 		is, err := isLUKS(path)
 		if is {
-			return fmt.Errorf("%w: %s; move it away or use the version that made it", ErrOtherImages, path)
+			return fmt.Errorf("%w: %s", ErrOtherImages, path)
 		}
 		return err
 	})

@@ -57,6 +57,12 @@ func (c Contents) Share() (unlock func() error, err error) {
 	return f.Close, nil
 }
 
+// Errors of a tier that another process has: both are layer.ErrBusy too.
+var (
+	ErrServed   = errors.New("a plugin serves")
+	ErrRotating = errors.New("the tier key is being rotated")
+)
+
 // A rotation of a few images is waited for.
 const (
 	sharePatience = 3 * time.Second
@@ -103,10 +109,10 @@ func lockFile(path string, how flock.Mode) (*os.File, error) {
 	if err := flock.TryLock(f, how); err != nil {
 		_ = f.Close()
 		if errors.Is(err, flock.ErrHeld) && how == flock.Shared {
-			return nil, fmt.Errorf("%w: the tier key is being rotated; try again", layer.ErrBusy)
+			return nil, fmt.Errorf("%w: %w", layer.ErrBusy, ErrRotating)
 		}
 		if errors.Is(err, flock.ErrHeld) {
-			return nil, fmt.Errorf("%w: a plugin serves %s; stop it first (docker plugin disable layervault)", layer.ErrBusy, filepath.Dir(path))
+			return nil, fmt.Errorf("%w: %w %s", layer.ErrBusy, ErrServed, filepath.Dir(path))
 		}
 		return nil, err
 	}

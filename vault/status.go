@@ -251,3 +251,40 @@ func OpenImages(rows []LayerRow) (open, mounted int, err error) {
 	}
 	return open, len(seen), nil
 }
+
+// Status is all that can be found out of a vault from the disk and the kernel.
+type Status struct {
+	Persist string       `json:"persist"`
+	Vault   State        `json:"vault"`
+	Tiers   []TierState  `json:"tiers"`
+	Layers  LayerCounts  `json:"layers"`
+	Volumes VolumeCounts `json:"volumes"`
+	Formats FormatCounts `json:"formats"`
+	Kernel  Kernel       `json:"kernel"`
+}
+
+// Kernel is what the kernel has open.
+type Kernel struct {
+	OpenImages int `json:"open_images"`
+}
+
+// ReadStatus collects what can be found out; hint is the command to type after an error. Its
+// error is why the vault does not open; a vault that does not exist yet is none.
+func (v *Vault) ReadStatus(ctx context.Context, hint func(error) string) (st Status, err error) {
+	l := v.cfg.Layout
+	st.Persist = l.Root
+	var vaultErr, formatsErr, kernelErr error
+	st.Vault, vaultErr = ReadState(ctx, v.cfg.Keys(persist.Vault))
+	st.Vault.Hint = hint(vaultErr)
+	if st.Vault.State == StateAbsent {
+		vaultErr = nil
+	}
+	st.Tiers = Tiers(l, st.Vault.State)
+	rows, layersErr := ReadLayers(ctx, l)
+	st.Layers = CountLayers(rows, layersErr)
+	st.Formats, formatsErr = v.CountFormats(ctx)
+	volumes, volumesErr := volume.List(ctx, l)
+	st.Volumes = CountVolumes(volumes)
+	st.Kernel.OpenImages, st.Layers.Mounted, kernelErr = OpenImages(rows)
+	return st, errors.Join(vaultErr, layersErr, formatsErr, volumesErr, kernelErr)
+}

@@ -119,13 +119,17 @@ func (v *Vault) LayersFrom(scratch string) func(context.Context, crypt.KeySource
 // open images meanwhile.
 func Sweep(ctx context.Context) error { return crypt.Sweep(ctx) }
 
+// ErrUpgrading: the plugin that has the tier upgrades it by itself, unless it was set to
+// upgrade=off. The error is layer.ErrBusy too.
+var ErrUpgrading = errors.New("a running plugin upgrades its vault by itself")
+
 // own takes a tier as Contents.Lock does, with its layer store open where it has one.
 func (v *Vault) own(ctx context.Context, tier persist.Tier, keys crypt.KeySource) (_ *layer.Store, release func() error, err error) {
 	var layers *layer.Store
 	if tier == persist.Vault || exists(v.cfg.Layout.Layers(tier)) {
 		if layers, err = v.openLayers(ctx, tier, keys); err != nil {
 			if errors.Is(err, layer.ErrBusy) {
-				err = fmt.Errorf("%w (a running plugin upgrades the vault by itself, unless it was set to upgrade=off; layervault status shows how far)", err)
+				err = fmt.Errorf("%w; %w", err, ErrUpgrading)
 			}
 			return nil, nil, err
 		}

@@ -141,9 +141,6 @@ func (v *volumeVerb) printDisks(rows []diskRow, file disk.File) error {
 	return v.app.table([]string{"VOLUME", "PERSISTENCE", "DISK"}, cells)
 }
 
-// errFaultyDisk: disk check found a problem.
-var errFaultyDisk = errors.New("faulty disk")
-
 func (v *volumeVerb) checkDisks() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check",
@@ -155,15 +152,12 @@ func (v *volumeVerb) checkDisks() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				var errs []error
+				errs := disk.Faults(all)
 				warnings := len(s.Warnings())
 				for _, st := range all {
 					for _, w := range st.Warnings {
 						v.app.warn("disk "+st.Name, []disk.Warning{{Entry: "check", Text: w}})
 						warnings++
-					}
-					for _, p := range st.Problems {
-						errs = append(errs, fmt.Errorf("%w: %s: %s", errFaultyDisk, st.Name, p))
 					}
 				}
 				if v.app.json {

@@ -9,9 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt"
+	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
 	"layervault/disk"
 	"layervault/doctor"
+	"layervault/driver"
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/unlock"
@@ -25,12 +27,46 @@ import (
 type advice struct {
 	errs []error
 	step string
-	in   error // only for errors that match this too; nil for all
+	in   error              // only for errors that match this too; nil for all
+	of   func(error) string // instead of errs and step, for an error that carries what the command needs
 }
 
-func (a advice) fits(err error) bool {
-	return (a.in == nil || errors.Is(err, a.in)) &&
-		slices.ContainsFunc(a.errs, func(target error) bool { return errors.Is(err, target) })
+// next is the command after err, "" if err is another.
+func (a advice) next(err error) string {
+	switch {
+	case a.of != nil:
+		return a.of(err)
+	case (a.in == nil || errors.Is(err, a.in)) && slices.ContainsFunc(a.errs, func(target error) bool { return errors.Is(err, target) }):
+		return a.step
+	}
+	return ""
+}
+
+// of is the advice for errors of the type E.
+func of[E error](step func(E) string) advice {
+	return advice{of: func(err error) string {
+		if e, ok := errors.AsType[E](err); ok {
+			return step(e)
+		}
+		return ""
+	}}
+}
+
+// acceptSlot makes a weak slot stronger, or accepts it.
+func acceptSlot(e *keys.WeakSlot) string {
+	accept := fmt.Sprintf("to accept such a slot, set %s=%s (--%[1]s %[2]s)", e.Setting, e.Value)
+	if e.PCRs == "" {
+		return accept
+	}
+	return fmt.Sprintf("layervault key reseal --pcrs %s --recovery-key-file FILE; %s", e.PCRs, accept)
+}
+
+// makePrivate makes a key file private.
+func makePrivate(e *keys.NotPrivate) string {
+	if e.Owner != e.Want {
+		return fmt.Sprintf("chown %d %s; make a new key if user %d is not trusted", e.Want, e.Path, e.Owner)
+	}
+	return fmt.Sprintf("chmod 600 %s; make a new key if others may have read it", e.Path)
 }
 
 // adoptVolume is the advice for a volume that the tier's key does not authenticate.
@@ -42,10 +78,11 @@ var (
 	ofRings = []advice{
 		{errs: []error{keys.ErrForgedRing}, step: "restore a backup of the key ring: layervault key restore FILE --force; find out who wrote to the disk"},
 		{errs: []error{keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost}, step: "if you restored an older ring or changed the TPM: layervault key recover; else restore the newest backup: layervault key restore FILE --force"},
-		{errs: []error{keys.ErrAnchor}, step: "clear the TPM owner password, then: layervault key reseal; or use anchor=none"},
-		{errs: []error{keys.ErrWeakSlot}, step: "the message names the setting that accepts the slot; or reseal the slot: layervault key reseal"},
+		{errs: []error{keys.ErrAnchor}, step: "clear the TPM owner password (tpm2_changeauth -c owner -p PASSWORD), then: layervault key reseal; or use anchor=none"},
+		of(acceptSlot),
 	}
 	ofTiers = []advice{
+		of(makePrivate), // before what is said of every locked tier
 		{errs: []error{keys.ErrLocked, keys.ErrNeedsPerson}, step: "layervault key recover"},
 		{errs: []error{vault.ErrUnfinished}, step: "layervault vault upgrade --dry-run names what does not open; remove or adopt it (layervault image adopt), or: layervault vault upgrade --force"},
 		{errs: []error{keys.ErrUnfinished}, step: "repair the images or remove their layers in docker, then: layervault key rotate (--force gives the images up)"},
@@ -56,9 +93,12 @@ var (
 	ofTheRest = []advice{
 		{errs: []error{handover.ErrNobody}, step: "layervault key unlock --wait, then start docker"},
 		{errs: []error{keys.ErrUnknownProvider}, step: "layervault serve --help lists the key providers"},
-		{errs: []error{keys.ErrDamagedRing, keys.ErrRingLost}, step: "restore keyring.json from a backup: layervault key restore FILE; nothing was changed"},
+		of(func(e *keys.RecordedRing) string {
+			return "mount the disk of " + e.Ring + "; or give that ring up for good: layervault key unpin"
+		}),
+		{errs: []error{keys.ErrRingLost}, step: "restore keyring.json from a backup: layervault key restore FILE; or move the images away, to start with a new ring"},
+		{errs: []error{keys.ErrDamagedRing}, step: "restore keyring.json from a backup: layervault key restore FILE; nothing was changed"},
 		{errs: []error{keys.ErrNewerRing}, step: "use the newer layervault that wrote the key ring"},
-		{errs: []error{keys.ErrBadMode}, step: "chmod 600 the key file, and make a new key if others may have read it"},
 		{errs: []error{keys.ErrLastSlot}, step: "enroll another slot first: layervault key enroll"},
 		{errs: []error{keys.ErrNoRing}, step: "the vault is made when the plugin first starts: docker plugin enable layervault"},
 		{errs: []error{keys.ErrNotFound}, step: "layervault key list"},
@@ -78,13 +118,29 @@ var (
 		{errs: []error{volume.ErrAmbiguous}, step: "remove one of the two by its ID: layervault volume remove ID"},
 		{errs: []error{disk.ErrImageMissing}, step: "restore the image from a backup; or remove the .init_done file that the message names, to begin with an empty disk"},
 		{errs: []error{volume.ErrDamaged}, step: "layervault volume list; nothing was changed"},
-		{errs: []error{luks2.ErrDamaged, luks2.ErrNotLUKS2}, step: "cryptsetup luksDump the image; if both headers are gone, remove the image in docker and pull it again"},
+		{errs: []error{layer.ErrForged}, step: "remove the layers that the message names, in docker, and pull them again; or restore their records from a backup", in: layer.ErrDamaged},
+		{errs: []error{layer.ErrOldFormat}, step: "remove the layer in docker and pull it again", in: layer.ErrDamaged},
+		{errs: []error{layer.ErrOtherImage}, step: "restore the right image from a backup; or remove the layer in docker and pull it again"},
+		{errs: []error{layer.ErrInterrupted}, step: "remove the layer in docker and pull it again"},
+		{errs: []error{luks2.ErrDamaged, luks2.ErrNotLUKS2}, step: "cryptsetup luksDump the image; if both headers are gone, restore the image from a backup, or remove it in docker and pull it again"},
 		{errs: []error{luks2.ErrNoKey}, step: "layervault status; an image opens only with the vault it was made in and under its own name"},
 		{errs: []error{luks2.ErrNotAuthentic, luks2.ErrTooCostly}, step: "if you changed the header yourself, with cryptsetup: layervault image adopt; if not, restore the image from a backup"},
 		{errs: []error{luks2.ErrForbidden}, step: "header was changed: restore the image from a backup, or remove the layer in docker and pull it again"},
 		{errs: []error{crypt.ErrOldFormat}, step: "layervault vault upgrade; for one image from a backup: layervault image adopt"},
 		{errs: []error{layer.ErrNotFound, crypt.ErrNotExist}, step: "layervault image list"},
+		{errs: []error{layer.ErrInUse}, step: "remove the child first, in docker"},
+		{errs: []error{vault.ErrUpgrading}, step: "layervault status shows how far the upgrade is; if the plugin was set to upgrade=off, stop it first: docker plugin disable layervault"},
+		{errs: []error{vault.ErrServed}, step: "stop the plugin first: docker plugin disable layervault (or systemctl stop layervault)"},
+		{errs: []error{vault.ErrRotating}, step: "wait until the rotation ends, then run the command again"},
+		{errs: []error{vault.ErrOtherImages}, step: "move the image away, or use the version of layervault that made it"},
 		{errs: []error{layer.ErrBusy, socket.ErrInUse}, step: "docker plugin ls; systemctl status layervault"},
+		{errs: []error{socket.ErrEmpty}, step: "run the command again"},
+		{errs: []error{socket.ErrStopping}, step: "run the command again after the plugin's restart"},
+		{errs: []error{driver.ErrNotDeleted}, step: "delete the files by hand, then run the failed command again"},
+		{errs: []error{driver.ErrAstray}, step: "run the failed command again"},
+		{errs: []error{crypt.ErrNoMapper}, step: "modprobe -a dm_mod dm_crypt"},
+		{errs: []error{crypt.ErrNoLoop}, step: "modprobe loop"},
+		{errs: []error{ext4.ErrNeedsRepair}, step: "layervault volume key VOLUME (or image key IMAGE) | cryptsetup open --key-file - IMAGE repair, then: e2fsck -f /dev/mapper/repair"},
 		{errs: []error{volume.ErrUnclean}, step: "layervault volume key VOLUME | cryptsetup open --readonly --key-file - IMAGE rescue, then: mount -o ro,noload /dev/mapper/rescue PATH"},
 		{errs: []error{unix.EROFS}, step: "the disk is mounted read-only: verbs that read work (volume key, image key, volume mount), with --recovery-key-file where no slot opens"},
 		{errs: []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}, step: "layervault status shows the space; docker system prune frees some"},
@@ -108,8 +164,8 @@ func nextStep(err error) string {
 			}
 		}
 		for _, a := range list {
-			if a.fits(err) {
-				return a.step
+			if step := a.next(err); step != "" {
+				return step
 			}
 		}
 	}

@@ -10,14 +10,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt"
+	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
 	"layervault/disk"
 	"layervault/doctor"
+	"layervault/driver"
 	"layervault/keys"
+	"layervault/keys/agent"
+	"layervault/keys/recovery"
 	"layervault/keys/tpm"
 	"layervault/keys/trusted"
+	"layervault/keys/versatile"
 	"layervault/layer"
 	"layervault/plugin/socket"
+	"layervault/vault"
 	"layervault/volume"
 )
 
@@ -63,7 +69,43 @@ func TestExitStatus(t *testing.T) {
 		{"another chip", trusted.ErrOtherChip, 8, "key recover"},
 		{"locked, another chip", locked(trusted.ErrOtherChip), 3, "key recover"},
 		{"no such source", trusted.ErrBadSource, 2, "key enroll --help"},
-		{"key file for all", keys.ErrBadMode, 9, "chmod 600"},
+		{"key file for all", &keys.NotPrivate{Path: "/k", Mode: 0o644}, 9, "chmod 600 /k"},
+		{"key file of another", &keys.NotPrivate{Path: "/k", Mode: 0o600, Owner: 7}, 9, "chown 0 /k"},
+		{"locked, key file for all", locked(&keys.NotPrivate{Path: "/k", Mode: 0o644}), 3, "chmod 600 /k"},
+		{"lost key file", versatile.ErrNoKeyFile, 4, "restore the key file"},
+		{"locked, lost key file", locked(versatile.ErrNoKeyFile), 3, "restore the key file"},
+		{"bad key file", versatile.ErrBadKeyFile, 1, "--key-file"},
+		{"slot of software", locked(&keys.WeakSlot{Setting: "key", Value: "versatile"}), 3, "set key=versatile (--key versatile)"},
+		{"slot of few PCRs", locked(&keys.WeakSlot{Setting: "pcrs", Value: "7", PCRs: "4,7"}), 3, "layervault key reseal --pcrs 4,7 --recovery-key-file FILE; to accept such a slot, set pcrs=7"},
+		{"ring elsewhere", &keys.RecordedRing{Ring: "ring 1"}, 6, "mount the disk of ring 1; or give that ring up for good: layervault key unpin"},
+		{"storage key in lockout", locked(fmt.Errorf("%w: %w", tpm.ErrRootLockout, &tpm.Lockout{})), 3, "layervault key reseal"},
+		{"lockout that can be cleared", locked(&tpm.Lockout{}), 3, "tpm2_dictionarylockout -c"},
+		{"bank switched off", locked(&tpm.BankError{PCRs: "0-4,7", Err: tpm.ErrPCRBank}), 3, "layervault key reseal --recovery-key-file FILE --pcrs sha384:0-4,7"},
+		{"bank of zeros", tpm.ErrPCRBank, 8, "--allow-zero-pcrs"},
+		{"out of sessions", locked(&tpm.FullError{Sessions: true, Err: errors.New("x")}), 3, "tpm2_flushcontext -l -s"},
+		{"out of objects", &tpm.FullError{Err: errors.New("x")}, 8, "tpm2_flushcontext -t"},
+		{"owner password", tpm.ErrOwnerPassword, 8, "tpm2_evictcontrol -C o -P PASSWORD"},
+		{"weak PIN", tpm.ErrWeakPIN, 2, "tpm2_changeauth -c lockout"},
+		{"weak PIN, nothing counts", fmt.Errorf("%w: %w", tpm.ErrWeakPIN, tpm.ErrNoCounting), 2, "tpm2_dictionarylockout -s"},
+		{"several TPMs", fmt.Errorf("%w: %w", tpm.ErrNoTPM, tpm.ErrManyTPMs), 8, "tpm=PATH"},
+		{"command of a key service", locked(fmt.Errorf("%w: %w", agent.ErrAgent, agent.ErrCommand)), 3, "run the command of the key service by hand"},
+		{"recovery slot anew", recovery.ErrNotAnew, 2, "layervault key enroll recovery"},
+		{"other images", vault.ErrOtherImages, 6, "move the image away"},
+		{"served", fmt.Errorf("%w: %w", layer.ErrBusy, vault.ErrServed), 5, "docker plugin disable layervault"},
+		{"being rotated", fmt.Errorf("%w: %w", layer.ErrBusy, vault.ErrRotating), 5, "run the command again"},
+		{"being upgraded", fmt.Errorf("%w: %w", layer.ErrBusy, vault.ErrUpgrading), 5, "layervault status"},
+		{"parent of a layer", layer.ErrInUse, 5, "remove the child first"},
+		{"layer forged", fmt.Errorf("%w: %w", layer.ErrDamaged, layer.ErrForged), 6, "pull them again"},
+		{"layer of format 1", fmt.Errorf("%w: %w", layer.ErrDamaged, layer.ErrOldFormat), 6, "pull it again"},
+		{"another image in a layer", layer.ErrOtherImage, 1, "restore the right image"},
+		{"transfer cut off", layer.ErrInterrupted, 1, "pull it again"},
+		{"file system damaged", ext4.ErrNeedsRepair, 1, "e2fsck -f"},
+		{"no device-mapper", crypt.ErrNoMapper, 1, "modprobe -a dm_mod dm_crypt"},
+		{"no loop devices", crypt.ErrNoLoop, 1, "modprobe loop"},
+		{"files astray", driver.ErrAstray, 1, "run the failed command again"},
+		{"files astray, not deleted", fmt.Errorf("%w; %w", driver.ErrAstray, driver.ErrNotDeleted), 1, "delete the files by hand"},
+		{"request lost", socket.ErrEmpty, 1, "run the command again"},
+		{"plugin stops", socket.ErrStopping, 1, "after the plugin's restart"},
 		{"volume exists", volume.ErrExists, 5, "layervault volume purge"},
 		{"volume not listed", damaged(volume.ErrUnlisted), 6, "layervault image adopt"},
 		{"volume of format 1", damaged(volume.ErrOldFormat), 6, "layervault image adopt"},

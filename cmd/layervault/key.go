@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -139,24 +138,6 @@ func (a *app) withKey(ctx context.Context, k keyFlags, f func(cfg unlock.Config,
 	return errors.Join(f(cfg, key, ring), key.Close())
 }
 
-// findSlot finds the slot whose id begins with name.
-func findSlot(ring *keys.Ring, name string) (keys.Slot, error) {
-	var found []keys.Slot
-	for _, s := range ring.Slots() {
-		if name != "" && strings.HasPrefix(s.ID, name) {
-			found = append(found, s)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return ring.Slot(name) // makes the error
-	case 1:
-		return found[0], nil
-	default:
-		return keys.Slot{}, usagef("more than one slot begins with %q: %s and %s", name, found[0].ID, found[1].ID)
-	}
-}
-
 // ringView is key list --json, and what the other verbs print of a slot.
 type ringView struct {
 	Ring  string           `json:"ring"`
@@ -250,7 +231,7 @@ func (a *app) removeSlot(ctx context.Context, k keyFlags, name string, force boo
 	if err != nil {
 		return err
 	}
-	slot, err := findSlot(ring, name)
+	slot, err := ring.Find(name)
 	if err != nil {
 		return err
 	}
@@ -260,19 +241,4 @@ func (a *app) removeSlot(ctx context.Context, k keyFlags, name string, force boo
 		}
 		return a.result(map[string]string{"removed": slot.ID}, "removed slot %s; if others may know the slot: layervault key rotate\n", slot.Title())
 	})
-}
-
-// slotView describes one slot after a change.
-func slotView(ring *keys.Ring, cfg unlock.Config, id string) (keys.SlotState, error) {
-	providers, err := cfg.Providers()
-	if err != nil {
-		return keys.SlotState{}, err
-	}
-	for _, s := range ring.Summary(providers...) {
-		if s.ID == id {
-			return s, nil
-		}
-	}
-	_, err = ring.Slot(id)
-	return keys.SlotState{}, err
 }

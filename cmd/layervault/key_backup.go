@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -54,13 +53,8 @@ func (a *app) backup(ctx context.Context, k keyFlags, name string) error {
 	if name == "-" {
 		return nil
 	}
-	// The file is read back, because a disk may not report a failed write.
-	back, err := os.ReadFile(name)
-	if err != nil {
+	if err := ring.VerifyBackup(name); err != nil {
 		return err
-	}
-	if _, err := keys.ReadBackup(back, ring.Path(), nil); err != nil {
-		return fmt.Errorf("%s reads back differently than written: %w", name, err)
 	}
 	view := backupView{Ring: ring.Path(), ID: ring.ID(), Slots: len(ring.Slots())}
 	if a.json {
@@ -103,7 +97,7 @@ func (a *app) restore(ctx context.Context, k keyFlags, name string, force bool) 
 	if err != nil {
 		return err
 	}
-	data, err := secretio.ReadFile(a.in, name, maxRing)
+	data, err := secretio.ReadFile(a.in, name, keys.MaxBackup)
 	if err != nil {
 		return err
 	}
@@ -127,6 +121,3 @@ func (a *app) restore(ctx context.Context, k keyFlags, name string, force bool) 
 	}
 	return a.printf("images not verified: %v\n", done.Why)
 }
-
-// maxRing bounds what is read as a backup: more than package keys takes.
-const maxRing = 2 << 20

@@ -81,7 +81,7 @@ func (a *app) enroll(ctx context.Context, provider string, e enrollFlags) (err e
 			return errors.Join(err, ring.Remove(ctx, key, slot.ID, true))
 		}
 	}
-	view, err := slotView(ring, cfg, slot.ID)
+	view, err := cfg.Summary(ring, slot.ID)
 	if err != nil {
 		return err
 	}

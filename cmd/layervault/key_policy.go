@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -131,7 +130,7 @@ func (a *app) loadPolicy(ctx context.Context, k keyFlags, name string) error {
 	if err != nil {
 		return err
 	}
-	offered, err := a.readPolicies(name)
+	offered, err := tpm.OfferedPolicies(a.in, name)
 	if err != nil {
 		return err
 	}
@@ -140,14 +139,4 @@ func (a *app) loadPolicy(ctx context.Context, k keyFlags, name string) error {
 		return fmt.Errorf("load %s: %w", name, err)
 	}
 	return a.result(view, "added %d signed policies for slot %s; %d in %s\n", view.Added, strings.Join(view.Slots, ", "), view.Total, view.File)
-}
-
-func (a *app) readPolicies(name string) (tpm.PolicyFile, error) {
-	if name != "-" {
-		if _, err := os.Stat(name); err != nil {
-			return nil, err
-		}
-		return tpm.ReadPolicies(name)
-	}
-	return tpm.DecodePolicies(a.in, "standard input")
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -48,7 +47,7 @@ func (a *app) recoverTier(ctx context.Context, k keyFlags) (err error) {
 	defer clear(typed)
 	key, _, err := ring.Unlock(ctx, recovery.Typed(typed))
 	if err != nil {
-		return recoveryFault(err)
+		return recovery.Reason(err)
 	}
 	defer func() { err = errors.Join(err, key.Close()) }()
 	return a.mendSlots(ctx, cfg, ring, key)
@@ -56,24 +55,9 @@ func (a *app) recoverTier(ctx context.Context, k keyFlags) (err error) {
 
 // mendSlots reseals each TPM and trusted slot that does not open, and prints the result.
 func (a *app) mendSlots(ctx context.Context, cfg unlock.Config, ring *keys.Ring, key *keys.TierKey) error {
-	done, err := vault.Mend(ctx, ring, key, hardwareSlots(ring), func(slot keys.Slot) (keys.Provider, error) { return cfg.Again(ctx, slot) })
+	done, err := vault.Mend(ctx, ring, key, unlock.HardwareSlots(ring), func(slot keys.Slot) (keys.Provider, error) { return cfg.Again(ctx, slot) })
 	if printErr := a.printResealed(done, "the vault opens; no slot needed resealing\n"); printErr != nil {
 		return printErr
-	}
-	return err
-}
-
-// hardwareSlots are the slots that are sealed by hardware.
-func hardwareSlots(ring *keys.Ring) []keys.Slot {
-	return slices.DeleteFunc(slices.Clone(ring.Slots()), func(s keys.Slot) bool { return !unlock.SealedByHardware(s) })
-}
-
-// recoveryFault reduces the reasons of a locked ring to the recovery slot's, so that the error
-// names a typing mistake.
-func recoveryFault(err error) error {
-	var bad *recovery.BadRecovery
-	if errors.As(err, &bad) {
-		return bad
 	}
 	return err
 }
@@ -132,14 +116,14 @@ func (a *app) reseal(ctx context.Context, k keyFlags, names []string) error {
 	return a.withKey(ctx, k, func(cfg unlock.Config, key *keys.TierKey, ring *keys.Ring) error {
 		var slots []keys.Slot
 		for _, name := range names {
-			slot, err := findSlot(ring, name)
+			slot, err := ring.Find(name)
 			if err != nil {
 				return err
 			}
 			slots = append(slots, slot)
 		}
 		if len(names) == 0 {
-			slots = hardwareSlots(ring)
+			slots = unlock.HardwareSlots(ring)
 		}
 		done, err := vault.Reseal(ctx, ring, key, slots, func(slot keys.Slot) (keys.Provider, error) { return cfg.Again(ctx, slot) })
 		if err != nil {

@@ -103,7 +103,7 @@ func (a *app) carry(ring *keys.Ring, r rotateFlags, rotation *vault.Rotation) er
 		rotation.Typed = append(rotation.Typed, text)
 	}
 	for _, name := range r.drop {
-		slot, err := findSlot(ring, name)
+		slot, err := ring.Find(name)
 		if err != nil {
 			return err
 		}

@@ -83,7 +83,7 @@ func (a *app) openByPerson(ctx context.Context, cfg unlock.Config, k keyFlags) (
 	defer clear(typed)
 	key, slot, err = ring.Unlock(ctx, recovery.Typed(typed))
 	if err != nil {
-		return nil, keys.Slot{}, recoveryFault(err)
+		return nil, keys.Slot{}, recovery.Reason(err)
 	}
 	return key, slot, nil
 }

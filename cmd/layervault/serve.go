@@ -3,13 +3,11 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
+	"net"
 	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
 	"layervault/driver"
 	"layervault/keys"
@@ -18,13 +16,6 @@ import (
 	"layervault/plugin"
 	"layervault/plugin/mountns"
 	"layervault/plugin/socket"
-)
-
-const (
-	// memoryLimit makes the garbage collector work harder before the plugin grows
-	// past it; it is no hard limit. Importing layers makes garbage fast, and the
-	// plugin is to stay below 64 MiB, runtime included.
-	memoryLimit = 48 << 20
 )
 
 func newServeCommand(a *app) *cobra.Command {
@@ -67,18 +58,20 @@ func (a *app) serve(ctx context.Context, s settings, v volumeSettings, d doorSet
 	if err := keys.NoCoreDumps(); err != nil {
 		return err
 	}
-	// For the programs it starts: being undumpable is not inherited, this is.
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fmt.Errorf("forbid core dumps: %w", err)
+	if err := plugin.Limit(); err != nil {
+		return err
 	}
-	debug.SetMemoryLimit(memoryLimit)
 	if err := mountns.LetGo(a.persist); err != nil {
 		return err
 	}
 	cfg := plugin.Config{NoUpgrade: s.noUpgrade, NextStep: nextStep, Log: log}
-	l, err := d.listen(ctx, os.Getenv, a.layout(), s, &cfg)
-	if err != nil {
+	var l net.Listener
+	var err error
+	if l, cfg.Containerd, err = d.Listen(ctx, os.Getenv, a.layout()); err != nil {
 		return err
+	}
+	if cfg.Containerd != nil {
+		cfg.Containerd.DefaultSize = s.sizeBytes
 	}
 	// From here on clients wait for the vault, and not for this process.
 	if err := socket.Ready(ctx, os.Getenv); err != nil {
@@ -87,7 +80,7 @@ func (a *app) serve(ctx context.Context, s settings, v volumeSettings, d doorSet
 	log.Info("layervault listens", "version", readVersion().Version, "doors", d.doors, "persist", a.persist, "key", s.key)
 	person := handover.New(a.layout().Tier(persist.Vault), log)
 	cfg.Vault = a.newVault(s, v, person, log)
-	if d.has(doorGraph) {
+	if d.Has(plugin.DoorGraph) {
 		cfg.Driver = &driver.Config{Layout: a.layout(), CryptParams: s.crypt(), DefaultSize: s.sizeBytes, Log: log}
 	}
 	return errors.Join(plugin.Serve(ctx, l, cfg), cfg.Vault.Close(), person.Close())

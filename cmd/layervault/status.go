@@ -11,24 +11,12 @@ import (
 
 	"layervault/doctor"
 	"layervault/vault"
-	"layervault/volume"
 )
 
 // status is the answer of layervault status --json.
 type status struct {
-	Persist string             `json:"persist"`
-	Vault   vault.State        `json:"vault"`
-	Tiers   []vault.TierState  `json:"tiers"`
-	Layers  vault.LayerCounts  `json:"layers"`
-	Volumes vault.VolumeCounts `json:"volumes"`
-	Formats vault.FormatCounts `json:"formats"`
-	Kernel  openImages         `json:"kernel"`
-	Space   doctor.Space       `json:"space"`
-}
-
-// openImages is what the kernel has open.
-type openImages struct {
-	OpenImages int `json:"open_images"`
+	vault.Status
+	Space doctor.Space `json:"space"`
 }
 
 func newStatusCommand(a *app) *cobra.Command {
@@ -59,22 +47,10 @@ without one, and while the vault is locked. A locked vault is exit status 3.`,
 // readStatus collects what can be found out. Its error is why the vault does not
 // open; a vault that does not exist yet is none.
 func (a *app) readStatus(ctx context.Context, s settings) (st status, err error) {
-	st.Persist = a.persist
-	var vaultErr, formatsErr, spaceErr, kernelErr error
-	st.Vault, vaultErr = vault.ReadState(ctx, a.keyConfig(s, nil))
-	st.Vault.Hint = nextStep(vaultErr)
-	if st.Vault.State == vault.StateAbsent {
-		vaultErr = nil
-	}
-	st.Tiers = vault.Tiers(a.layout(), st.Vault.State)
-	rows, layersErr := vault.ReadLayers(ctx, a.layout())
-	st.Layers = vault.CountLayers(rows, layersErr)
-	st.Formats, formatsErr = a.newVault(s, volumeSettings{}, nil, nil).CountFormats(ctx)
-	volumes, volumesErr := volume.List(ctx, a.layout())
-	st.Volumes = vault.CountVolumes(volumes)
+	var vaultErr, spaceErr error
+	st.Status, vaultErr = a.newVault(s, volumeSettings{}, nil, nil).ReadStatus(ctx, nextStep)
 	st.Space, spaceErr = doctor.ReadSpace(a.persist)
-	st.Kernel.OpenImages, st.Layers.Mounted, kernelErr = vault.OpenImages(rows)
-	return st, errors.Join(vaultErr, layersErr, formatsErr, volumesErr, spaceErr, kernelErr)
+	return st, errors.Join(vaultErr, spaceErr)
 }
 
 func (a *app) printStatus(st status) error {

@@ -42,7 +42,7 @@ func (v Version) String() string { return fmt.Sprintf("%d.%d.%d", v.Major, v.Min
 func Open() (*Control, error) {
 	f, err := os.OpenFile(ControlPath, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
-		return nil, fmt.Errorf("%w: %w; run modprobe -a dm_mod dm_crypt", ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open device-mapper: %w", err)

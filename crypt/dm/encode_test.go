@@ -167,7 +167,7 @@ func TestOpenSaysWhatIsMissing(t *testing.T) {
 		}
 		return
 	}
-	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "modprobe") {
+	if !errors.Is(err, ErrUnavailable) {
 		t.Error(err)
 	}
 }

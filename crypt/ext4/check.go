@@ -40,7 +40,7 @@ func Check(ctx context.Context, device string) (ran bool, err error) {
 	case failed.code >= 0 && failed.code&^(fsckCorrected|fsckReboot) == 0:
 		return true, nil
 	case failed.code >= 0 && failed.code&fsckUncorrected != 0:
-		return true, fmt.Errorf("%s: %w: %w; open the image and run e2fsck -f %s", device, ErrNeedsRepair, err, device)
+		return true, fmt.Errorf("%s: %w: %w", device, ErrNeedsRepair, err)
 	default:
 		return true, fmt.Errorf("%s: %w: %w", device, ErrCheck, err)
 	}

@@ -55,7 +55,7 @@ type Device struct {
 func Attach(ctx context.Context, file *os.File, o Options) (*Device, error) {
 	control, err := os.OpenFile(ControlPath, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
-		return nil, fmt.Errorf("%w: %w; run modprobe loop", ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open loop control: %w", err)

@@ -85,7 +85,7 @@ func testOrphans(t *testing.T, make Factory) {
 			if c.user != "" {
 				err := b.Remove(b.ctx, "image")
 				b.wants(err, layer.ErrInUse)
-				if !strings.Contains(err.Error(), "parent of "+c.user+";") {
+				if !strings.HasSuffix(err.Error(), " is the parent of "+c.user) {
 					t.Errorf("%q does not name layer %s", err, c.user)
 				}
 				return

@@ -9,4 +9,6 @@ var (
 	ErrBadAgent = errors.New("invalid key service address")
 	// ErrAgent: the key service did not give a usable key. It may be down: try again.
 	ErrAgent = errors.New("no key from the key service")
+	// ErrCommand, in an error that is ErrAgent too: the command of the service failed.
+	ErrCommand = errors.New("command failed")
 )

@@ -122,7 +122,7 @@ func (p *Provider) askCommand(ctx context.Context, _ string, in []byte) ([]byte,
 		clear(out.Bytes())
 		defer clear(complaint.Bytes())
 		// Not what it wrote: that may be the key, or an echo of what it was given.
-		return nil, fmt.Errorf("%w: %d bytes on standard error, hidden because the key may be among them; run the command by hand", err, complaint.Len())
+		return nil, fmt.Errorf("%w: %w: %d bytes on standard error, hidden because the key may be among them", ErrCommand, err, complaint.Len())
 	}
 	return out.Bytes(), nil
 }

@@ -22,6 +22,7 @@ func Kind() keys.Kind {
 		New:  func(_ context.Context, s keys.Settings) (keys.Provider, error) { return fromSettings(s) },
 		Open: fromSettings,
 		Faults: []keys.Fault{
+			{Err: ErrCommand, Class: keys.ClassHost, Telling: true, Step: "run the command of the key service by hand, to see what it says; or: layervault key recover"},
 			{Err: ErrAgent, Class: keys.ClassHost, Telling: true, Step: "check the key service and try again; or: layervault key recover"},
 			{Err: ErrBadAgent, Class: keys.ClassUsage, Step: "layervault key enroll --help shows the addresses of key services"},
 		},

@@ -26,3 +26,13 @@ func (e *BadRecovery) Error() string { return fmt.Sprintf("%v: %s", ErrBadRecove
 
 // Is makes the error match ErrBadRecovery.
 func (e *BadRecovery) Is(target error) bool { return target == ErrBadRecovery }
+
+// Reason reduces the reasons of a locked ring to the recovery slot's, so that the error names
+// a typing mistake.
+func Reason(err error) error {
+	var bad *BadRecovery
+	if errors.As(err, &bad) {
+		return bad
+	}
+	return err
+}

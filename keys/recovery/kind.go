@@ -25,13 +25,13 @@ With --passphrase, a passphrase of your own (argon2id).`,
 		Open:   func(s keys.Settings) (keys.Provider, error) { return Typed(s.Typed), nil },
 		Again: func(_ context.Context, s keys.Settings, slot keys.Slot) (keys.Provider, error) {
 			if s.Typed == nil {
-				return nil, fmt.Errorf("slot %s: %w: enroll a new recovery slot and remove this one", slot.Title(), ErrNotAnew)
+				return nil, fmt.Errorf("slot %s: %w", slot.Title(), ErrNotAnew)
 			}
 			return Again(slot.Blob, s.Typed)
 		},
 		Faults: []keys.Fault{
 			{Err: ErrBadRecovery, Class: keys.ClassLocked},
-			{Err: ErrNotAnew, Class: keys.ClassUsage, Step: "layervault key enroll recovery"},
+			{Err: ErrNotAnew, Class: keys.ClassUsage, Step: "enroll a new recovery slot, then remove this one: layervault key enroll recovery; layervault key remove SLOT"},
 		},
 	}
 }

@@ -62,7 +62,7 @@ func openPrivate(name string) (*os.File, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		err = fmt.Errorf("%w: %s has mode %04o; run chmod 0600 on it", keys.ErrBadMode, name, info.Mode().Perm())
+		err = &keys.NotPrivate{Path: name, Mode: uint32(info.Mode().Perm())}
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

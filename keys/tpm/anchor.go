@@ -167,7 +167,7 @@ func (a *Anchor) Make(ctx context.Context, place uint32, auth, data []byte) erro
 // anchorFault explains why the TPM rejects a command authorised by the owner.
 func anchorFault(verb string, place uint32, err error) error {
 	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
-		return fmt.Errorf("%w: cannot %s NV index %#x: owner password is set (tpm2_changeauth -c owner -p PASSWORD unsets it): %w",
+		return fmt.Errorf("%w: cannot %s NV index %#x: owner password is set: %w",
 			keys.ErrAnchor, verb, place, err)
 	}
 	return fmt.Errorf("%w: cannot %s NV index %#x: %w", keys.ErrAnchor, verb, place, err)

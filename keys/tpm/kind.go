@@ -225,11 +225,12 @@ func admit(s keys.Settings, blob json.RawMessage) error {
 	missing := least.Without(sealing.PCRs)
 	switch {
 	case sealing.PCRs.None():
-		return fmt.Errorf("%w: sealed to no PCRs, opens whatever boots; run \"layervault key reseal --pcrs %s --recovery-key-file FILE\", or set pcrs=none",
-			keys.ErrWeakSlot, DefaultPCRs)
+		return &keys.WeakSlot{Why: "sealed to no PCRs, opens whatever boots", Setting: flagPCRs, Value: "none", PCRs: DefaultPCRs}
 	case len(missing.PCRs) != 0:
-		return fmt.Errorf("%w: sealed to PCRs %s, setting is pcrs=%s: %s is missing; run \"layervault key reseal --pcrs %s --recovery-key-file FILE\", or set pcrs=%s",
-			keys.ErrWeakSlot, sealing.PCRs, least, missing, least, sealing.PCRs)
+		return &keys.WeakSlot{
+			Why:     fmt.Sprintf("sealed to PCRs %s, setting is pcrs=%s: %s is missing", sealing.PCRs, least, missing),
+			Setting: flagPCRs, Value: sealing.PCRs.String(), PCRs: least.String(),
+		}
 	}
 	return nil
 }

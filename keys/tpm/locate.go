@@ -42,5 +42,5 @@ func Locate(path string) (string, error) {
 	case 1:
 		return others[0], nil
 	}
-	return "", fmt.Errorf("%w: %s does not exist, found %q; choose one with tpm=", ErrNoTPM, path, others)
+	return "", fmt.Errorf("%w: %s does not exist, %w: %q", ErrNoTPM, path, ErrManyTPMs, others)
 }

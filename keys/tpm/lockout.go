@@ -51,11 +51,10 @@ func (r lockoutRules) judge(pin []byte) error {
 	set := lockoutRules{AuthSet: true, MaxTries: r.MaxTries, Recovery: r.Recovery}.leastPIN()
 	switch {
 	case !r.AuthSet && set < least:
-		return fmt.Errorf("%w: %d characters, minimum is %d while no lockout authorisation is set and anyone can clear the lockout; minimum is %d after tpm2_changeauth -c lockout PASSWORD",
+		return fmt.Errorf("%w: %d characters, minimum is %d while no lockout authorisation is set and anyone can clear the lockout; minimum is %d with one",
 			ErrWeakPIN, len(pin), least, set)
 	case r.MaxTries == 0 || r.Recovery == 0:
-		return fmt.Errorf("%w: %d characters, minimum is %d while the TPM counts no failures; to enable counting: tpm2_dictionarylockout -s -n 32 -t 600 -l 86400",
-			ErrWeakPIN, len(pin), least)
+		return fmt.Errorf("%w: %d characters, minimum is %d: %w", ErrWeakPIN, len(pin), least, ErrNoCounting)
 	}
 	return fmt.Errorf("%w: %d characters, minimum is %d for this TPM (%d tries, one more every %s)",
 		ErrWeakPIN, len(pin), least, r.MaxTries, r.Recovery)

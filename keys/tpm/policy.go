@@ -23,8 +23,7 @@ func (d *device) readPCRs(sel Selection) ([][]byte, error) {
 			return nil, fmt.Errorf("read PCRs %s: %w", ask, d.explain(err))
 		}
 		if len(rsp.PCRValues.Digests) != len(ask.PCRs) {
-			return nil, fmt.Errorf("%w: TPM has no %s values for PCRs %s; choose another bank, or enable this one in the firmware",
-				ErrPCRBank, ask.Bank, ask)
+			return nil, fmt.Errorf("%w: TPM has no %s values for PCRs %s", ErrPCRBank, ask.Bank, ask)
 		}
 		for _, v := range rsp.PCRValues.Digests {
 			values = append(values, v.Buffer)
@@ -39,8 +38,7 @@ func (d *device) readPCRs(sel Selection) ([][]byte, error) {
 // its boot, and a selection of only zeros or only FF proves nothing.
 func (d *device) checkBank(sel Selection, values [][]byte) error {
 	refuse := func(what string) error {
-		return fmt.Errorf("%w: %s in bank %s, so the boot is not measured; choose another bank, or set allow-zero-pcrs",
-			ErrPCRBank, what, sel.Bank)
+		return fmt.Errorf("%w: %s in bank %s, so the boot is not measured", ErrPCRBank, what, sel.Bank)
 	}
 	if allBytes(values, 0) {
 		return refuse("every chosen PCR is zero")

@@ -49,6 +49,17 @@ func ReadPolicies(path string) (PolicyFile, error) {
 	return DecodePolicies(f, path)
 }
 
+// OfferedPolicies reads the file that a person names, - for stdin; it must be there.
+func OfferedPolicies(stdin io.Reader, name string) (PolicyFile, error) {
+	if name == "-" {
+		return DecodePolicies(stdin, "standard input")
+	}
+	if _, err := os.Stat(name); err != nil {
+		return nil, err
+	}
+	return ReadPolicies(name)
+}
+
 // DecodePolicies reads signed policies; name is for messages. Error: ErrBadPolicy.
 func DecodePolicies(r io.Reader, name string) (PolicyFile, error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxPolicyBytes+1))

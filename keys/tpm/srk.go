@@ -75,8 +75,7 @@ func (d *device) findRoot(want []byte, at tpm2.TPMHandle, again bool) (*root, er
 	}
 	switch {
 	case at != 0:
-		return nil, fmt.Errorf("%w: storage key %#x of the slot is missing or different (tpm2_readpublic -c %#x): evicted, or TPM cleared or replaced",
-			ErrOtherTPM, uint32(at), uint32(at))
+		return nil, fmt.Errorf("%w: storage key %#x of the slot is missing or different: evicted, or TPM cleared or replaced", ErrOtherTPM, uint32(at))
 	case len(here) == 0:
 		return nil, last
 	}
@@ -238,7 +237,7 @@ func (d *device) primaryRoot(template tpm2.TPMTPublic) (*root, error) {
 		InPublic:      tpm2.New2B(template),
 	}.Execute(d)
 	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
-		return nil, fmt.Errorf("%w: no storage key can be made without the password; %s: %w", ErrOwnerPassword, persistAdvice, err)
+		return nil, fmt.Errorf("%w: no storage key can be made without the password: %w", ErrOwnerPassword, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make the storage root key: %w", d.explain(err))

@@ -91,8 +91,7 @@ func (d *device) unseal(srk *root, b *blob, approval *ticket, auth []byte) ([]by
 		return nil, fmt.Errorf("load the sealed key: %w: %w", errRootPassword, err)
 	}
 	if err != nil && !srk.public.ObjectAttributes.NoDA && errors.Is(err, tpm2.TPMRCLockout) {
-		return nil, fmt.Errorf("load the sealed key: storage key %#x is subject to the dictionary attack lockout (made without noda): %w; after the lockout, \"layervault key reseal\" moves the slot to another storage key",
-			uint32(srk.handle), d.explain(err))
+		return nil, fmt.Errorf("load the sealed key: %w: %#x was made without noda: %w", ErrRootLockout, uint32(srk.handle), d.explain(err))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load the sealed key: %w", d.explain(err))
@@ -132,7 +131,7 @@ func (d *device) diagnose(b *blob, failure error) error {
 		errors.Is(failure, tpm2.TPMRCPCRChanged) || errors.Is(failure, tpm2.TPMRCValue):
 		values, err := d.readPCRs(b.selection())
 		if errors.Is(err, ErrPCRBank) {
-			return fmt.Errorf("%w; another bank is possible: layervault key reseal --recovery-key-file FILE --pcrs sha384:%s", err, strings.TrimPrefix(b.selection().String(), b.Bank+":"))
+			return &BankError{PCRs: strings.TrimPrefix(b.selection().String(), b.Bank+":"), Err: err}
 		}
 		if err == nil {
 			if diff := changed(b.selection(), b.Values, values); len(diff) > 0 {
@@ -148,12 +147,12 @@ func (d *device) diagnose(b *blob, failure error) error {
 func (d *device) explain(err error) error {
 	for _, full := range []tpm2.TPMRC{tpm2.TPMRCSessionMemory, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap} {
 		if errors.Is(err, full) {
-			return fmt.Errorf("%w for another session; a program left its sessions open: run tpm2_flushcontext -l -s, and use /dev/tpmrm0, which separates programs: %w", ErrTPMFull, err)
+			return &FullError{Sessions: true, Err: err}
 		}
 	}
 	for _, full := range []tpm2.TPMRC{tpm2.TPMRCObjectMemory, tpm2.TPMRCObjectHandles} {
 		if errors.Is(err, full) {
-			return fmt.Errorf("%w for another object; a program left its objects loaded: run tpm2_flushcontext -t, and use /dev/tpmrm0, which separates programs: %w", ErrTPMFull, err)
+			return &FullError{Err: err}
 		}
 	}
 	if !errors.Is(err, tpm2.TPMRCLockout) {

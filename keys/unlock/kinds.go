@@ -43,6 +43,11 @@ func SealedByHardware(slot keys.Slot) bool {
 	return k.Hardware != nil
 }
 
+// HardwareSlots are the slots of a ring that SealedByHardware is true for.
+func HardwareSlots(ring *keys.Ring) []keys.Slot {
+	return slices.DeleteFunc(slices.Clone(ring.Slots()), func(s keys.Slot) bool { return !SealedByHardware(s) })
+}
+
 // Names lists, for a sentence, the providers that a setting may name: "a, b or c". Word is
 // the last comma's, and prefix precedes each name.
 func Names(prefix, word string) string {
@@ -61,8 +66,8 @@ func Names(prefix, word string) string {
 func Step(err error, telling bool) string {
 	for _, k := range Kinds() {
 		for _, f := range k.Faults {
-			if (f.Telling || !telling) && f.Step != "" && errors.Is(err, f.Err) {
-				return f.Step
+			if step := f.Next(err); step != "" && (f.Telling || !telling) {
+				return step
 			}
 		}
 	}

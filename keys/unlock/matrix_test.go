@@ -18,7 +18,8 @@ import (
 	"layervault/keys/tpm/swtpmtest"
 )
 
-// outcome is what a verb is to do: work, or fail with this error, whose text says so.
+// outcome is what a verb is to do: work, or fail with this error, which says so in its text or
+// in the step that goes with it.
 type outcome struct {
 	err  error
 	says string
@@ -29,8 +30,8 @@ func (o outcome) check(t *testing.T, verb string, err error) {
 	switch {
 	case o.err == nil && err != nil:
 		t.Fatalf("%s: %v", verb, err)
-	case o.err != nil && (!errors.Is(err, o.err) || !strings.Contains(err.Error(), o.says)):
-		t.Fatalf("%s: got %v, want %v with %q", verb, err, o.err, o.says)
+	case o.err != nil && (!errors.Is(err, o.err) || !strings.Contains(err.Error()+"; "+Step(err, true), o.says)):
+		t.Fatalf("%s: got %v (%s), want %v with %q", verb, err, Step(err, true), o.err, o.says)
 	}
 }
 

@@ -3,7 +3,6 @@ package unlock
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"time"
 
 	"layervault/keys"
@@ -71,5 +70,5 @@ func (c Config) named(provider, why string) error {
 	if c.Provider != "" {
 		setting = "setting is key=" + c.Provider
 	}
-	return fmt.Errorf("%w: %s, and %s; to accept such a slot, set key=%s (--key %s)", keys.ErrWeakSlot, setting, why, provider, provider)
+	return &keys.WeakSlot{Why: setting + ", and " + why, Setting: "key", Value: provider}
 }

@@ -69,6 +69,21 @@ func (c Config) Providers() ([]keys.Provider, error) {
 	return out, nil
 }
 
+// Summary describes one slot of the ring without trying it.
+func (c Config) Summary(ring *keys.Ring, id string) (keys.SlotState, error) {
+	providers, err := c.Providers()
+	if err != nil {
+		return keys.SlotState{}, err
+	}
+	for _, s := range ring.Summary(providers...) {
+		if s.ID == id {
+			return s, nil
+		}
+	}
+	_, err = ring.Slot(id)
+	return keys.SlotState{}, err
+}
+
 // ForNewSlot makes the named provider for a first or another slot. Errors:
 // keys.ErrNoProvider, keys.ErrUnknownProvider.
 func (c Config) ForNewSlot(ctx context.Context, name string) (keys.Provider, error) {

@@ -21,7 +21,7 @@ import (
 func readKeyFile(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w at %s; restore the file from a backup, or use another key slot", ErrNoKeyFile, path)
+		return nil, fmt.Errorf("%w at %s", ErrNoKeyFile, path)
 	}
 	if errors.Is(err, unix.ELOOP) {
 		return nil, fmt.Errorf("%w: %s is a symbolic link", ErrBadKeyFile, path)
@@ -37,12 +37,8 @@ func readKeyFile(path string) ([]byte, error) {
 	switch me := os.Geteuid(); {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return nil, fmt.Errorf("%w: %s is not a regular file", ErrBadKeyFile, path)
-	case int(st.Uid) != me:
-		return nil, fmt.Errorf("%w: owner of %s is user %d, want %d; run chown, and treat the key as compromised if that user is not trusted",
-			keys.ErrBadMode, path, st.Uid, me)
-	case st.Mode&0o077 != 0:
-		return nil, fmt.Errorf("%w: %s has mode %04o; run chmod 0600, and treat the key as compromised if other users could read it",
-			keys.ErrBadMode, path, st.Mode&0o7777)
+	case int(st.Uid) != me || st.Mode&0o077 != 0:
+		return nil, &keys.NotPrivate{Path: path, Mode: st.Mode & 0o7777, Owner: int(st.Uid), Want: me}
 	case st.Size != keys.KeySize:
 		return nil, fmt.Errorf("%w: %s has %d bytes, want %d", ErrBadKeyFile, path, st.Size, keys.KeySize)
 	}

@@ -24,7 +24,10 @@ func Kind() keys.Kind {
 		New:     func(_ context.Context, s keys.Settings) (keys.Provider, error) { return fromSettings(s) },
 		Open:    fromSettings,
 		Outside: func(s keys.Settings) string { return "the key file " + Path(s.Tier, s.Set[flagFile]) },
-		Faults:  []keys.Fault{{Err: ErrNoKeyFile, Class: keys.ClassMissing}},
+		Faults: []keys.Fault{
+			{Err: ErrNoKeyFile, Class: keys.ClassMissing, Telling: true, Step: "restore the key file from a backup; or open another slot: layervault key recover"},
+			{Err: ErrBadKeyFile, Step: "restore the key file from a backup, or name another: --key-file FILE"},
+		},
 	}
 }
 
@@ -42,7 +45,7 @@ func fromSettings(s keys.Settings) (keys.Provider, error) {
 	path := Path(s.Tier, s.Set[flagFile])
 	rel, err := filepath.Rel(s.Tier, path)
 	if err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
-		return nil, fmt.Errorf("%w: %s is inside tier %s, which it opens; choose another place", ErrBadKeyFile, path, s.Tier)
+		return nil, fmt.Errorf("%w: %s is inside tier %s, which it opens", ErrBadKeyFile, path, s.Tier)
 	}
 	return New(path), nil
 }

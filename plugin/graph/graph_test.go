@@ -119,10 +119,10 @@ func TestGolden(t *testing.T) {
 		{"apply on no parent", "GraphDriver.ApplyDiff?id=a&parent=", "0123456789", `200 {"Size":10}`, `ApplyDiff a `},
 		{"apply does not unescape", "GraphDriver.ApplyDiff?id=a+b%41&parent=c&d", "0", `200 {"Size":1}`, `ApplyDiff a+b%41 c&d`},
 		{"apply fails, rest is taken", "GraphDriver.ApplyDiff?id=bad&parent=", strings.Repeat("x", 1<<20), `200 {"Err":"layer \"bad\""}`, `ApplyDiff bad `},
-		{"apply without a tar", "GraphDriver.ApplyDiff?id=a&parent=", "", `400 {"Err":"layer \"a\": request body was lost when dockerd retried; run the command again"}`, ""},
+		{"apply without a tar", "GraphDriver.ApplyDiff?id=a&parent=", "", `400 {"Err":"layer \"a\": request body was lost when dockerd retried"}`, ""},
 		{"apply without an id", "GraphDriver.ApplyDiff?parent=b", "x", `400 {"Err":"query must be id=ID\u0026parent=PARENT"}`, ""},
-		{"empty body", "GraphDriver.Remove", "", `400 {"Err":"request body was lost when dockerd retried; run the command again"}`, ""},
-		{"blank body", "GraphDriver.Cleanup", " \n", `400 {"Err":"request body was lost when dockerd retried; run the command again"}`, ""},
+		{"empty body", "GraphDriver.Remove", "", `400 {"Err":"request body was lost when dockerd retried"}`, ""},
+		{"blank body", "GraphDriver.Cleanup", " \n", `400 {"Err":"request body was lost when dockerd retried"}`, ""},
 		{"null body", "GraphDriver.Remove", "null", `400 {"Err":"expected one JSON object as request body"}`, ""},
 		{"cut body", "GraphDriver.Remove", `{"ID":"a`, `400 {"Err":"expected one JSON object as request body: unexpected end of JSON input"}`, ""},
 		{"two bodies", "GraphDriver.Remove", `{"ID":"a"}{"ID":"b"}`, `400 {"Err":"expected one JSON object as request body: invalid character '{' after top-level value"}`, ""},
@@ -225,7 +225,7 @@ func TestDrain(t *testing.T) {
 	}}}
 	defer client.CloseIdleConnections()
 	got := endpoint{client: client}.post(t, "GraphDriver.Put", `{"ID":"a"}`)
-	if want := `503 {"Err":"plugin is stopping; run the command again after its restart"}`; got != want {
+	if want := `503 {"Err":"plugin is stopping"}`; got != want {
 		t.Errorf("answer is %s", got)
 	}
 }

@@ -15,7 +15,7 @@ import (
 // Faults of a request, as opposed to faults of what it asks for.
 var (
 	ErrMethod = errors.New("method must be POST")
-	ErrEmpty  = errors.New("request body was lost when dockerd retried; run the command again")
+	ErrEmpty  = errors.New("request body was lost when dockerd retried")
 	ErrJSON   = errors.New("expected one JSON object as request body")
 )
 

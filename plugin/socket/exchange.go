@@ -84,7 +84,7 @@ type Call func(x *Exchange) (any, error)
 func (g *Gate[T]) Handle(p Protocol, method string, call Call) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !g.Enter() {
-			encodeError(w, http.StatusServiceUnavailable, ErrStopping)
+			encodeError(w, http.StatusServiceUnavailable, Advise(p.NextStep, ErrStopping))
 			return
 		}
 		defer g.Leave()

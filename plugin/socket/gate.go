@@ -8,7 +8,7 @@ import (
 )
 
 // ErrStopping is the answer to requests that come while the plugin stops.
-var ErrStopping = errors.New("plugin is stopping; run the command again after its restart")
+var ErrStopping = errors.New("plugin is stopping")
 
 // Gate controls the requests of a door to their target, a T. Requests wait until the gate is
 // opened, fail after it is refused, and are counted, so that a stopping plugin can wait for

@@ -240,7 +240,7 @@ func TestStop(t *testing.T) {
 		t.Error(err)
 	}
 	idle.send("Two.Say")
-	if got := idle.answer(); got != `503 {"Err":"plugin is stopping; run the command again after its restart"}` {
+	if got := idle.answer(); got != `503 {"Err":"plugin is stopping"}` {
 		t.Error(got)
 	}
 	select {
