@@ -134,6 +134,8 @@ var (
 		{errs: []error{vault.ErrRotating}, step: "wait until the rotation ends, then run the command again"},
 		{errs: []error{vault.ErrOtherImages}, step: "move the image away, or use the version of layervault that made it"},
 		{errs: []error{layer.ErrBusy, socket.ErrInUse}, step: "docker plugin ls; systemctl status layervault"},
+		{errs: []error{socket.ErrNotSocket}, step: "choose another path: --socket PATH"},
+		{errs: []error{ext4.ErrSparse}, step: "build the image without tar --sparse"},
 		{errs: []error{socket.ErrEmpty}, step: "run the command again"},
 		{errs: []error{socket.ErrStopping}, step: "run the command again after the plugin's restart"},
 		{errs: []error{driver.ErrNotDeleted}, step: "delete the files by hand, then run the failed command again"},

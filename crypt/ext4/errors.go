@@ -56,7 +56,7 @@ var (
 	ErrParent = errors.New("parent is not a directory")
 	// ErrSparse: an entry with holes, in one of GNU tar's four forms. Docker can load
 	// some, but what it notes of them (tar-split) gives other bytes when the image is saved.
-	ErrSparse = errors.New("sparse entry: docker cannot save such a layer again; build the image without tar --sparse")
+	ErrSparse = errors.New("sparse entry: docker cannot save such a layer again")
 	// ErrLinkTarget: a hard link to what is not in the archive before it, or to a
 	// directory.
 	ErrLinkTarget = errors.New("hard link without a target")

@@ -128,10 +128,9 @@ func explain(src Source, payload string, errno error) error {
 	case errors.Is(errno, unix.ENODEV) && src.kind == kindEncrypted:
 		return fmt.Errorf("%w: kernel built without CONFIG_ENCRYPTED_KEYS: %w", ErrNoTrusted, errno)
 	case errors.Is(errno, unix.ENODEV):
-		return fmt.Errorf("%w: kernel built without CONFIG_TRUSTED_KEYS, or module not loaded (modprobe trusted source=%s), or no %s found: %w",
-			ErrNoTrusted, src.kind, src.kind, errno)
+		return &KernelError{Source: src.kind, Why: "kernel built without CONFIG_TRUSTED_KEYS, or module not loaded, or no " + src.kind + " found", Err: errno}
 	case errors.Is(errno, unix.ENOKEY) && src.kind == kindEncrypted:
-		return fmt.Errorf("%w: master key %s is not in root's keyring, a boot service must add it (keyctl show @u): %w",
+		return fmt.Errorf("%w: master key %s is not in root's keyring, a boot service must add it: %w",
 			ErrOtherChip, src.master, errno)
 	case errors.Is(errno, unix.EDQUOT):
 		return fmt.Errorf("add a %s key: key quota of the user is full (/proc/sys/kernel/keys): %w", src.keyType(), errno)
@@ -143,8 +142,7 @@ func explain(src Source, payload string, errno error) error {
 		return fmt.Errorf("%w: sealed by another %s, chip was cleared, or kernel uses another trusted key source: %w",
 			ErrOtherChip, src.kind, errno)
 	case src.kind == kindTPM:
-		return fmt.Errorf("%w: TPM refused, storage key %#x may be missing (tpm2_createprimary -C o -G rsa2048 -c srk.ctx; tpm2_evictcontrol -C o -c srk.ctx %#x): %w",
-			ErrNoTrusted, src.handle, src.handle, errno)
+		return &KernelError{Source: src.kind, StorageKey: uint32(src.handle), Why: fmt.Sprintf("TPM refused, storage key %#x may be missing", src.handle), Err: errno}
 	}
 	return fmt.Errorf("%w: %s refused a new key: %w", ErrNoTrusted, src, errno)
 }

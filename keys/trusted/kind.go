@@ -28,7 +28,8 @@ func Kind() keys.Kind {
 		Again:    sealAgain,
 		Faults: []keys.Fault{
 			{Err: ErrOtherChip, Class: keys.ClassHost, Step: "layervault key recover"},
-			{Err: ErrBadSource, Class: keys.ClassUsage, Step: "layervault key enroll --help shows the sources of trusted keys"},
+			{Err: ErrBadSource, Class: keys.ClassUsage, Step: "choose the source: docker plugin set layervault source=SOURCE (or --source SOURCE): " + sourceNames},
+			{Err: errKernel, Class: keys.ClassHost, Telling: true, StepFor: kernelStep},
 			{Err: ErrNoTrusted, Class: keys.ClassHost, Step: "layervault doctor; without such a chip: docker plugin set layervault key=tpm (or key=versatile)"},
 		},
 	}

@@ -57,6 +57,5 @@ func (s Source) checkMaker(slot blob) error {
 	if maker == "" {
 		maker = "another source"
 	}
-	return fmt.Errorf("%w: kernel uses %s, not %s; boot with trusted.source=%s (as a module: modprobe trusted source=%s)",
-		ErrNoTrusted, maker, s.kind, s.kind, s.kind)
+	return &KernelError{Source: s.kind, Why: fmt.Sprintf("kernel uses %s, not %s", maker, s.kind)}
 }

@@ -69,7 +69,7 @@ func (p *Provider) Name() string { return Name }
 // Wrap implements keys.Provider. Errors: ErrBadSource, ErrNoTrusted.
 func (p *Provider) Wrap(ctx context.Context, b keys.Binding, key []byte) (json.RawMessage, error) {
 	if p.source.None() {
-		return nil, fmt.Errorf("%w: source is not set; choose with source= (plugin) or --source: %s", ErrBadSource, sourceNames)
+		return nil, fmt.Errorf("%w: source is not set", ErrBadSource)
 	}
 	slot, err := p.wrap(ctx, b, key)
 	if err != nil {

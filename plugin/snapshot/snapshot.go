@@ -157,7 +157,7 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 // within runs one request: counted by the gate, with a panic turned into an error, and logged.
 func (s *Server) within(ctx context.Context, method string, call func() error) (err error) {
 	if !s.gate.Enter() {
-		return status.Error(codes.Unavailable, socket.ErrStopping.Error())
+		return status.Error(codes.Unavailable, socket.Advise(s.cfg.NextStep, socket.ErrStopping).Error())
 	}
 	defer s.gate.Leave()
 	start := time.Now()

@@ -13,8 +13,13 @@ import (
 	"syscall"
 )
 
-// ErrInUse says that another process answers on the socket.
-var ErrInUse = errors.New("socket is in use")
+// Why a socket cannot be made.
+var (
+	// ErrInUse: another process answers on it.
+	ErrInUse = errors.New("socket is in use")
+	// ErrNotSocket: another kind of file is in its place.
+	ErrNotSocket = errors.New("plugin socket is another kind of file")
+)
 
 // Listen makes the socket at path, mode 0600: dockerd runs as root, and a client of the
 // socket can read every layer. A socket file that a killed process left is
@@ -30,7 +35,7 @@ func Listen(ctx context.Context, path string) (net.Listener, error) {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		// The kernel says the same of any file that is no socket.
 		if info, err := os.Lstat(path); err == nil && info.Mode().Type() != os.ModeSocket {
-			return nil, fmt.Errorf("plugin socket: %s is not a socket; choose another --socket", path)
+			return nil, fmt.Errorf("%w: %s", ErrNotSocket, path)
 		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("leftover plugin socket: %w", err)
