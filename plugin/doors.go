@@ -21,16 +21,18 @@ const (
 	DoorDiff      = "diff"
 )
 
-const (
-	// DefaultSocket is where dockerd looks for plugins, and where a managed plugin must put its
-	// socket.
-	DefaultSocket = "/run/docker/plugins/layervault.sock"
+// DefaultSocket is where dockerd looks for plugins, and where a managed plugin must put its
+// socket.
+const DefaultSocket = "/run/docker/plugins/layervault.sock"
 
-	// The sockets for containerd, and containerd's own. Only root may connect.
+// The sockets for containerd, and containerd's own. Only root may connect.
+const (
 	DefaultSnapshotSocket = "/run/layervault/snapshot.sock"
 	DefaultDiffSocket     = "/run/layervault/diff.sock"
 	DefaultContainerd     = "/run/containerd/containerd.sock"
+)
 
+const (
 	// snapshotMounts is where images are attached for containerd, and snapshotScratch is for the
 	// plugin's own mounts: beside each other, as what lies below the second is private.
 	snapshotMounts  = "/run/layervault/s"
