@@ -47,6 +47,8 @@ type Making struct {
 	// Templates, shared by many images, saves Create from running mke2fs each time; may be
 	// nil.
 	Templates *Templates
+	// Heap, shared by many images, bounds the memory of imports at the same time; may be nil.
+	Heap *ext4.Heap
 }
 
 // Templates remembers empty file systems; see ext4.Templates. The zero value is ready.
@@ -117,7 +119,7 @@ func (im *Image) Import(ctx context.Context, diffTar io.Reader, m Making) (Impor
 		var used int64
 		held, err := im.fillOpen(ctx, f, h, key, func(node *os.File) error {
 			done, err := fill(ctx, node, diffTar, ext4.TarOptions{
-				Dir: DirDiff, Label: im.fsLabel(), UIDMaps: m.IDMap.UIDMaps, GIDMaps: m.IDMap.GIDMaps,
+				Dir: DirDiff, Label: im.fsLabel(), UIDMaps: m.IDMap.UIDMaps, GIDMaps: m.IDMap.GIDMaps, Heap: m.Heap,
 			})
 			result.Size, used = done.ContentSize, done.Size
 			return err

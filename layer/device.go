@@ -9,6 +9,7 @@ import (
 	"github.com/moby/sys/user"
 
 	"layervault/crypt"
+	"layervault/crypt/ext4"
 )
 
 // ImageName is the name of the image in a layer's directory.
@@ -97,7 +98,7 @@ type Devices func(Image) Device
 
 // NewDevices makes devices of package crypt.
 func NewDevices(keys crypt.KeySource, params crypt.Params, log *slog.Logger) Devices {
-	templates := new(crypt.Templates)
+	templates, heap := new(crypt.Templates), new(ext4.Heap)
 	open := func(context.Context) (crypt.KeySource, error) { return keys, nil }
 	return func(im Image) Device {
 		owner := crypt.Owner{Kind: crypt.KindLayer, ID: im.Layer}
@@ -112,7 +113,7 @@ func NewDevices(keys crypt.KeySource, params crypt.Params, log *slog.Logger) Dev
 					return key(ctx, format, uuid)
 				},
 			},
-			making: crypt.Making{Params: params, IDMap: im.IDMap, Templates: templates},
+			making: crypt.Making{Params: params, IDMap: im.IDMap, Templates: templates, Heap: heap},
 		}
 	}
 }

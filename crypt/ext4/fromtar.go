@@ -24,7 +24,13 @@ type TarOptions struct {
 	Label   string       // of the file system, at most 16 bytes
 	UIDMaps []user.IDMap // container to host, nil for none
 	GIDMaps []user.IDMap
+	// Heap, shared by many imports, makes one of them at a time faster; may be nil, if there
+	// is only one.
+	Heap *Heap
 }
+
+// Heap lends Go's heap to one import at a time. The zero value is ready.
+type Heap = image.Heap
 
 // TarResult says what FromTar wrote.
 type TarResult struct {
@@ -51,7 +57,7 @@ type TarResult struct {
 // r: then a last Read of r may still be under way.
 func FromTar(ctx context.Context, r io.Reader, dst io.WriterAt, o TarOptions) (result TarResult, err error) {
 	now := time.Now()
-	w := image.New(ctx, dst, image.Options{Label: o.Label, Now: now})
+	w := image.New(ctx, dst, image.Options{Label: o.Label, Now: now, Heap: o.Heap})
 	defer w.Abort()
 	l, err := newLayer(w, o, now)
 	if err != nil {

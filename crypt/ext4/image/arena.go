@@ -2,10 +2,16 @@ package image
 
 import (
 	"fmt"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
+
+// Heap lends Go's heap to one image at a time: several at once would fill it up to the limit of the
+// process, and collecting garbage would take longer than making the images. The zero value is
+// ready. It may be used by many goroutines.
+type Heap struct{ lent atomic.Bool }
 
 // arena hands out memory, which is zero. The first heapShare of it is of Go's heap, which keeps
 // it for the next image; the rest is memory that the garbage collector does not count: with it the
@@ -17,6 +23,18 @@ type arena struct {
 	// outgrown is called once, before the first piece that the heap has no share for.
 	outgrown func() error
 	left     bool // the heap
+	lender   *Heap
+}
+
+// newArena is an arena that has the heap, if nobody else has it; h may be nil.
+func newArena(h *Heap) *arena {
+	switch {
+	case h == nil:
+		return &arena{}
+	case h.lent.CompareAndSwap(false, true):
+		return &arena{lender: h}
+	}
+	return &arena{left: true}
 }
 
 // heapShare is how much of an arena is of Go's heap, in bytes: all that an image of 40,000 small
@@ -62,6 +80,10 @@ func (a *arena) free() {
 		_ = unix.Munmap(p) // as in drop
 	}
 	a.pieces, a.heap = nil, 0
+	if a.lender != nil {
+		a.lender.lent.Store(false)
+		a.lender = nil
+	}
 }
 
 // columnChunk is how many values a column grows by.

@@ -14,6 +14,7 @@ import (
 type Options struct {
 	Label string    // at most 16 bytes
 	Now   time.Time // when it was made
+	Heap  *Heap     // shared by images that are made at the same time; may be nil
 }
 
 // Writer builds one image. It is used from one goroutine. After an error only Abort
@@ -44,7 +45,7 @@ type Writer struct {
 // 50,000 files, dst must be an io.ReaderAt too: names and inodes are set aside there,
 // between MaxSize and DeviceSize. Close or Abort must be called.
 func New(ctx context.Context, dst io.WriterAt, o Options) *Writer {
-	memory := new(arena)
+	memory := newArena(o.Heap)
 	w := &Writer{
 		ctx: ctx, dst: dst, label: o.Label, now: o.Now, memory: memory,
 		pages: &pager{dst: dst, memory: memory}, out: newStream(dst, memory, firstData*BlockSize, MaxSize),
