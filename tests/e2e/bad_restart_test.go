@@ -10,7 +10,9 @@ import (
 	"testing"
 )
 
-const startKeeper = `docker run -d --name keeper --network none busybox sh -c 'echo before > /written; exec sleep 3600' >/dev/null
+// dockerd gives up its own shutdown after 15 s, and leaves the plugin to the next dockerd: the container must
+// not take ten of them.
+const startKeeper = `docker run -d --name keeper --stop-timeout 1 --network none busybox sh -c 'echo before > /written; exec sleep 3600' >/dev/null
 	docker exec keeper sh -c 'until [ -s /written ]; do sleep 0.1; done'`
 
 // A shutdown of dockerd stops the containers; afterwards they start with what they had written.
