@@ -9,6 +9,8 @@ import (
 
 	"layervault/doctor"
 	"layervault/driver"
+	"layervault/engine"
+	"layervault/persist"
 )
 
 func newDoctorCommand(a *app) *cobra.Command {
@@ -30,7 +32,10 @@ func (a *app) doctor(ctx context.Context, s settings) error {
 	if err := s.check(); err != nil {
 		return err
 	}
-	host := doctor.Host{Driver: driver.Name, Persist: a.persist, Cipher: s.cipher, Sector: s.sectorBytes, Keys: a.keyConfig(s, nil), NextStep: nextStep}
+	host := doctor.Host{
+		Driver: driver.Name, Persist: a.persist, Cipher: s.cipher, Sector: s.sectorBytes, Keys: a.keyConfig(s, nil), NextStep: nextStep,
+		Snapshotter: engine.Wanted{Snapshots: defaultSnapshotSocket, Diffs: defaultDiffSocket, Exports: a.layout().Tier(persist.Vault)},
+	}
 	findings, err := doctor.Run(ctx, host.Checks())
 	if printErr := a.printFindings(findings); printErr != nil {
 		return printErr
