@@ -64,9 +64,14 @@ func (d *doorSettings) register(f *pflag.FlagSet) {
 	f.StringVar(&d.doors, "doors", d.doors, "doors to open, of graph, volumes, snapshots and diff (env doors)")
 	f.BoolVar(&d.onlyVolumes, "volumes", false, "serve volumes only")
 	f.StringVar(&d.socket, "socket", defaultSocket, "socket of the doors graph and volumes")
+	d.containerdSockets(f)
+	f.StringVar(&d.containerd, "containerd", d.containerd, "containerd's socket, where the door diff reads blobs (env containerd)")
+}
+
+// containerdSockets adds the flags of the sockets for containerd.
+func (d *doorSettings) containerdSockets(f *pflag.FlagSet) {
 	f.StringVar(&d.snapshots, "snapshot-socket", defaultSnapshotSocket, "socket of the door snapshots")
 	f.StringVar(&d.diff, "diff-socket", defaultDiffSocket, "socket of the door diff")
-	f.StringVar(&d.containerd, "containerd", d.containerd, "containerd's socket, where the door diff reads blobs (env containerd)")
 }
 
 // check reads the list of doors.
