@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,15 +29,20 @@ const (
 	gateEnv      = "DOCKERD_DEPRECATED_GRAPHDRIVER_PLUGINS"
 )
 
-// engine is what the Docker API tells of itself at GET /info.
-type engine struct {
+// dockerd is what the Docker API tells of itself at GET /info.
+type dockerd struct {
 	Version      string `json:"ServerVersion"`     // "26.1.5+dfsg1"
 	Experimental bool   `json:"ExperimentalBuild"` // may load graph driver plugins
 	Driver       string // "overlay2", "layervault:latest"
+	// Snapshotter: Driver is one of containerd's.
+	Snapshotter bool `json:"-"`
 }
 
+// snapshotterType is the type of driver that engines with containerd's image store tell of.
+const snapshotterType = "io.containerd.snapshotter.v1"
+
 // major is the first number of an engine's version; 0 for one that has none.
-func (e engine) major() int {
+func (e dockerd) major() int {
 	head, _, _ := strings.Cut(e.Version, ".")
 	n, err := strconv.Atoi(head)
 	if err != nil {
@@ -45,10 +51,14 @@ func (e engine) major() int {
 	return n
 }
 
-func askDocker(ctx context.Context, socket string) (engine, error) {
-	var e engine
-	err := askInfo(ctx, socket, &e)
-	return e, err
+func askDocker(ctx context.Context, socket string) (dockerd, error) {
+	var info struct {
+		dockerd
+		DriverStatus [][2]string
+	}
+	err := askInfo(ctx, socket, &info)
+	info.Snapshotter = slices.Contains(info.DriverStatus, [2]string{"driver-type", snapshotterType})
+	return info.dockerd, err
 }
 
 // dockerRoot is the data-root of the engine.
@@ -92,14 +102,19 @@ func (h Host) checkDocker(ctx context.Context) []Finding {
 }
 
 // judgeEngine says what an engine does with a graph driver plugin of that name.
-func judgeEngine(e engine, driver string, gateOpen bool) []Finding {
+func judgeEngine(e dockerd, driver string, gateOpen bool) []Finding {
 	name, _, _ := strings.Cut(e.Driver, ":")
 	switch major := e.major(); {
 	case major == 0:
 		return []Finding{warn("", "engine version %q is not understood", e.Version)}
+	case e.Snapshotter && name == driver:
+		return []Finding{
+			ok("Docker %s runs on containerd's snapshotter %s", e.Version, e.Driver),
+			ok("docker run --storage-opt size= has no effect with a snapshotter, and Docker does not say so: the setting size of layervault bounds a container's layer"),
+		}
 	case major >= removedMajor:
-		return []Finding{lack("stay on Docker 27 or older; volumes work with every Docker: layervault help install",
-			"Docker %s: graph driver plugins were removed in 28.0", e.Version)}
+		return []Finding{lack("layervault containerd config --write --docker: layervault help containerd; volumes work with every Docker",
+			"Docker %s stores its layers with %s: graph driver plugins were removed in 28.0, it needs layervault's snapshotter", e.Version, e.Driver)}
 	case name == driver:
 		return []Finding{ok("Docker %s runs on %s", e.Version, e.Driver)}
 	case major == gatedMajor && !gateOpen:

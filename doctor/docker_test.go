@@ -12,20 +12,23 @@ import (
 func TestJudgeEngine(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
-		engine   engine
+		engine   dockerd
 		gateOpen bool
 		want     Verdict // of the worst finding
 		detail   string
 	}{
-		{"in use", engine{"26.1.5+dfsg1", true, "layervault:latest"}, false, Good, "runs on layervault:latest"},
-		{"ready", engine{"26.1.5", true, "overlay2"}, false, Warning, "stores its layers with overlay2"},
-		{"old and ready", engine{"20.10.24+dfsg1", true, "overlay2"}, false, Warning, "stores its layers with overlay2"},
-		{"not experimental", engine{"26.1.5", false, "overlay2"}, false, Missing, "is not experimental"},
-		{"27", engine{"27.5.1", true, "overlay2"}, false, Missing, "DOCKERD_DEPRECATED_GRAPHDRIVER_PLUGINS"},
-		{"27 with its variable", engine{"27.5.1", true, "overlay2"}, true, Warning, "stores its layers with overlay2"},
-		{"28", engine{"28.0.0", true, "overlay2"}, true, Missing, "removed in 28.0"},
-		{"29", engine{"29.1.2", false, "overlayfs"}, false, Missing, "removed in 28.0"},
-		{"no version", engine{}, false, Warning, "not understood"},
+		{"in use", dockerd{"26.1.5+dfsg1", true, "layervault:latest", false}, false, Good, "runs on layervault:latest"},
+		{"ready", dockerd{"26.1.5", true, "overlay2", false}, false, Warning, "stores its layers with overlay2"},
+		{"old and ready", dockerd{"20.10.24+dfsg1", true, "overlay2", false}, false, Warning, "stores its layers with overlay2"},
+		{"not experimental", dockerd{"26.1.5", false, "overlay2", false}, false, Missing, "is not experimental"},
+		{"27", dockerd{"27.5.1", true, "overlay2", false}, false, Missing, "DOCKERD_DEPRECATED_GRAPHDRIVER_PLUGINS"},
+		{"27 with its variable", dockerd{"27.5.1", true, "overlay2", false}, true, Warning, "stores its layers with overlay2"},
+		{"28", dockerd{"28.0.0", true, "overlay2", false}, true, Missing, "removed in 28.0"},
+		{"29", dockerd{"29.1.2", false, "overlayfs", false}, false, Missing, "removed in 28.0"},
+		{"29 on the snapshotter", dockerd{"29.1.2", false, "layervault", true}, false, Good, "--storage-opt size= has no effect"},
+		{"29 on another snapshotter", dockerd{"29.1.2", false, "overlayfs", true}, false, Missing, "it needs layervault's snapshotter"},
+		{"26 with the image store", dockerd{"26.1.5", false, "layervault", true}, false, Good, "containerd's snapshotter"},
+		{"no version", dockerd{}, false, Warning, "not understood"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			worst, details := Good, ""
@@ -56,7 +59,8 @@ func TestAskDocker(t *testing.T) {
 			http.NotFound(w, r)
 			return
 		}
-		_ = json.NewEncoder(w).Encode(map[string]any{"ServerVersion": "26.1.5", "ExperimentalBuild": true, "Driver": "overlay2", "Images": 3})
+		_ = json.NewEncoder(w).Encode(map[string]any{"ServerVersion": "26.1.5", "ExperimentalBuild": true, "Driver": "overlayfs", "Images": 3,
+			"DriverStatus": [][2]string{{"driver-type", "io.containerd.snapshotter.v1"}}})
 	})}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.Serve(l) }()
@@ -66,7 +70,7 @@ func TestAskDocker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (engine{"26.1.5", true, "overlay2"}); got != want {
+	if want := (dockerd{"26.1.5", true, "overlayfs", true}); got != want {
 		t.Errorf("engine is %+v", got)
 	}
 	if _, err := askDocker(t.Context(), path+".none"); err == nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 
+	"layervault/engine"
 	"layervault/keys"
 	"layervault/keys/unlock"
 )
@@ -58,6 +59,10 @@ type Host struct {
 	Cipher  string // of new images
 	Sector  int    // of new images, in bytes
 	Keys    unlock.Config
+	// Engines is where the container engines are looked for.
+	Engines engine.Host
+	// Snapshotter is what containerd's configuration is to have.
+	Snapshotter engine.Wanted
 	// NextStep is the command to type after an error, "" for none.
 	NextStep func(error) string
 }
@@ -85,6 +90,7 @@ func (h Host) Checks() []Check {
 	return append(checks, []Check{
 		{"e2fsprogs", one(checkTools)},
 		{"docker", h.checkDocker},
+		{"containerd", h.checkContainerd},
 		{"docker tmp", one(checkDockerTmp)},
 		{"data-root", func(ctx context.Context) []Finding { return []Finding{checkDataRoot(ctx, dockerSocket)} }},
 		{"root", one(checkRoot)},

@@ -69,6 +69,11 @@ func ParseDoors(list string) (open []string, err error) {
 // Has reports whether a door is to open.
 func (d Doors) Has(door string) bool { return slices.Contains(d.Open, door) }
 
+// Service is what serves containerd, without sockets of its own.
+func (d Doors) Service(l persist.Layout) *Containerd {
+	return &Containerd{Socket: d.Containerd, Layout: l, Mounts: snapshotMounts, Scratch: snapshotScratch}
+}
+
 // Listen makes the sockets, all or none, or takes them from systemd: docker's, nil for none, and
 // containerd's, nil for none, with all that is fixed; DefaultSize is for the caller to set.
 func (d Doors) Listen(ctx context.Context, env func(string) string, l persist.Layout) (docker net.Listener, snaps *Containerd, err error) {
@@ -102,10 +107,8 @@ func (d Doors) Listen(ctx context.Context, env func(string) string, l persist.La
 	if err != nil || snapshots == nil {
 		return docker, nil, err
 	}
-	snaps = &Containerd{
-		Listeners: []Listener{{Listener: snapshots, Services: snapshot.Snapshots}},
-		Socket:    d.Containerd, Layout: l, Mounts: snapshotMounts, Scratch: snapshotScratch,
-	}
+	snaps = d.Service(l)
+	snaps.Listeners = []Listener{{Listener: snapshots, Services: snapshot.Snapshots}}
 	diff, err := listen(DoorDiff, d.Diff)
 	if diff != nil {
 		snaps.Listeners = append(snaps.Listeners, Listener{Listener: diff, Services: snapshot.Diffs})

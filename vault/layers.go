@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"layervault/crypt"
 	"layervault/keys/unlock"
@@ -24,6 +25,7 @@ type LayerRow struct {
 	Name    string     `json:"name,omitempty"` // containerd's, of a snapshot
 	State   string     `json:"state,omitempty"`
 	Kind    layer.Kind `json:"kind"`
+	Created time.Time  `json:"created"`
 	UUID    string     `json:"uuid,omitempty"`   // LUKS2 UUID; "" for a fresh layer
 	Format  int        `json:"format,omitempty"` // of the image: what its header claims
 	Cipher  string     `json:"cipher,omitempty"` // in dm-crypt's notation
@@ -44,7 +46,7 @@ func ReadLayers(ctx context.Context, l persist.Layout) (_ []LayerRow, err error)
 	records, err := r.List(ctx)
 	rows := make([]LayerRow, 0, len(records))
 	for _, rec := range records {
-		row := LayerRow{Layer: rec.ID, Parent: rec.Parent, Name: rec.Name, State: string(rec.State), Kind: rec.Kind, Content: rec.Size}
+		row := LayerRow{Layer: rec.ID, Parent: rec.Parent, Name: rec.Name, State: string(rec.State), Kind: rec.Kind, Created: rec.Created, Content: rec.Size}
 		if u, err := r.Usage(rec.ID); err == nil {
 			row.Disk = u.Disk
 		}

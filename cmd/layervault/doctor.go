@@ -9,6 +9,9 @@ import (
 
 	"layervault/doctor"
 	"layervault/driver"
+	"layervault/engine"
+	"layervault/persist"
+	"layervault/plugin"
 )
 
 func newDoctorCommand(a *app) *cobra.Command {
@@ -30,7 +33,10 @@ func (a *app) doctor(ctx context.Context, s settings) error {
 	if err := s.check(); err != nil {
 		return err
 	}
-	host := doctor.Host{Driver: driver.Name, Persist: a.persist, Cipher: s.cipher, Sector: s.sectorBytes, Keys: a.keyConfig(s, nil), NextStep: nextStep}
+	host := doctor.Host{
+		Driver: driver.Name, Persist: a.persist, Cipher: s.cipher, Sector: s.sectorBytes, Keys: a.keyConfig(s, nil), NextStep: nextStep,
+		Snapshotter: engine.Wanted{Snapshots: plugin.DefaultSnapshotSocket, Diffs: plugin.DefaultDiffSocket, Exports: a.layout().Tier(persist.Vault)},
+	}
 	findings, err := doctor.Run(ctx, host.Checks())
 	if printErr := a.printFindings(findings); printErr != nil {
 		return printErr

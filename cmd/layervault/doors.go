@@ -25,9 +25,14 @@ func (d *doorSettings) register(f *pflag.FlagSet) {
 	f.StringVar(&d.doors, "doors", d.doors, "doors to open, of graph, volumes, snapshots and diff (env doors)")
 	f.BoolVar(&d.onlyVolumes, "volumes", false, "serve volumes only")
 	f.StringVar(&d.Socket, "socket", plugin.DefaultSocket, "socket of the doors graph and volumes")
+	d.containerdSockets(f)
+	f.StringVar(&d.Containerd, "containerd", d.Containerd, "containerd's socket, where the door diff reads blobs (env containerd)")
+}
+
+// containerdSockets adds the flags of the sockets for containerd.
+func (d *doorSettings) containerdSockets(f *pflag.FlagSet) {
 	f.StringVar(&d.Snapshots, "snapshot-socket", plugin.DefaultSnapshotSocket, "socket of the door snapshots")
 	f.StringVar(&d.Diff, "diff-socket", plugin.DefaultDiffSocket, "socket of the door diff")
-	f.StringVar(&d.Containerd, "containerd", d.Containerd, "containerd's socket, where the door diff reads blobs (env containerd)")
 }
 
 // check reads the list of doors.

@@ -14,11 +14,14 @@ import (
 	"layervault/disk"
 	"layervault/doctor"
 	"layervault/driver"
+	"layervault/engine"
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/unlock"
 	"layervault/layer"
+	"layervault/plugin"
 	"layervault/plugin/socket"
+	"layervault/snapshotter"
 	"layervault/vault"
 	"layervault/volume"
 )
@@ -146,6 +149,13 @@ var (
 		{errs: []error{volume.ErrUnclean}, step: "layervault volume key VOLUME | cryptsetup open --readonly --key-file - IMAGE rescue, then: mount -o ro,noload /dev/mapper/rescue PATH"},
 		{errs: []error{unix.EROFS}, step: "the disk is mounted read-only: verbs that read work (volume key, image key, volume mount), with --recovery-key-file where no slot opens"},
 		{errs: []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}, step: "layervault status shows the space; docker system prune frees some"},
+		{errs: []error{engine.ErrNotConfigurable}, step: "run containerd by itself: apt-get install containerd, systemctl enable --now containerd; and name its socket in daemon.json: layervault help containerd"},
+		{errs: []error{snapshotter.ErrRunning, snapshotter.ErrInUse}, step: "systemctl stop docker containerd layervault.socket layervault, then try again"},
+		{errs: []error{plugin.ErrSnapshots}, step: "layervault help containerd, \"When a database was lost\"; then: layervault snapshot check --mend"},
+		{errs: []error{engine.ErrNone}, step: "apt-get install containerd; for a containerd in another place: --config FILE"},
+		{errs: []error{engine.ErrEdit, engine.ErrOverridden}, step: "add the printed lines by hand"},
+		{errs: []error{engine.ErrRefused}, step: "nothing was changed; containerd config dump shows what containerd reads now"},
+		{errs: []error{engine.ErrTOML, engine.ErrJSON}, step: "correct the file that the message names; nothing was changed"},
 		{errs: []error{doctor.ErrHost}, step: "see the commands above, then: layervault doctor"},
 	}
 )

@@ -13,13 +13,16 @@ import (
 	"layervault/crypt/luks2"
 	"layervault/disk"
 	"layervault/doctor"
+	"layervault/engine"
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/pemkey"
 	"layervault/keys/secretio"
 	"layervault/keys/unlock"
 	"layervault/layer"
+	"layervault/plugin"
 	"layervault/plugin/socket"
+	"layervault/snapshotter"
 	"layervault/vault"
 	"layervault/volume"
 )
@@ -48,10 +51,10 @@ var statuses = []struct {
 		volume.ErrBadName, volume.ErrBadOption, volume.ErrUnknownOption, volume.ErrNotHere, disk.ErrBadFile, disk.ErrUnsupported}},
 	{statusNoSpace, []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}},
 	{statusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost, keys.ErrWeakSlot, keys.ErrWrongKey, vault.ErrOpensNothing, luks2.ErrNoKey}},
-	{statusDamaged, []error{keys.ErrForgedRing, keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, vault.ErrOtherImages, layer.ErrDamaged, volume.ErrDamaged, volume.ErrAmbiguous, disk.ErrKeyMissing, disk.ErrImageMissing, disk.ErrBadKey, ext4.ErrNotExt4, disk.ErrFaulty, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly, crypt.ErrOldFormat, vault.ErrUnfinished}},
+	{statusDamaged, []error{keys.ErrForgedRing, keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, vault.ErrOtherImages, layer.ErrDamaged, volume.ErrDamaged, volume.ErrAmbiguous, disk.ErrKeyMissing, disk.ErrImageMissing, disk.ErrBadKey, ext4.ErrNotExt4, disk.ErrFaulty, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly, crypt.ErrOldFormat, vault.ErrUnfinished, engine.ErrTOML, engine.ErrJSON, plugin.ErrSnapshots}},
 	{statusDenied, []error{keys.ErrBadMode, disk.ErrOutside, fs.ErrPermission}},
-	{statusHost, []error{doctor.ErrHost, keys.ErrAnchor, exec.ErrNotFound, disk.ErrTool}},
-	{statusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse, volume.ErrExists, volume.ErrInUse, volume.ErrBusyPath}},
+	{statusHost, []error{doctor.ErrHost, keys.ErrAnchor, exec.ErrNotFound, disk.ErrTool, engine.ErrNone, engine.ErrNotConfigurable}},
+	{statusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse, snapshotter.ErrRunning, snapshotter.ErrInUse, volume.ErrExists, volume.ErrInUse, volume.ErrBusyPath}},
 	{statusMissing, []error{keys.ErrNotFound, keys.ErrNoRing, handover.ErrNobody, layer.ErrNotFound, crypt.ErrNotExist, volume.ErrNotFound, volume.ErrNoDisk, volume.ErrNoRevision, disk.ErrNotFound, fs.ErrNotExist}},
 	{statusFailed, []error{context.Canceled}},
 }

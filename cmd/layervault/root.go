@@ -81,8 +81,8 @@ func newRootCommand(a *app) *cobra.Command {
 	add("daily", newStatusCommand(a), newDoctorCommand(a))
 	add("keys", newKeyCommand(a), newVaultCommand(a))
 	add("volumes", newVolumeCommand(a), newRevisionCommand(a), newDiskCommand(a))
-	add("layers", newImageCommand(a))
-	add("host", newServeCommand(a), newVersionCommand(a))
+	add("layers", newImageCommand(a), newSnapshotCommand(a))
+	add("host", newServeCommand(a), newContainerdCommand(a), newVersionCommand(a))
 	root.SetHelpCommandGroupID("daily")
 	root.SetCompletionCommandGroupID("host")
 	return root

@@ -15,7 +15,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -52,20 +54,22 @@ func waitFor(t *testing.T, is func() bool) {
 	}
 }
 
-// startContainerd starts containerd on layervault, with or without its differ.
-func startContainerd(t *testing.T, withDiffer bool) {
-	t.Helper()
-	differs := `"walking"`
-	if withDiffer {
-		differs = `"layervault-diff", "walking"`
-	}
-	config := `version = 2
+// bareConfig is a containerd that knows nothing of layervault, and doorConfig one that does, with
+// or without its differ.
+const bareConfig = `version = 2
 root = "/run/door/root"
 state = "/run/door/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"]
 [grpc]
   address = "/run/door/containerd.sock"
-[plugins."io.containerd.service.v1.diff-service"]
+`
+
+func doorConfig(withDiffer bool) string {
+	differ, differs := "walking", `"walking"`
+	if withDiffer {
+		differ, differs = "layervault-diff", `"layervault-diff", "walking"`
+	}
+	return bareConfig + `[plugins."io.containerd.service.v1.diff-service"]
   default = [` + differs + `]
 [proxy_plugins.layervault]
   type = "snapshot"
@@ -73,10 +77,28 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"]
 [proxy_plugins.layervault-diff]
   type = "diff"
   address = "/run/layervault/diff.sock"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux/` + runtime.GOARCH + `"
+  snapshotter = "layervault"
+  differ = "` + differ + `"
 `
+}
+
+// startContainerd starts containerd on layervault until the test ends, and removes all it has.
+func startContainerd(t *testing.T, withDiffer bool) {
+	t.Helper()
+	runContainerd(t, doorConfig(withDiffer))
+}
+
+// runContainerd starts containerd with a configuration, "" for the one that is there; stop stops
+// it before the test ends.
+func runContainerd(t *testing.T, config string) (stop func()) {
+	t.Helper()
 	sh(t, `mkdir -p /run/door`)
-	if err := os.WriteFile("/run/door/config.toml", []byte(config), 0o600); err != nil {
-		t.Fatal(err)
+	if config != "" {
+		if err := os.WriteFile("/run/door/config.toml", []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	cmd := exec.Command("containerd", "--config", "/run/door/config.toml")
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
@@ -84,15 +106,19 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"]
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
+	})
+	t.Cleanup(func() {
+		stop()
 		_, _ = run(context.Background(), "rm", "-rf", "/run/door")
 	})
 	waitFor(t, func() bool {
 		_, err := trySh(t, ctr+`$ctr version`)
 		return err == nil
 	})
+	return stop
 }
 
 // imageTar is a docker archive: busybox, a layer with a file in it, and one that deletes it.
