@@ -205,7 +205,7 @@ func (b *bench) commitAs(name, parent string) {
 func (b *bench) startStore() {
 	b.Helper()
 	b.start()
-	b.ok(b.Snapshotter.Close())
+	b.ok(b.Close())
 }
 
 func (b *bench) restartStore() {
