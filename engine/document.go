@@ -116,7 +116,7 @@ func (d *document) edit(settings []setting) (*document, error) {
 		}
 		next, err := parse(now.with(s))
 		if err != nil {
-			return nil, fmt.Errorf("%w: setting %s: %w", ErrEdit, dotted(s.path), err)
+			return nil, fmt.Errorf("%w: setting %s: %s", ErrEdit, dotted(s.path), err.Error()) // the result is no TOML, the file is
 		}
 		now = next
 	}
