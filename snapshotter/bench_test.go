@@ -39,17 +39,23 @@ func TestSuite(t *testing.T) {
 type bench struct {
 	*testing.T
 	*snapshottertest.Started
-	ctx context.Context
-	dir string
+	ctx    context.Context
+	dir    string
+	images snapshottertest.Images
 }
 
 func newBench(t *testing.T) *bench {
+	t.Helper()
+	return newBenchOf(t, images)
+}
+
+func newBenchOf(t *testing.T, images snapshottertest.Images) *bench {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "snapshotter")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{T: t, ctx: context.Background(), dir: dir}
+	b := &bench{T: t, ctx: context.Background(), dir: dir, images: images}
 	b.start()
 	t.Cleanup(func() {
 		b.ok(b.Stop())
@@ -63,7 +69,7 @@ func newBench(t *testing.T) *bench {
 func (b *bench) start() {
 	b.Helper()
 	var err error
-	b.Started, err = snapshottertest.Start(b.ctx, b.dir, slog.New(slog.NewTextHandler(b.Output(), nil)), images)
+	b.Started, err = snapshottertest.Start(b.ctx, b.dir, slog.New(slog.NewTextHandler(b.Output(), nil)), b.images)
 	b.ok(err)
 }
 
