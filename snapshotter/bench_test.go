@@ -3,6 +3,7 @@ package snapshotter_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -18,10 +19,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/layer"
+	"layervault/layer/layertest"
 	"layervault/snapshotter/snapshottertest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	dir := layertest.Helper()
+	if dir == "" {
+		goleak.VerifyTestMain(m)
+	}
+	fmt.Fprintln(os.Stderr, help(context.Background(), dir)) // it ends by a kill
+	os.Exit(1)
+}
 
 // TestSuite runs containerd's own suite. Its name says to leave out the renaming of a lower's
 // directory, which no overlayfs does without redirect_dir.
