@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,20 +28,45 @@ import (
 // ctr runs containerd's client with a script around it: $ctr is the client, $sn its flag.
 const ctr = `ctr="ctr --address /run/door/containerd.sock"; sn="--snapshotter layervault"; `
 
+// door is a running layervault with the doors for containerd.
+type door struct {
+	args []string
+	cmd  *exec.Cmd
+}
+
 // serveContainerd starts layervault with the doors for containerd, as packaging's unit does.
-func serveContainerd(t *testing.T) *exec.Cmd {
+func serveContainerd(t *testing.T, more ...string) *door {
 	t.Helper()
-	cmd := exec.Command("layervault", "serve", "--doors", "snapshots,diff", "--key", "versatile", "--containerd", "/run/door/containerd.sock")
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Start(); err != nil {
+	d := &door{args: append([]string{"serve", "--doors", "snapshots,diff", "--key", "versatile", "--containerd", "/run/door/containerd.sock"}, more...)}
+	if err := d.start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	waitFor(t, func() bool {
-		_, err := os.Stat("/run/layervault/diff.sock")
-		return err == nil
+	t.Cleanup(d.kill)
+	return d
+}
+
+// start returns when the doors answer. The sockets of a killed one may still lie there.
+func (d *door) start(ctx context.Context) error {
+	d.cmd = exec.Command("layervault", d.args...)
+	d.cmd.Stdout, d.cmd.Stderr = os.Stderr, os.Stderr
+	if err := d.cmd.Start(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	return poll(ctx, func() (bool, error) {
+		conn, err := net.Dial("unix", "/run/layervault/diff.sock")
+		if err != nil {
+			return false, nil
+		}
+		return true, conn.Close()
 	})
-	return cmd
+}
+
+// kill ends it as nothing else does.
+func (d *door) kill() {
+	_ = d.cmd.Process.Kill()
+	_ = d.cmd.Wait()
 }
 
 func waitFor(t *testing.T, is func() bool) {
@@ -53,7 +79,7 @@ func waitFor(t *testing.T, is func() bool) {
 }
 
 // startContainerd starts containerd on layervault, with or without its differ.
-func startContainerd(t *testing.T, withDiffer bool) {
+func startContainerd(t *testing.T, withDiffer bool) (kill func()) {
 	t.Helper()
 	differs := `"walking"`
 	if withDiffer {
@@ -93,6 +119,10 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"]
 		_, err := trySh(t, ctr+`$ctr version`)
 		return err == nil
 	})
+	return func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
 }
 
 // imageTar is a docker archive: busybox, a layer with a file in it, and one that deletes it.
@@ -184,14 +214,10 @@ func TestContainerdDoor(t *testing.T) {
 			sh(t, ctr+`until $ctr task exec --exec-id wait stays cat /file; do sleep 0.2; done`)
 			sh(t, ctr+`$ctr snapshot $sn usage stays | grep -q stays`)
 			// Without the service a container goes on; with the next one, new ones start.
-			if err := door.Process.Signal(syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			_ = door.Wait()
+			door.kill()
 			if got := sh(t, ctr+`$ctr task exec --exec-id during stays sh -c 'echo during >>/file; cat /file'`); got != "before\nduring" {
 				t.Errorf("without the service a container reads %q", got)
 			}
-			sh(t, `rm -f /run/layervault/*.sock`) // so that the next ones are seen
 			serveContainerd(t)
 			if got := sh(t, ctr+`$ctr run --rm $sn "$1" two cat /kept; $ctr task exec --exec-id after stays cat /file`, image); got != "keptbefore\nduring" {
 				t.Errorf("after a restart: %q", got)
