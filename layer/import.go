@@ -104,14 +104,16 @@ func (s *Store) Reset(ctx context.Context, id string) error {
 	}
 	defer unlock()
 	r, err := s.record(id)
-	if err != nil {
+	if err != nil || r.Kind != Writable {
 		return err
 	}
-	if r.Kind != Writable {
-		return nil
-	}
+	return s.reset(ctx, r)
+}
+
+// reset is Reset for a writable layer that is locked.
+func (s *Store) reset(ctx context.Context, r Record) error {
 	if r.State == Committed {
-		return fmt.Errorf("reset layer %s: %w: %s", id, ErrState, r.State)
+		return fmt.Errorf("reset layer %s: %w: %s", r.ID, ErrState, r.State)
 	}
 	// The record first: a crash in between leaves an image beside a fresh record,
 	// which fill erases.
@@ -121,7 +123,37 @@ func (s *Store) Reset(ctx context.Context, id string) error {
 		return err
 	}
 	// The warm image is the old one, whatever file lies at its path.
-	return errors.Join(s.warm.drop(id), s.eraseImage(ctx, r, id))
+	return errors.Join(s.warm.drop(r.ID), s.eraseImage(ctx, r, r.ID))
+}
+
+// Renew is Reset for a caller that knows its tar to be the whole one, by a digest: the next
+// Import is accepted whatever broke off before it, and whichever process made the layer. Error:
+// ErrNotFresh for a sealed layer.
+func (s *Store) Renew(ctx context.Context, id string) error {
+	unlock, err := s.lockLayer(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, err := s.record(id)
+	switch {
+	case err != nil:
+		return err
+	case r.Kind == Sealed:
+		return fmt.Errorf("renew layer %s: %w", id, ErrNotFresh)
+	case r.Kind == Writable:
+		err = s.reset(ctx, r)
+	case r.Owner != s.process:
+		r.Owner = s.process
+		err = s.writeRecord(r, "renew")
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.broken, id)
+	return nil
 }
 
 func (s *Store) isBroken(r Record) bool {

@@ -45,7 +45,7 @@ func Serve(ctx context.Context, l net.Listener, cfg Config) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	log := cfg.Log
-	upgrade := vault.NewUpgrading(cfg.Vault, cfg.Driver != nil || cfg.Containerd != nil, cfg.NoUpgrade)
+	upgrade := vault.NewUpgrading(cfg.Vault, cfg.Driver != nil || cfg.Containerd != nil, l != nil, cfg.NoUpgrade)
 	var starting sync.WaitGroup
 	var doors []socket.Door
 	var d *driver.Driver
@@ -84,9 +84,7 @@ func Serve(ctx context.Context, l net.Listener, cfg Config) error {
 	}
 	behind, stop := context.WithCancel(ctx)
 	defer stop()
-	if l != nil { // a process without the volumes cannot upgrade them
-		starting.Go(func() { upgrade.Run(behind) })
-	}
+	starting.Go(func() { upgrade.Run(behind) })
 
 	err := serveAll(ctx, l, doors, snaps)
 	stop()

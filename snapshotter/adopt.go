@@ -34,15 +34,11 @@ func (s *Snapshotter) adopt(ctx context.Context) error {
 }
 
 func (s *Snapshotter) adoptSnapshot(ctx context.Context, info snapshots.Info) error {
-	_, r, err := s.verified(ctx, info.Name)
+	_, chain, err := s.verifiedChain(ctx, info.Name)
 	if err != nil {
 		return err
 	}
-	chain, err := s.chainOf(r.ID)
-	if err != nil {
-		return err
-	}
-	s.attached.show(r.ID, chain)
+	s.attached.show(chain[0].ID, withImages(chain))
 	return nil
 }
 

@@ -27,6 +27,12 @@ import (
 // blobs that only containerd knows; ErrBadBlob.
 func (d *Differ) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (ocispec.Descriptor, error) {
 	out, err := d.apply(ctx, desc, mounts, opts)
+	if errors.Is(err, ErrNotOurs) {
+		// containerd asks its next differ, which writes to the mount.
+		if failed := d.s.provide(ctx, mounts); failed != nil {
+			err = failed
+		}
+	}
 	return out, classify(err)
 }
 
@@ -62,7 +68,8 @@ func (d *Differ) apply(ctx context.Context, desc ocispec.Descriptor, mounts []mo
 		return none, err
 	}
 	defer unlock()
-	if err := d.s.fillable(ctx, key, id); err != nil {
+	e, err := d.s.fillable(ctx, key, id)
+	if err != nil {
 		return none, fmt.Errorf("apply %s to snapshot %q: %w", desc.Digest, key, err)
 	}
 	blob, err := d.open(withNamespace(ctx, key), desc, packed, cfg.Progress)
@@ -70,55 +77,82 @@ func (d *Differ) apply(ctx context.Context, desc ocispec.Descriptor, mounts []mo
 		return none, fmt.Errorf("apply %s to snapshot %q: %w", desc.Digest, key, err)
 	}
 	defer func() { err = errors.Join(err, blob.Close()) }()
+	unpack := unpackingOf(key, e.info.Parent, e.info.Labels)
+	d.s.unpacks.settle(unpack)
 	if err := d.s.fill(ctx, id, blob); err != nil {
 		return none, fmt.Errorf("apply %s to snapshot %q: %w", desc.Digest, key, err)
 	}
+	d.s.unpacks.fill(unpack)
 	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Size: blob.size, Digest: blob.sum.Digest()}, nil
 }
 
 // fillable says why a layer cannot be filled by an import: nil for the empty image of an active
 // snapshot. The snapshot is locked.
-func (s *Snapshotter) fillable(ctx context.Context, key, id string) error {
+func (s *Snapshotter) fillable(ctx context.Context, key, id string) (entry, error) {
 	e, r, err := s.verified(ctx, key)
 	switch {
 	case err != nil:
-		return err
+		return e, err
 	case r.ID != id:
-		return fmt.Errorf("%w: mount is of layer %s", ErrForged, id)
+		return e, fmt.Errorf("%w: mount is of layer %s", ErrForged, id)
 	case e.info.Kind != snapshots.KindActive || r.Kind == layer.Sealed:
-		return layer.ErrNotFresh
+		return e, layer.ErrNotFresh
 	case r.Kind == layer.Fresh:
-		return nil
+		return e, nil
 	}
 	if err := s.attached.hold(ctx, id, []layer.Record{r}); err != nil {
-		return err
+		return e, err
 	}
 	entries, err := os.ReadDir(s.contentOf(id))
 	if err != nil {
-		return err
+		return e, err
 	}
 	if len(entries) > 0 {
-		return fmt.Errorf("%w: snapshot was written to", ErrNotOurs)
+		return e, fmt.Errorf("%w: snapshot was written to", ErrNotOurs)
 	}
-	return nil
+	return e, nil
 }
 
-// fill replaces the empty image of a layer by a sealed one, at the place where it is attached.
+// provide makes and attaches the image that the mount of a snapshot promises, if it is one of
+// ours and has none.
+func (s *Snapshotter) provide(ctx context.Context, mounts []mount.Mount) error {
+	m, err := s.attached.read(mounts)
+	if err != nil || !m.writable {
+		return nil //nolint:nilerr // not ours
+	}
+	r, err := s.snapshotOf(ctx, m.layers[0])
+	if err != nil || r.State != layer.Active || r.Kind != layer.Fresh {
+		return nil //nolint:nilerr // not ours, or there is an image
+	}
+	unlock, err := s.begin(ctx, r.Name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	e, chain, err := s.verifiedChain(ctx, r.Name)
+	if err == nil {
+		_, err = s.mountsOf(ctx, r.Name, e.info, chain)
+	}
+	return err
+}
+
+// fill gives a layer a sealed image, in the place of its empty one, where that is attached or is
+// to be.
 func (s *Snapshotter) fill(ctx context.Context, id string, tar io.Reader) error {
 	if err := s.attached.evict(ctx, id); err != nil {
 		return err
 	}
-	if err := s.layers.Reset(ctx, id); err != nil {
+	if err := s.layers.Renew(ctx, id); err != nil { // the blob has a digest
 		return err
 	}
 	if _, err := s.layers.Import(ctx, id, tar, user.IdentityMapping{}); err != nil {
 		return err
 	}
-	chain, err := s.chainOf(id)
+	r, err := s.layers.Get(id)
 	if err != nil {
 		return err
 	}
-	return s.attached.hold(ctx, id, chain)
+	return s.attached.hold(ctx, id, []layer.Record{r})
 }
 
 // blob is the uncompressed tar in a blob. Read fails in the place of io.EOF if the blob was not

@@ -109,7 +109,7 @@ func (a *attachments) ensure(ctx context.Context, r layer.Record) error {
 	if err != nil || mounted {
 		return err
 	}
-	if err := os.Mkdir(at, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := makePlace(at); err != nil {
 		return fmt.Errorf("attach layer %s: %w", r.ID, err)
 	}
 	if err := a.attach(ctx, r, at); err != nil {
@@ -119,6 +119,24 @@ func (a *attachments) ensure(ctx context.Context, r layer.Record) error {
 		return finalAt(at)
 	}
 	return nil
+}
+
+// makePlace makes the directory where an image is attached, in the place of what bar made.
+func makePlace(at string) error {
+	err := os.Mkdir(at, 0o700)
+	if !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if fi, err := os.Lstat(at); err != nil || fi.IsDir() {
+		return err
+	}
+	return errors.Join(os.Remove(at), os.Mkdir(at, 0o700))
+}
+
+// bar sees to it that nothing can be written where the image of a layer is not attached: a file
+// is where the directory would be.
+func (a *attachments) bar(id string) error {
+	return os.WriteFile(a.path(id), nil, 0o400)
 }
 
 // freeze makes an attached image read-only for everyone who mounts it from now on.

@@ -3,6 +3,7 @@ package snapshotter_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -18,10 +19,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/layer"
+	"layervault/layer/layertest"
 	"layervault/snapshotter/snapshottertest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	dir := layertest.Helper()
+	if dir == "" {
+		goleak.VerifyTestMain(m)
+	}
+	fmt.Fprintln(os.Stderr, help(context.Background(), dir)) // it ends by a kill
+	os.Exit(1)
+}
 
 // TestSuite runs containerd's own suite. Its name says to leave out the renaming of a lower's
 // directory, which no overlayfs does without redirect_dir.
@@ -39,17 +48,23 @@ func TestSuite(t *testing.T) {
 type bench struct {
 	*testing.T
 	*snapshottertest.Started
-	ctx context.Context
-	dir string
+	ctx    context.Context
+	dir    string
+	images snapshottertest.Images
 }
 
 func newBench(t *testing.T) *bench {
+	t.Helper()
+	return newBenchOf(t, images)
+}
+
+func newBenchOf(t *testing.T, images snapshottertest.Images) *bench {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "snapshotter")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{T: t, ctx: context.Background(), dir: dir}
+	b := &bench{T: t, ctx: context.Background(), dir: dir, images: images}
 	b.start()
 	t.Cleanup(func() {
 		b.ok(b.Stop())
@@ -63,7 +78,7 @@ func newBench(t *testing.T) *bench {
 func (b *bench) start() {
 	b.Helper()
 	var err error
-	b.Started, err = snapshottertest.Start(b.ctx, b.dir, slog.New(slog.NewTextHandler(b.Output(), nil)), images)
+	b.Started, err = snapshottertest.Start(b.ctx, b.dir, slog.New(slog.NewTextHandler(b.Output(), nil)), b.images)
 	b.ok(err)
 }
 

@@ -38,8 +38,8 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 	if e.info.Kind != snapshots.KindActive {
 		return fmt.Errorf("commit snapshot %q: it is not active: %w", key, errdefs.ErrFailedPrecondition)
 	}
-	if r.Kind == layer.Fresh { // an import into it was broken off
-		if r, err = s.refill(ctx, key, r); err != nil {
+	if r.Kind == layer.Fresh { // nothing was written to it
+		if r, err = s.refill(ctx, key, e.info, r); err != nil {
 			return fmt.Errorf("commit snapshot %q: %w", key, err)
 		}
 	}
@@ -57,6 +57,7 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 	if err := s.rename(ctx, name, key, r.ID, usage, opts); err != nil {
 		return errors.Join(fmt.Errorf("commit snapshot %q as %q: %w", key, name, err), content.Close())
 	}
+	s.unpacks.commit(unpackingOf(key, e.info.Parent, e.info.Labels))
 	s.writeBack(content, r.ID)
 	// Committed whatever comes now. An image that stays writable is that for a client that
 	// breaks the rules only.

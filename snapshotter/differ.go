@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -66,6 +65,9 @@ func (a *attachments) read(mounts []mount.Mount) (m shown, err error) {
 		return shown{}, fmt.Errorf("%w: mount of type %s", ErrNotOurs, one.Type)
 	}
 	for _, dir := range dirs {
+		if dir == a.path(emptyName) {
+			continue
+		}
 		id := a.layerAt(dir, crypt.DirDiff)
 		if id == "" {
 			return shown{}, fmt.Errorf("%w: %s is not below %s", ErrNotOurs, dir, a.dir)
@@ -94,15 +96,13 @@ func (s *Snapshotter) snapshotOf(ctx context.Context, id string) (layer.Record, 
 }
 
 // withNamespace gives a context the namespace of a snapshot, if it has none: containerd 1.7 leaves
-// it out of what it asks a differ. A snapshot of namespace N has the name "N/number/key" here
-// (containerd, core/metadata, createKey).
+// it out of what it asks a differ.
 func withNamespace(ctx context.Context, name string) context.Context {
 	if _, ok := namespaces.Namespace(ctx); ok {
 		return ctx
 	}
-	namespace, rest, _ := strings.Cut(name, "/")
-	number, _, ok := strings.Cut(rest, "/")
-	if _, err := strconv.ParseUint(number, 10, 64); !ok || err != nil {
+	namespace, _ := splitName(name)
+	if namespace == "" {
 		return ctx // of another program; its content store may want none
 	}
 	return namespaces.WithNamespace(ctx, namespace)

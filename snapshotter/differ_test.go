@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -39,7 +40,12 @@ type differBench struct {
 
 func newDifferBench(t *testing.T) *differBench {
 	t.Helper()
-	b := newBench(t)
+	return newDifferBenchOf(t, images)
+}
+
+func newDifferBenchOf(t *testing.T, images snapshottertest.Images) *differBench {
+	t.Helper()
+	b := newBenchOf(t, images)
 	blobs, err := snapshottertest.Blobs(b.dir)
 	b.ok(err)
 	return &differBench{bench: b, Differ: snapshotter.NewDiffer(b.Snapshotter, blobs), blobs: blobs}
@@ -159,6 +165,9 @@ func TestApplyRefuses(t *testing.T) {
 		"zstd, cut":            {b.put(ocispec.MediaTypeImageLayerZstd, zstandard(t, plain)[:60]), errdefs.ErrInvalidArgument},
 		"zstd, garbage behind": {b.put(ocispec.MediaTypeImageLayerZstd, append(zstandard(t, plain), "garbage"...)), snapshotter.ErrBadBlob},
 		"tar, cut":             {b.put(ocispec.MediaTypeImageLayer, plain[:514]), errdefs.ErrInvalidArgument},
+		"xz called gzip":       {b.put(ocispec.MediaTypeImageLayerGzip, []byte("\xfd7zXZ\x00, and so on")), snapshotter.ErrBadBlob},
+		"gzip called tar":      {b.put(ocispec.MediaTypeImageLayer, packed), errdefs.ErrInvalidArgument},
+		"no tar":               {b.put(ocispec.MediaTypeImageLayer, []byte(strings.Repeat("no tar ", 1000))), errdefs.ErrInvalidArgument},
 		"other digest": {other(good, func(d *ocispec.Descriptor) {
 			at := filepath.Join(b.dir, "content", "blobs", "sha256", digest.FromString("x").Encoded())
 			b.write(at, string(packed)) // a store that lies
@@ -188,6 +197,56 @@ func TestApplyRefuses(t *testing.T) {
 		})
 		b.ok(b.Remove(b.ctx, name))
 	}
+}
+
+// stalled is a content store whose blobs do not end.
+type stalled struct {
+	content.Store
+	reached chan struct{}
+	end     <-chan struct{}
+}
+
+type stalledReader struct {
+	content.ReaderAt
+	stalled
+}
+
+func (s stalled) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+	r, err := s.Store.ReaderAt(ctx, desc)
+	return stalledReader{r, s}, err
+}
+
+func (r stalledReader) ReadAt([]byte, int64) (int, error) {
+	close(r.reached)
+	<-r.end
+	return 0, io.ErrUnexpectedEOF
+}
+
+// A client that is killed in Apply leaves an empty snapshot, and holds up nobody.
+func TestApplyAbandoned(t *testing.T) {
+	b := newDifferBench(t)
+	b.unpackBase()
+	blob := b.put(ocispec.MediaTypeImageLayer, layerTar(t, "file"))
+	end := make(chan struct{})
+	store := stalled{b.blobs, make(chan struct{}), end}
+	ctx, cancel := context.WithCancel(b.ctx)
+	m := b.unpackOn("b", "a")
+	done := make(chan error, 1)
+	go func() {
+		_, err := snapshotter.NewDiffer(b.Snapshotter, store).Apply(ctx, blob, m)
+		done <- err
+	}()
+	<-store.reached
+	b.shows(b.prepare("meanwhile", chainName("a")), "base")
+	cancel()
+	close(end) // its connection ends with it
+	if err := <-done; err == nil {
+		t.Error("applied")
+	}
+	_, err := b.Apply(b.ctx, blob, m)
+	b.ok(err)
+	b.ok(b.Commit(b.ctx, chainName("b"), extract("b")))
+	b.shows(b.prepare("container", chainName("b")), "base file")
 }
 
 func flipped(data []byte) []byte {

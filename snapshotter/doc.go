@@ -12,7 +12,8 @@
 //
 // A snapshot is one layer, whose id is random:
 //
-//	active       writable image, own key; sealed once our differ filled it
+//	active       writable image, own key; none while it waits for our differ (see unpacks.go);
+//	             sealed once our differ filled it
 //	committed    the same layer: writable, now shown read-only, or sealed
 //	view         a record without an image, which names the parent
 //

@@ -1,12 +1,14 @@
 package snapshotter
 
 import (
+	"archive/tar"
 	"errors"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt"
+	"layervault/crypt/ext4"
 	"layervault/layer"
 )
 
@@ -47,6 +49,8 @@ var classes = []struct {
 	{layer.ErrState, errdefs.ErrFailedPrecondition},
 	{layer.ErrInUse, errdefs.ErrFailedPrecondition},
 	{layer.ErrCutOff, errdefs.ErrInvalidArgument},
+	{tar.ErrHeader, errdefs.ErrInvalidArgument},
+	{ext4.ErrBadTar, errdefs.ErrInvalidArgument},
 	{layer.ErrInterrupted, errdefs.ErrFailedPrecondition},
 	{layer.ErrDamaged, errdefs.ErrDataLoss},
 	{layer.ErrOtherImage, errdefs.ErrDataLoss},

@@ -27,61 +27,78 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 		return nil, err
 	}
 	defer unlock()
-	e, r, err := s.verified(ctx, key)
+	e, chain, err := s.verifiedChain(ctx, key)
 	if err != nil {
 		return nil, classify(err)
 	}
 	if e.info.Kind == snapshots.KindCommitted {
 		return nil, fmt.Errorf("snapshot %q is committed: %w", key, errdefs.ErrFailedPrecondition)
 	}
-	m, err := s.mountsOf(ctx, key, r.ID)
+	m, err := s.mountsOf(ctx, key, e.info, chain)
 	return m, classify(err)
 }
 
 // mountsOf attaches what a snapshot shows and describes its mount. The snapshot is locked.
-func (s *Snapshotter) mountsOf(ctx context.Context, key, id string) (_ []mount.Mount, err error) {
-	r, err := s.layers.Get(id)
-	if err == nil && r.State == layer.Active && r.Kind == layer.Fresh {
-		// An import into it was broken off.
-		r, err = s.refill(ctx, key, r)
+func (s *Snapshotter) mountsOf(ctx context.Context, key string, info snapshots.Info, chain []layer.Record) (_ []mount.Mount, err error) {
+	if top := chain[0]; top.State == layer.Active && top.Kind == layer.Fresh {
+		// Prepared for our differ, or an import into it was broken off.
+		if chain[0], err = s.refill(ctx, key, info, top); err != nil {
+			return nil, fmt.Errorf("snapshot %q: %w", key, err)
+		}
 	}
-	if err != nil {
+	shown := withImages(chain)
+	if err := s.attached.hold(ctx, chain[0].ID, shown); err != nil {
 		return nil, fmt.Errorf("snapshot %q: %w", key, err)
 	}
-	chain, err := s.chainOf(id)
-	if err != nil {
-		return nil, fmt.Errorf("snapshot %q: %w", key, err)
-	}
-	if err := s.attached.hold(ctx, id, chain); err != nil {
-		return nil, fmt.Errorf("snapshot %q: %w", key, err)
-	}
-	m, err := s.spec(chain, r.State == layer.Active && r.Kind == layer.Writable)
-	if err != nil {
-		return nil, fmt.Errorf("snapshot %q: %w", key, err)
-	}
-	return []mount.Mount{m}, nil
+	writable := chain[0].State == layer.Active && chain[0].Kind == layer.Writable
+	return s.spec(key, info, shown, writable)
 }
 
-func (s *Snapshotter) spec(chain []layer.Record, writable bool) (mount.Mount, error) {
-	paths := make([]string, 0, len(chain))
-	for _, r := range chain {
+// promise describes the mount that a snapshot has once its writable image is made, for our
+// differ, which needs no image. Nothing is attached, and nobody can write where the mount names
+// a directory.
+func (s *Snapshotter) promise(key string, info snapshots.Info, chain []layer.Record) ([]mount.Mount, error) {
+	if err := s.attached.bar(chain[0].ID); err != nil {
+		return nil, fmt.Errorf("snapshot %q: %w", key, err)
+	}
+	return s.spec(key, info, append(chain[:1:1], withImages(chain[1:])...), true)
+}
+
+// spec describes the mount of layers with images, highest first.
+func (s *Snapshotter) spec(key string, info snapshots.Info, shown []layer.Record, writable bool) ([]mount.Mount, error) {
+	paths := make([]string, 0, len(shown))
+	for _, r := range shown {
 		paths = append(paths, s.attached.path(r.ID))
 	}
-	m, err := stack.Spec(paths, writable)
-	if errors.Is(err, stack.ErrNoContent) {
-		return s.emptySpec()
+	base := ""
+	if writable && isRebased(info.Parent, info.Labels) {
+		// A tar that deletes a file of the layers below is not unpacked into a plain directory:
+		// there the deletion would be lost.
+		var err error
+		if base, err = s.emptyDir(); err != nil {
+			return nil, fmt.Errorf("snapshot %q: %w", key, err)
+		}
 	}
-	return mount.Mount{Type: m.Type, Source: m.Source, Options: m.Options}, err
+	m, err := stack.Spec(paths, base, writable)
+	if errors.Is(err, stack.ErrNoContent) {
+		// A view of no parent, which containerd compares the lowest layer with.
+		var dir string
+		dir, err = s.emptyDir()
+		m = stack.Mount{Type: "bind", Source: dir, Options: []string{"ro", "rbind"}}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %q: %w", key, err)
+	}
+	return []mount.Mount{{Type: m.Type, Source: m.Source, Options: m.Options}}, nil
 }
 
-// emptySpec shows a directory without files: a view of no parent, which containerd compares the
-// lowest layer with.
-func (s *Snapshotter) emptySpec() (mount.Mount, error) {
+// emptyDir is a directory without files.
+func (s *Snapshotter) emptyDir() (string, error) {
 	dir := s.attached.path(emptyName)
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return mount.Mount{}, err
+		return "", err
 	}
-	return mount.Mount{Type: "bind", Source: dir, Options: []string{"ro", "rbind"}}, nil
+	return dir, nil
 }
 
 // contentOf is where the content of an attached layer is seen.

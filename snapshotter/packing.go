@@ -2,6 +2,7 @@ package snapshotter
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -82,9 +83,18 @@ func (p packing) unpack(blob io.Reader) (io.ReadCloser, error) {
 		}
 		return out.IOReadCloser(), nil
 	default:
+		for name, mark := range unknownPackings {
+			if bytes.HasPrefix(start, []byte(mark)) {
+				return nil, fmt.Errorf("compression %s has no type of layer", name)
+			}
+		}
 		return io.NopCloser(in), nil
 	}
 }
+
+// unknownPackings are the marks of compressions that no type of layer names. Without them the
+// error would be one of the tar.
+var unknownPackings = map[string]string{"xz": "\xfd7zXZ\x00", "bzip2": "BZh", "lz4": "\x04\x22\x4d\x18"}
 
 // compressions are what a diff can be compressed by, by its type.
 var compressions = map[string]compression.Compression{

@@ -45,6 +45,10 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	if c.SizeLimit, err = sizeLimit(asked.Labels); err != nil {
 		return nil, fmt.Errorf("snapshot %q: %w", key, err)
 	}
+	// An image that our differ would erase again is not made.
+	unpack := unpackingOf(key, parent, asked.Labels)
+	promised := kind == snapshots.KindActive && s.unpacks.expects(unpack)
+	c.ReadWrite = !promised
 	id := newLayerID()
 	below, err := s.parentOf(ctx, key, parent)
 	if err != nil {
@@ -59,7 +63,7 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 			err = errors.Join(err, s.forget(context.WithoutCancel(ctx), key))
 		}
 	}()
-	if kind == snapshots.KindActive {
+	if kind == snapshots.KindActive && !promised {
 		if c.IDMap, err = s.rootOwner(ctx, id, below, asked.Labels); err != nil {
 			return nil, fmt.Errorf("snapshot %q: %w", key, err)
 		}
@@ -67,7 +71,21 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	if err := s.layers.Create(ctx, id, below, c); err != nil {
 		return nil, fmt.Errorf("snapshot %q: %w", key, err)
 	}
-	return s.mountsOf(ctx, key, id)
+	chain, err := s.layers.Chain(id)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %q: %w", key, err)
+	}
+	asked.Parent = parent
+	var m []mount.Mount
+	if promised {
+		m, err = s.promise(key, asked, chain)
+	} else {
+		m, err = s.mountsOf(ctx, key, asked, chain)
+	}
+	if err == nil && kind == snapshots.KindActive {
+		s.unpacks.begin(unpack, promised)
+	}
+	return m, err
 }
 
 // parentOf is the layer of a committed snapshot, "" for none.
@@ -120,23 +138,25 @@ func (s *Snapshotter) rootOwner(ctx context.Context, id, parent string, labels m
 	if parent == "" {
 		return user.IdentityMapping{}, nil
 	}
-	chain, err := s.chainOf(parent)
-	if err != nil || len(chain) == 0 {
+	chain, err := s.layers.Chain(parent)
+	if err != nil {
 		return user.IdentityMapping{}, err
 	}
-	if err := s.attached.hold(ctx, id, chain); err != nil {
+	shown := withImages(chain)
+	if len(shown) == 0 {
+		return user.IdentityMapping{}, nil
+	}
+	if err := s.attached.hold(ctx, id, shown); err != nil {
 		return user.IdentityMapping{}, err
 	}
-	return ownerOf(s.contentOf(chain[0].ID))
+	return ownerOf(s.contentOf(shown[0].ID))
 }
 
-// refill gives an active snapshot an empty image again, after an import into it was broken off.
-func (s *Snapshotter) refill(ctx context.Context, key string, r layer.Record) (layer.Record, error) {
-	e, err := s.db.find(ctx, key)
-	if err != nil {
-		return r, err
-	}
-	owner, err := s.rootOwner(ctx, r.ID, r.Parent, e.info.Labels)
+// refill gives an active snapshot without an image an empty one: it was promised one, or an
+// import into it was broken off.
+func (s *Snapshotter) refill(ctx context.Context, key string, info snapshots.Info, r layer.Record) (layer.Record, error) {
+	s.unpacks.settle(unpackingOf(key, info.Parent, info.Labels))
+	owner, err := s.rootOwner(ctx, r.ID, r.Parent, info.Labels)
 	if err != nil {
 		return r, err
 	}

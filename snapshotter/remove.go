@@ -20,7 +20,7 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 		return err
 	}
 	defer unlock()
-	var gone string
+	var gone entry
 	err = s.db.write(ctx, func(ctx context.Context, t tables) (err error) {
 		gone, err = s.leave(ctx, t, key)
 		return err
@@ -28,7 +28,8 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 	if err != nil {
 		return classify(fmt.Errorf("remove snapshot %q: %w", key, err))
 	}
-	s.attached.drop(gone)
+	s.unpacks.end(unpackingOf(key, gone.info.Parent, gone.info.Labels))
+	s.attached.drop(gone.layer)
 	s.eraseBehind()
 	return nil
 }
@@ -36,33 +37,32 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 // leave removes a snapshot from the database and lists its layer as one to be erased. A layer
 // whose record says that it is another snapshot's stays: the database is not believed, and may be
 // an older one. A layer whose commit was interrupted is no other snapshot's.
-func (s *Snapshotter) leave(ctx context.Context, t tables, key string) (id string, err error) {
-	e, err := t.entry(ctx, key)
-	if err != nil {
-		return "", err
+func (s *Snapshotter) leave(ctx context.Context, t tables, key string) (e entry, err error) {
+	if e, err = t.entry(ctx, key); err != nil {
+		return e, err
 	}
 	if _, _, err := storage.Remove(ctx, key); err != nil {
-		return "", err
+		return e, err
 	}
 	if err := t.remove(bucketLayers, e.number); err != nil {
-		return "", err
+		return e, err
 	}
 	committing, err := t.get(bucketCommitting, e.layer)
 	if err != nil {
-		return "", err
+		return e, err
 	}
 	if err := t.remove(bucketCommitting, e.layer); err != nil {
-		return "", err
+		return e, err
 	}
 	switch r, err := s.layers.Get(e.layer); {
 	case e.layer == "", errors.Is(err, layer.ErrNotFound):
-		return e.layer, nil
+		return e, nil
 	case err == nil && r.State == layer.Committed && r.Name == committing:
 	case err == nil && (r.Name != key || r.State != states[e.info.Kind]):
 		s.log.WarnContext(ctx, "the layer of a removed snapshot stays: its record says that it is another one", "snapshot", key, "layer", e.layer, "name", r.Name, "state", r.State)
-		return e.layer, nil
+		return e, nil
 	}
-	return e.layer, t.put(bucketRemoved, e.layer, key)
+	return e, t.put(bucketRemoved, e.layer, key)
 }
 
 // Cleanup erases the layers of all removed snapshots, and waits for it.

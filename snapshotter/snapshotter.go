@@ -49,6 +49,7 @@ type Snapshotter struct {
 	locks    keylock.Locks // by key of a snapshot
 	attached *attachments
 	eraser   eraser
+	unpacks  unpacks
 
 	stop    context.CancelFunc
 	behind  context.Context // of what runs after an answer; ends at Close

@@ -28,52 +28,71 @@ func (s *Snapshotter) verified(ctx context.Context, key string) (entry, layer.Re
 	return e, r, err
 }
 
-// recordOf is the record of a snapshot's layer, if it says of itself what the database says of
-// the snapshot. Errors: ErrLost, ErrForged, ErrUnfinished, and those of layer.Store.Get.
-func (s *Snapshotter) recordOf(key string, e entry) (layer.Record, error) {
-	r, err := s.layers.Get(e.layer)
-	if errors.Is(err, layer.ErrNotFound) || e.layer == "" {
-		return layer.Record{}, fmt.Errorf("snapshot %q: %w: %s", key, ErrLost, e.layer)
-	}
+// verifiedChain is verified with the records of all layers below, highest first.
+func (s *Snapshotter) verifiedChain(ctx context.Context, key string) (entry, []layer.Record, error) {
+	e, err := s.db.find(ctx, key)
 	if err != nil {
-		return layer.Record{}, fmt.Errorf("snapshot %q: %w", key, err)
+		return entry{}, nil, err
 	}
-	if e.info.Kind == snapshots.KindActive && r.State == layer.Committed {
-		return r, fmt.Errorf("snapshot %q: %w", key, ErrUnfinished)
+	chain, err := s.layers.Chain(e.layer)
+	if err != nil {
+		return e, nil, s.unread(key, e, err)
 	}
-	if r.Name != key || r.State != states[e.info.Kind] {
-		return layer.Record{}, fmt.Errorf("snapshot %q: %w: layer %s is %q, %s", key, ErrForged, r.ID, r.Name, r.State)
+	name := ""
+	if len(chain) > 1 {
+		name = chain[1].Name
 	}
-	return r, s.checkParent(key, e.info.Parent, r)
+	return e, chain, check(key, e, chain[0], name)
 }
 
-// checkParent is ErrForged if the database gives a layer another parent than its record does.
-func (s *Snapshotter) checkParent(key, parent string, r layer.Record) error {
+// recordOf is the record of a snapshot's layer, if it says of itself what the database says of
+// the snapshot. Errors: ErrLost, and those of check and layer.Store.Get.
+func (s *Snapshotter) recordOf(key string, e entry) (layer.Record, error) {
+	r, err := s.layers.Get(e.layer)
+	if err != nil {
+		return layer.Record{}, s.unread(key, e, err)
+	}
 	name := ""
 	if r.Parent != "" {
 		p, err := s.layers.Get(r.Parent)
 		if err != nil {
-			return fmt.Errorf("snapshot %q: parent: %w", key, err)
+			return layer.Record{}, fmt.Errorf("snapshot %q: parent: %w", key, err)
 		}
 		name = p.Name
 	}
-	if name != parent {
-		return fmt.Errorf("snapshot %q: %w: parent of layer %s is %q, not %q", key, ErrForged, r.ID, name, parent)
+	return r, check(key, e, r, name)
+}
+
+// unread says why the record of a snapshot's layer, or of one below, cannot be read: ErrLost if
+// the layer itself does not exist.
+func (s *Snapshotter) unread(key string, e entry, err error) error {
+	if e.layer == "" || errors.Is(err, layer.ErrNotFound) && !s.layers.Exists(e.layer) {
+		return fmt.Errorf("snapshot %q: %w: %s", key, ErrLost, e.layer)
+	}
+	return fmt.Errorf("snapshot %q: %w", key, err)
+}
+
+// check compares what the database says of a snapshot with its layer's record, and with the
+// name that the record of the layer's parent has. Errors: ErrForged, ErrUnfinished.
+func check(key string, e entry, r layer.Record, parent string) error {
+	switch {
+	case e.info.Kind == snapshots.KindActive && r.State == layer.Committed:
+		return fmt.Errorf("snapshot %q: %w", key, ErrUnfinished)
+	case r.Name != key || r.State != states[e.info.Kind]:
+		return fmt.Errorf("snapshot %q: %w: layer %s is %q, %s", key, ErrForged, r.ID, r.Name, r.State)
+	case parent != e.info.Parent:
+		return fmt.Errorf("snapshot %q: %w: parent of layer %s is %q, not %q", key, ErrForged, r.ID, parent, e.info.Parent)
 	}
 	return nil
 }
 
-// chainOf are the records of a layer and its ancestors that have an image, highest first.
-func (s *Snapshotter) chainOf(id string) ([]layer.Record, error) {
-	chain, err := s.layers.Chain(id)
-	if err != nil {
-		return nil, err
-	}
-	images := chain[:0]
+// withImages are the layers of a chain that have an image.
+func withImages(chain []layer.Record) []layer.Record {
+	var with []layer.Record
 	for _, r := range chain {
 		if r.Kind != layer.Fresh {
-			images = append(images, r)
+			with = append(with, r)
 		}
 	}
-	return images, nil
+	return with
 }

@@ -45,17 +45,20 @@ func (s *Stack) Attach(ctx context.Context, r layer.Record, at string) error {
 
 // Spec describes the mount of attached layers, for other processes to make while the layers are
 // attached. The directories are given from the layer itself to the lowest; writable applies to
-// the layer itself.
-func Spec(attached []string, writable bool) (Mount, error) {
+// the layer itself. base is a directory to be shown below all of them, "" for none.
+func Spec(attached []string, base string, writable bool) (Mount, error) {
 	if len(attached) == 0 {
 		return Mount{}, ErrNoContent
 	}
-	contents := make([]string, 0, len(attached))
+	contents := make([]string, 0, len(attached)+1)
 	for _, dir := range attached {
 		if strings.ContainsAny(dir, `,:\`) {
 			return Mount{}, fmt.Errorf(`%w: %s contains one of , : \`, ErrPath, dir)
 		}
 		contents = append(contents, filepath.Join(dir, crypt.DirDiff))
+	}
+	if base != "" {
+		contents = append(contents, base)
 	}
 	if len(contents) == 1 {
 		access := "ro"

@@ -35,19 +35,21 @@ func TestSpecOptions(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		attached []string
+		base     string
 		writable bool
 		kind     string
 		source   string
 		options  []string // the first ones
 	}{
-		{"one layer", []string{"/s/1"}, false, "bind", "/s/1/diff", []string{"ro", "rbind"}},
-		{"one writable layer", []string{"/s/1"}, true, "bind", "/s/1/diff", []string{"rw", "rbind"}},
-		{"several", []string{"/s/2", "/s/1"}, false, "overlay", "overlay", []string{"lowerdir=/s/2/diff:/s/1/diff"}},
-		{"several, writable", []string{"/s/3", "/s/2", "/s/1"}, true, "overlay", "overlay",
+		{"one layer", []string{"/s/1"}, "", false, "bind", "/s/1/diff", []string{"ro", "rbind"}},
+		{"one writable layer", []string{"/s/1"}, "", true, "bind", "/s/1/diff", []string{"rw", "rbind"}},
+		{"several", []string{"/s/2", "/s/1"}, "", false, "overlay", "overlay", []string{"lowerdir=/s/2/diff:/s/1/diff"}},
+		{"several, writable", []string{"/s/3", "/s/2", "/s/1"}, "", true, "overlay", "overlay",
 			[]string{"lowerdir=/s/2/diff:/s/1/diff", "upperdir=/s/3/diff", "workdir=/s/3/work"}},
-		{"many", attachedAt("/run/layervault/of/some/length", 400), true, "overlay", "overlay", nil},
+		{"one on a directory", []string{"/s/1"}, "/s/empty", true, "overlay", "overlay", []string{"lowerdir=/s/empty", "upperdir=/s/1/diff", "workdir=/s/1/work"}},
+		{"many", attachedAt("/run/layervault/of/some/length", 400), "", true, "overlay", "overlay", nil},
 	} {
-		m, err := stack.Spec(c.attached, c.writable)
+		m, err := stack.Spec(c.attached, c.base, c.writable)
 		if err != nil || m.Type != c.kind || m.Source != c.source || len(m.Options) < len(c.options) || !slices.Equal(m.Options[:len(c.options)], c.options) {
 			t.Errorf("%s: %+v, %v", c.name, m, err)
 		}
@@ -61,11 +63,11 @@ func TestSpecOptions(t *testing.T) {
 
 func TestSpecRefuses(t *testing.T) {
 	for _, dir := range []string{"/a:b", "/a,b", `/a\b`} {
-		if _, err := stack.Spec([]string{dir, "/c"}, true); !errors.Is(err, stack.ErrPath) {
+		if _, err := stack.Spec([]string{dir, "/c"}, "", true); !errors.Is(err, stack.ErrPath) {
 			t.Errorf("%s: %v", dir, err)
 		}
 	}
-	if _, err := stack.Spec(nil, false); !errors.Is(err, stack.ErrNoContent) {
+	if _, err := stack.Spec(nil, "", false); !errors.Is(err, stack.ErrNoContent) {
 		t.Errorf("no layers: %v", err)
 	}
 	for name, attached := range map[string][]string{
@@ -73,7 +75,7 @@ func TestSpecRefuses(t *testing.T) {
 		// Nothing in common that could be left out.
 		"far apart": append(attachedAt("/a/"+strings.Repeat("x", 100), 20), attachedAt("/b/"+strings.Repeat("x", 100), 20)...),
 	} {
-		if _, err := stack.Spec(attached, false); !errors.Is(err, layer.ErrTooDeep) {
+		if _, err := stack.Spec(attached, "", false); !errors.Is(err, layer.ErrTooDeep) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -97,7 +99,7 @@ func TestAttach(t *testing.T) {
 		}
 		b.nothingOpen()
 		writable := id == "top" || id == "alone"
-		m, err := stack.Spec(attached, writable)
+		m, err := stack.Spec(attached, "", writable)
 		b.ok(err)
 		flags, data := uintptr(0), strings.Join(m.Options, ",")
 		if m.Type == "bind" {

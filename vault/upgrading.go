@@ -10,24 +10,27 @@ import (
 	"layervault/volume"
 )
 
-// Upgrading brings a vault of format 1 to format 2 while a plugin serves it. No request waits
-// for the whole upgrade: what docker asks meanwhile waits for one layer or volume at most. An
-// upgrade that ends because the plugin stops goes on at the next start.
+// Upgrading brings a vault of format 1 to format 2 while a process serves it. No request waits
+// for the whole upgrade: what a client asks meanwhile waits for one layer or volume at most. An
+// upgrade that ends because the process stops goes on at the next start.
 type Upgrading struct {
 	vault *Vault
 	off   bool
-	// layers and volumes give the stores once they are open. The one of layers is nil where
-	// the plugin serves volumes alone.
+	// layers and volumes give the stores once they are open; nil where the process does not
+	// serve them. The upgrade opens such a store for itself.
 	layers  chan *layer.Store
 	volumes chan *volume.Store
 }
 
-// NewUpgrading makes the upgrade of a vault that is served, with layers or with volumes
-// alone. With off it upgrades nothing, and says so.
-func NewUpgrading(v *Vault, withLayers, off bool) *Upgrading {
-	u := &Upgrading{vault: v, off: off, volumes: make(chan *volume.Store, 1)}
-	if withLayers {
+// NewUpgrading makes the upgrade of a vault of which layers, volumes or both are served. With
+// off it upgrades nothing, and says so.
+func NewUpgrading(v *Vault, layers, volumes, off bool) *Upgrading {
+	u := &Upgrading{vault: v, off: off}
+	if layers {
 		u.layers = make(chan *layer.Store, 1)
+	}
+	if volumes {
+		u.volumes = make(chan *volume.Store, 1)
 	}
 	return u
 }
@@ -48,13 +51,15 @@ func (u *Upgrading) VolumesOpen(s *volume.Store) { u.volumes <- s }
 func (u *Upgrading) Run(ctx context.Context) {
 	var layers *layer.Store
 	var volumes *volume.Store
-	select {
-	case volumes = <-u.volumes:
-	case <-ctx.Done():
-		return
-	}
-	if volumes == nil {
-		return // the log says why
+	if u.volumes != nil {
+		select {
+		case volumes = <-u.volumes:
+		case <-ctx.Done():
+			return
+		}
+		if volumes == nil {
+			return // the log says why
+		}
 	}
 	if u.layers != nil {
 		select {
@@ -83,7 +88,7 @@ func (u *Upgrading) Run(ctx context.Context) {
 	}
 }
 
-// tier upgrades one tier. layers is nil where this process does not serve its layers.
+// tier upgrades one tier. layers and volumes are nil where this process does not serve them.
 func (u *Upgrading) tier(ctx context.Context, tier persist.Tier, layers *layer.Store, volumes *volume.Store) (err error) {
 	v := u.vault
 	// Before it is unlocked, for an upgrade happens once. A ring that lies about its floor gains
@@ -112,6 +117,12 @@ func (u *Upgrading) tier(ctx context.Context, tier persist.Tier, layers *layer.S
 			return err
 		}
 		defer func() { err = errors.Join(err, layers.Close(context.WithoutCancel(ctx))) }()
+	}
+	if volumes == nil {
+		if volumes, err = v.OpenVolumes(ctx); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, volumes.Close()) }()
 	}
 	v.log.Info("upgrading a tier to format 2", "tier", tier)
 	_, err = Upgrade{Contents: v.Contents(tier), Keys: open.Source, Layers: layers, Volumes: volumes, Log: v.log}.Run(ctx)

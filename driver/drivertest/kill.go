@@ -1,7 +1,6 @@
 package drivertest
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -9,25 +8,16 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 
 	"layervault/driver"
+	"layervault/layer/layertest"
 	"layervault/persist"
-)
-
-// Environment of the helper process: where its driver lives, and the checkpoint
-// ("op/step") at which it kills itself, or "" to work until it is killed.
-const (
-	envDir  = "LAYERVAULT_DRIVERTEST_DIR"
-	envKill = "LAYERVAULT_DRIVERTEST_KILL"
 )
 
 // Main is TestMain of a package that runs the suite: in the helper process, which
@@ -37,11 +27,11 @@ func Main(m *testing.M, make Factory) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	dir := os.Getenv(envDir)
+	dir := layertest.Helper()
 	if dir == "" {
 		goleak.VerifyTestMain(m)
 	}
-	if err := help(context.Background(), dir, os.Getenv(envKill), make); err != nil {
+	if err := help(context.Background(), dir, make); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -60,14 +50,9 @@ func helperConfig(dir string, make Factory) driver.Config {
 	return cfg
 }
 
-func help(ctx context.Context, dir, kill string, make Factory) error {
+func help(ctx context.Context, dir string, make Factory) error {
 	cfg := helperConfig(dir, make)
-	cfg.Checkpoint = func(op, _, step string) error {
-		if op+"/"+step == kill {
-			return syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
-		}
-		return nil
-	}
+	cfg.Checkpoint = layertest.HelperCheckpoint
 	d := driver.New(cfg)
 	if err := d.Init(ctx, driver.Options{Home: filepath.Join(dir, "home")}); err != nil {
 		return err
@@ -83,9 +68,8 @@ func help(ctx context.Context, dir, kill string, make Factory) error {
 				if err := helpRound(ctx, d, fmt.Sprintf("k%d-%d", n, round), body); err != nil {
 					return err
 				}
-				fmt.Println("round")
-				if kill != "" && round > 0 {
-					return errors.New("the checkpoint was never reached")
+				if err := layertest.HelperRound(round); err != nil {
+					return err
 				}
 			}
 		})
@@ -135,18 +119,12 @@ func helpRound(ctx context.Context, d *driver.Driver, id string, body []byte) er
 // rounds, and wants a clean restart each time: what was answered for is there,
 // what was not is gone or usable, everything can be removed, nothing leaks.
 func testKill(t *testing.T, make Factory) {
-	// After how many rounds of the helper it is killed where no checkpoint is named.
-	rounds := []int{2, 5, 9}
-	kills := []string{
+	for _, kill := range layertest.Kills(
 		"create/directory made", "create/image made", "create/record written", "create/renamed",
 		"import into/image made", "import into/image renamed", "import into/record written",
 		"make writable/image made", "make writable/image renamed", "make writable/record written",
 		"reset/record written", "remove/renamed", "remove/unlinked",
-	}
-	for _, n := range rounds {
-		kills = append(kills, fmt.Sprintf("%s%d", anyMoment, n))
-	}
-	for _, kill := range kills {
+	) {
 		t.Run(kill, func(t *testing.T) {
 			b := newBench(t, make)
 			b.cfg = helperConfig(filepath.Dir(b.persist), make)
@@ -158,7 +136,7 @@ func testKill(t *testing.T, make Factory) {
 			want := b.diff("done", "")
 			b.ok(b.Close(b.ctx))
 
-			runKilled(t, filepath.Dir(b.persist), kill, body)
+			layertest.KillHelper(t, filepath.Dir(b.persist), kill, body)
 
 			b.Driver = driver.New(b.cfg)
 			b.ok(b.Resume(b.ctx))
@@ -181,50 +159,5 @@ func testKill(t *testing.T, make Factory) {
 				})
 			}
 		})
-	}
-}
-
-// anyMoment before a number of rounds stands for no checkpoint.
-const anyMoment = "after rounds "
-
-func runKilled(t *testing.T, dir, kill string, body []byte) {
-	t.Helper()
-	rounds := 0
-	after, any := strings.CutPrefix(kill, anyMoment)
-	if any {
-		var err error
-		if rounds, err = strconv.Atoi(after); err != nil {
-			t.Fatal(err)
-		}
-		kill = ""
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self, "-test.run=^$")
-	cmd.Env = append(os.Environ(), envDir+"="+dir, envKill+"="+kill)
-	cmd.Stdin = bytes.NewReader(body)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for lines := bufio.NewScanner(out); lines.Scan(); rounds-- {
-		if kill == "" && rounds <= 0 {
-			if err := cmd.Process.Kill(); err != nil {
-				t.Error(err)
-			}
-			break
-		}
-	}
-	err = cmd.Wait()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		t.Fatalf("the helper ended with %v: %s", err, stderr.String())
 	}
 }

@@ -89,6 +89,10 @@ func dial(path string) (*grpc.ClientConn, error) {
 
 // behind opens a snapshotter below dir, with a differ that reads blobs from a store, nil for none.
 func behind(dir string, blobs content.Store, started *atomic.Pointer[snapshottertest.Started]) func(context.Context) (*snapshot.Backend, error) {
+	return behindOf(dir, blobs, started, images)
+}
+
+func behindOf(dir string, blobs content.Store, started *atomic.Pointer[snapshottertest.Started], images snapshottertest.Images) func(context.Context) (*snapshot.Backend, error) {
 	return func(ctx context.Context) (*snapshot.Backend, error) {
 		s, err := snapshottertest.Start(ctx, dir, slog.New(slog.DiscardHandler), images)
 		if err != nil {
@@ -192,6 +196,32 @@ func TestLocked(t *testing.T) {
 		t.Error(err)
 	}
 	must(t, errors.Join(s.stop(), started.Load().Stop(), started.Load().Reboot()))
+}
+
+// A second service for the same vault says why it cannot serve, and serves when the first one ends.
+func TestTwoServices(t *testing.T) {
+	ctx, dir := t.Context(), folder(t)
+	var one, two atomic.Pointer[snapshottertest.Started]
+	first, err := serve(ctx, dir, snapshot.Config{Open: behind(dir, nil, &one)})
+	must(t, err)
+	_, err = first.Prepare(ctx, "key", "")
+	must(t, err)
+	second, err := serve(ctx, folder(t), snapshot.Config{Open: behind(dir, nil, &two)})
+	must(t, err)
+	if _, err := second.Stat(ctx, "key"); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "another layervault") {
+		t.Errorf("the second service: %v", err)
+	}
+	if _, err := first.Prepare(ctx, "key two", ""); err != nil {
+		t.Errorf("the first service: %v", err)
+	}
+	must(t, errors.Join(first.stop(), one.Load().Stop()))
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err = second.Mounts(ctx, "key"); err == nil || time.Now().After(end) {
+			break
+		}
+	}
+	must(t, err)
+	must(t, errors.Join(second.stop(), two.Load().Stop(), two.Load().Reboot()))
 }
 
 // panicking is a snapshotter with a fault, and one call that lasts.

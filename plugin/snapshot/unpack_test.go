@@ -16,6 +16,8 @@ import (
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/diff/apply"
 	imagetypes "github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/mount"
@@ -45,6 +47,7 @@ type daemon struct {
 	*metadata.DB
 	served  *served
 	started atomic.Pointer[snapshottertest.Started]
+	count   snapshottertest.Count
 }
 
 func newDaemon(ctx context.Context, t *testing.T) *daemon {
@@ -54,7 +57,7 @@ func newDaemon(ctx context.Context, t *testing.T) *daemon {
 	path := filepath.Join(dir, "containerd.sock")
 	blobs, err := snapshot.NewContent(path)
 	must(t, err)
-	d.served, err = serve(ctx, dir, snapshot.Config{Open: behind(dir, blobs, &d.started)})
+	d.served, err = serve(ctx, dir, snapshot.Config{Open: behindOf(dir, blobs, &d.started, d.count.Of(images))})
 	must(t, err)
 	store, err := local.NewStore(filepath.Join(dir, "content"))
 	must(t, err)
@@ -109,8 +112,8 @@ func (d *daemon) image(ctx context.Context, t *testing.T, layers ...[]byte) (oci
 }
 
 // unpack does what a pull does once the blobs are there.
-func (d *daemon) unpack(ctx context.Context, manifest ocispec.Descriptor, parallel bool) error {
-	p := unpack.Platform{Platform: platforms.All, SnapshotterKey: "layervault", Snapshotter: d.Snapshotter("layervault"), Applier: d.served.differ}
+func (d *daemon) unpack(ctx context.Context, manifest ocispec.Descriptor, parallel bool, applier diff.Applier) error {
+	p := unpack.Platform{Platform: platforms.All, SnapshotterKey: "layervault", Snapshotter: d.Snapshotter("layervault"), Applier: applier}
 	opts := []unpack.UnpackerOpt{}
 	if parallel {
 		p.SnapshotterCapabilities = []string{"rebase"}
@@ -138,21 +141,32 @@ func layerOf(t *testing.T, files ...string) []byte {
 }
 
 // TestUnpack unpacks an image by containerd's own code, layer after layer and several at once,
-// makes a container's snapshot of it, and lets containerd collect everything.
+// by our differ and by its own, makes a container's snapshot of it, and lets containerd collect
+// everything.
 func TestUnpack(t *testing.T) {
-	for _, parallel := range []bool{false, true} {
-		t.Run(fmt.Sprintf("parallel %t", parallel), func(t *testing.T) {
+	for _, c := range []struct{ parallel, ours bool }{{false, true}, {true, true}, {false, false}, {true, false}} {
+		t.Run(fmt.Sprintf("parallel %t, our differ %t", c.parallel, c.ours), func(t *testing.T) {
 			ctx := namespaces.WithNamespace(t.Context(), "here")
 			d := newDaemon(ctx, t)
 			layers := [][]byte{layerOf(t, "base"), layerOf(t, "kept", "deleted"), layerOf(t, ".wh.deleted", "top")}
 			manifest, chain := d.image(ctx, t, layers...)
-			must(t, d.unpack(ctx, manifest, parallel))
-			must(t, d.unpack(ctx, manifest, parallel)) // nothing to do
+			applier, kind := diff.Applier(d.served.differ), layer.Sealed
+			if !c.ours {
+				applier, kind = apply.NewFileSystemApplier(d.ContentStore()), layer.Writable
+			}
+			must(t, d.unpack(ctx, manifest, c.parallel, applier))
+			must(t, d.unpack(ctx, manifest, c.parallel, applier)) // nothing to do
+			switch made := int(d.count.Writable.Load()); {
+			case c.ours && !c.parallel && made != 1:
+				t.Errorf("%d writable images were made, one is needed", made)
+			case !c.ours && made != len(layers):
+				t.Errorf("%d writable images were made, %d are needed", made, len(layers))
+			}
 			store := d.started.Load().Store
 			records, err := store.List(ctx)
 			must(t, err)
 			for _, r := range records {
-				if r.Kind != layer.Sealed || r.State != layer.Committed || !strings.HasPrefix(r.Name, "here/") {
+				if r.Kind != kind || r.State != layer.Committed || !strings.HasPrefix(r.Name, "here/") {
 					t.Errorf("layer %+v", r)
 				}
 			}

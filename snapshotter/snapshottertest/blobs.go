@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -53,11 +54,20 @@ func (m *memoryLabels) Update(d digest.Digest, labels map[string]string) (map[st
 
 // LayerTar is a tar of files that hold their own names.
 func LayerTar(names ...string) ([]byte, error) {
+	var files []string
+	for _, name := range names {
+		files = append(files, name, name)
+	}
+	return FileTar(files...)
+}
+
+// FileTar is a tar of files, by their names and contents.
+func FileTar(files ...string) ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
-	for _, name := range names {
-		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(name))})
-		_, writeErr := io.WriteString(w, name)
+	for file := range slices.Chunk(files, 2) {
+		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: file[0], Mode: 0o644, Size: int64(len(file[1]))})
+		_, writeErr := io.WriteString(w, file[1])
 		if err := errors.Join(err, writeErr); err != nil {
 			return nil, err
 		}

@@ -28,13 +28,54 @@ const (
 	firstLook = 3 * time.Second
 )
 
-// live waits for a moment of the plugin's life that nobody chose.
-func live(t *testing.T) {
+// live waits for a moment that nobody chose of the life of what is killed, after some time at
+// least.
+func live(t *testing.T, least time.Duration) {
+	t.Helper()
+	liveUpTo(t, least, longestLife)
+}
+
+// liveUpTo is live with another bound of what is added to least.
+func liveUpTo(t *testing.T, least, most time.Duration) {
 	t.Helper()
 	select {
-	case <-time.After(firstLook + time.Duration(rand.Int64N(int64(longestLife)))):
+	case <-time.After(least + time.Duration(rand.Int64N(int64(most)))):
 	case <-t.Context().Done():
 		t.Fatal(t.Context().Err())
+	}
+}
+
+// killUnderLoad kills a server many times while scripts use it, each again and again with the
+// number of its turn.
+func killUnderLoad(t *testing.T, kills int, scripts map[string]string, kill func() error) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var load sync.WaitGroup
+	var good, bad atomic.Int64
+	for name, script := range scripts {
+		load.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				_, err := run(ctx, "bash", "-c", script, name, fmt.Sprint(i))
+				if err == nil {
+					good.Add(1)
+				} else if ctx.Err() == nil {
+					bad.Add(1)
+				}
+			}
+		})
+	}
+	for i := range kills {
+		if err := kill(); err != nil {
+			t.Errorf("kill %d: %v", i+1, err)
+			break
+		}
+	}
+	stop()
+	load.Wait()
+	t.Logf("%d kills, %d calls of the load went through, %d failed", kills, good.Load(), bad.Load())
+	if good.Load() == 0 {
+		t.Error("no call of the load went through: nothing was tested")
 	}
 }
 
@@ -55,36 +96,18 @@ func TestPluginKilledUnderLoad(t *testing.T) {
 		before[image] = treeOf(t, image)
 	}
 
-	ctx, stopLoad := context.WithCancel(t.Context())
-	var load sync.WaitGroup
-	var good, bad atomic.Int64
-	for name, script := range map[string]string{
+	killUnderLoad(t, kills, map[string]string{
 		"run":   `docker run --rm --name "kill-run-$1" --network none kill-deep:1 /none 2>/dev/null || docker run --rm --network none busybox sh -c 'dd if=/dev/zero of=/x bs=64k count=16 2>/dev/null; sync'`,
 		"load":  `layeredimage "kill-load:$1" 3 | docker load -q; docker rmi "kill-load:$1"`,
 		"build": `printf 'FROM busybox\nRUN echo %s > /n\nRUN rm /bin/vi\n' "$1" | DOCKER_BUILDKIT=0 docker build -q --network none -t "kill-build:$1" -`,
-	} {
-		load.Go(func() {
-			for i := 0; ctx.Err() == nil; i++ {
-				_, err := run(ctx, "bash", "-c", script, name, fmt.Sprint(i))
-				if err == nil {
-					good.Add(1)
-				} else if ctx.Err() == nil {
-					bad.Add(1)
-				}
-			}
-		})
-	}
-	for i := range kills {
-		live(t)
+	}, func() error {
+		live(t, firstLook)
 		if err := killPlugin(t.Context()); err != nil {
 			out, _ := run(t.Context(), "bash", "-c", `grep -v "ignoring event" "$1" | tail -n 40`, "bash", dockerLog)
-			t.Errorf("kill %d: %v; dockerd's log:\n%s", i+1, err, out)
-			break
+			return fmt.Errorf("%w; dockerd's log:\n%s", err, out)
 		}
-	}
-	stopLoad()
-	load.Wait()
-	t.Logf("%d kills, %d calls of the load went through, %d failed", kills, good.Load(), bad.Load())
+		return nil
+	})
 
 	// dockerd goes on: a container starts without anybody's help
 	if out := docker(t, "run", "--rm", "--network", "none", "busybox", "echo", "alive"); !strings.Contains(out, "alive") {

@@ -19,7 +19,7 @@ func TestContainerdConfig(t *testing.T) {
 		return sh(t, `layervault doctor --key versatile | grep -E '^[a-z]+ +containerd ' || true`)
 	}
 	serveContainerd(t)
-	stop := runContainerd(t, bareConfig+"# theirs\n")
+	stop, _ := runContainerd(t, bareConfig+"# theirs\n")
 	if got := doctor(); !strings.Contains(got, "lacks proxy_plugins.layervault, proxy_plugins.layervault-diff, default of the diff-service") {
 		t.Errorf("the doctor says before:\n%s", got)
 	}
@@ -37,7 +37,7 @@ func TestContainerdConfig(t *testing.T) {
 		t.Errorf("the doctor says before the restart:\n%s", got)
 	}
 	stop()
-	stop = runContainerd(t, "")
+	stop, _ = runContainerd(t, "")
 	sh(t, ctr+`$ctr plugin ls | grep -E 'io.containerd.snapshotter.v1 +layervault .* ok'`)
 	sh(t, ctr+`$ctr image import $sn "$1"`, imageTar(t, image))
 	if got := doctor(); strings.Contains(got, "warning") && !strings.Contains(got, "exports.root") || !strings.Contains(got, "was unpacked by layervault's differ") {
@@ -51,7 +51,7 @@ func TestContainerdConfig(t *testing.T) {
 func TestContainerdDatabaseLost(t *testing.T) {
 	const image = "docker.io/library/lost:latest"
 	door := serveContainerd(t)
-	stop := runContainerd(t, doorConfig(true))
+	stop, _ := runContainerd(t, doorConfig(true))
 	sh(t, ctr+`$ctr image import $sn "$1"`, imageTar(t, image))
 	sh(t, ctr+`$ctr run $sn "$1" writer sh -c 'echo kept >/file'`, image)
 	check := func(args string) string {
@@ -61,10 +61,10 @@ func TestContainerdDatabaseLost(t *testing.T) {
 		t.Errorf("beside both:\n%s", got)
 	}
 	stop()
-	if err := door.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := door.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	_ = door.Wait()
+	_ = door.cmd.Wait()
 	if got := check(""); got != "no problems" {
 		t.Errorf("with both stopped:\n%s", got)
 	}
@@ -77,7 +77,7 @@ func TestContainerdDatabaseLost(t *testing.T) {
 	}
 	sh(t, `rm -f /run/layervault/*.sock`)
 	serveContainerd(t)
-	stop = runContainerd(t, doorConfig(true))
+	stop, _ = runContainerd(t, doorConfig(true))
 	if got := sh(t, ctr+`$ctr snapshot $sn mounts /mnt writer | sh && cat /mnt/file && umount /mnt`); got != "kept" {
 		t.Errorf("the container's file has %q", got)
 	}

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,20 +30,45 @@ import (
 // ctr runs containerd's client with a script around it: $ctr is the client, $sn its flag.
 const ctr = `ctr="ctr --address /run/door/containerd.sock"; sn="--snapshotter layervault"; `
 
+// door is a running layervault with the doors for containerd.
+type door struct {
+	args []string
+	cmd  *exec.Cmd
+}
+
 // serveContainerd starts layervault with the doors for containerd, as packaging's unit does.
-func serveContainerd(t *testing.T) *exec.Cmd {
+func serveContainerd(t *testing.T, more ...string) *door {
 	t.Helper()
-	cmd := exec.Command("layervault", "serve", "--doors", "snapshots,diff", "--key", "versatile", "--containerd", "/run/door/containerd.sock")
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Start(); err != nil {
+	d := &door{args: append([]string{"serve", "--doors", "snapshots,diff", "--key", "versatile", "--containerd", "/run/door/containerd.sock"}, more...)}
+	if err := d.start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	waitFor(t, func() bool {
-		_, err := os.Stat("/run/layervault/diff.sock")
-		return err == nil
+	t.Cleanup(d.kill)
+	return d
+}
+
+// start returns when the doors answer. The sockets of a killed one may still lie there.
+func (d *door) start(ctx context.Context) error {
+	d.cmd = exec.Command("layervault", d.args...)
+	d.cmd.Stdout, d.cmd.Stderr = os.Stderr, os.Stderr
+	if err := d.cmd.Start(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	return poll(ctx, func() (bool, error) {
+		conn, err := net.Dial("unix", "/run/layervault/diff.sock")
+		if err != nil {
+			return false, nil
+		}
+		return true, conn.Close()
 	})
-	return cmd
+}
+
+// kill ends it as nothing else does.
+func (d *door) kill() {
+	_ = d.cmd.Process.Kill()
+	_ = d.cmd.Wait()
 }
 
 func waitFor(t *testing.T, is func() bool) {
@@ -85,14 +111,16 @@ func doorConfig(withDiffer bool) string {
 }
 
 // startContainerd starts containerd on layervault until the test ends, and removes all it has.
-func startContainerd(t *testing.T, withDiffer bool) {
+// kill ends it as nothing else does.
+func startContainerd(t *testing.T, withDiffer bool) (kill func()) {
 	t.Helper()
-	runContainerd(t, doorConfig(withDiffer))
+	_, kill = runContainerd(t, doorConfig(withDiffer))
+	return kill
 }
 
 // runContainerd starts containerd with a configuration, "" for the one that is there; stop stops
-// it before the test ends.
-func runContainerd(t *testing.T, config string) (stop func()) {
+// it before the test ends, kill ends it as nothing else does.
+func runContainerd(t *testing.T, config string) (stop, kill func()) {
 	t.Helper()
 	sh(t, `mkdir -p /run/door`)
 	if config != "" {
@@ -118,7 +146,10 @@ func runContainerd(t *testing.T, config string) (stop func()) {
 		_, err := trySh(t, ctr+`$ctr version`)
 		return err == nil
 	})
-	return stop
+	return stop, func() {
+		_ = cmd.Process.Kill()
+		stop()
+	}
 }
 
 // imageTar is a docker archive: busybox, a layer with a file in it, and one that deletes it.
@@ -210,14 +241,10 @@ func TestContainerdDoor(t *testing.T) {
 			sh(t, ctr+`until $ctr task exec --exec-id wait stays cat /file; do sleep 0.2; done`)
 			sh(t, ctr+`$ctr snapshot $sn usage stays | grep -q stays`)
 			// Without the service a container goes on; with the next one, new ones start.
-			if err := door.Process.Signal(syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			_ = door.Wait()
+			door.kill()
 			if got := sh(t, ctr+`$ctr task exec --exec-id during stays sh -c 'echo during >>/file; cat /file'`); got != "before\nduring" {
 				t.Errorf("without the service a container reads %q", got)
 			}
-			sh(t, `rm -f /run/layervault/*.sock`) // so that the next ones are seen
 			serveContainerd(t)
 			if got := sh(t, ctr+`$ctr run --rm $sn "$1" two cat /kept; $ctr task exec --exec-id after stays cat /file`, image); got != "keptbefore\nduring" {
 				t.Errorf("after a restart: %q", got)

@@ -3,7 +3,10 @@
 package e2e
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"os"
@@ -24,6 +27,7 @@ func TestMain(m *testing.M) {
 		"tarsum":       func() { tool(tarSum) },
 		"oddtree":      func() { tool(func([]string) error { return sample.Odd(os.Stdout) }) },
 		"layeredimage": func() { tool(layeredImage) },
+		"noiseimage":   func() { tool(noiseImage) },
 		"keyservice":   func() { tool(keyService) },
 	})
 }
@@ -91,4 +95,41 @@ func layeredImage(args []string) error {
 		return err
 	}
 	return sample.Layered(os.Stdout, args[0], n)
+}
+
+// noiseImage: noiseimage TAG [SIZE] > IMAGE. On busybox: odd files, and 3 MB, or another size in
+// bytes, that no other image has.
+func noiseImage(args []string) error {
+	size := 3_000_000
+	switch len(args) {
+	case 1:
+	case 2:
+		var err error
+		if size, err = strconv.Atoi(args[1]); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("usage: noiseimage TAG [SIZE]")
+	}
+	base, err := os.ReadFile("/usr/share/layervault-guest/busybox.tar")
+	if err != nil {
+		return err
+	}
+	var odd, top bytes.Buffer
+	if err := sample.Odd(&odd); err != nil {
+		return err
+	}
+	noise := make([]byte, size)
+	_, _ = rand.Read(noise) // documented to return no error
+	w := tar.NewWriter(&top)
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "noise", Mode: 0o644, Size: int64(len(noise))}); err != nil {
+		return err
+	}
+	if _, err := w.Write(noise); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	return sample.Image(os.Stdout, args[0], [][]byte{base, odd.Bytes(), top.Bytes()})
 }

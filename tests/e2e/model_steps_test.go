@@ -166,7 +166,7 @@ func (m *model) duringCopy(name string) {
 func (m *model) kill() {
 	m.Helper()
 	m.say("the plugin is killed")
-	live(m.T)
+	live(m.T, firstLook)
 	must(m.T, killPlugin(m.Context()))
 }
 

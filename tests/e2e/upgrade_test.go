@@ -221,6 +221,24 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// A service with the doors for containerd alone upgrades the vault too, its volumes included.
+func TestUpgradeContainerd(t *testing.T) {
+	sh(t, `rm -rf /persist/* && mkdir -p /persist`)
+	if err := vaulttest.Unpack("/persist"); err != nil {
+		t.Fatal(err)
+	}
+	off := serveContainerd(t, "--upgrade", "off")
+	if f := formats(t); f.Floor != 1 {
+		t.Errorf("with upgrade=off: %+v", f)
+	}
+	off.kill()
+	serveContainerd(t)
+	waitFor(t, func() bool { return formats(t).Floor == 2 })
+	if f := formats(t); f.OldImages != 0 || f.OldRecords != 0 || f.Images != vaulttest.VaultImages+vaulttest.UnsealedImages {
+		t.Errorf("after the upgrade: %+v", f)
+	}
+}
+
 func oneFile(t *testing.T, name, content string) []byte {
 	t.Helper()
 	var b bytes.Buffer

@@ -141,7 +141,7 @@ func TestVolumeKilledUnderLoad(t *testing.T) {
 		}
 	}()
 	for i := range 20 {
-		live(t)
+		live(t, firstLook)
 		if err := killPlugin(t.Context()); err != nil {
 			t.Errorf("kill %d: %v", i, err)
 			break
