@@ -34,6 +34,7 @@ func Plain(cfg *layer.Config) { cfg.Keys, cfg.Devices = layertest.Keys{}, layert
 // Encrypted makes images as in production.
 func Encrypted(cfg *layer.Config) {
 	cfg.Keys, cfg.Devices = keys{}, layer.NewDevices(keys{}, crypt.CryptParams{}, cfg.Log)
+	cfg.SweepDevices = crypt.Sweep
 }
 
 // keys derives passphrases as the key ring does, from a key that anyone could know.
