@@ -30,6 +30,17 @@ const (
 	NotNamed              // nothing does
 )
 
+// String is yes, no or unknown.
+func (n Named) String() string {
+	switch n {
+	case IsNamed:
+		return "yes"
+	case NotNamed:
+		return "no"
+	}
+	return "unknown"
+}
+
 // Problem is what the check of snapshots finds.
 type Problem struct {
 	Kind     ProblemKind
@@ -58,6 +69,23 @@ const (
 	// it. If containerd's database was lost or is an older one, that is a loss.
 	Unknown ProblemKind = "unknown"
 )
+
+// Meaning explains a kind of problem to a person.
+func (k ProblemKind) Meaning() string {
+	switch k {
+	case Unlisted:
+		return "layer exists, layervault's database does not list it"
+	case Lost:
+		return "layer is missing: remove the image or container in containerd, and pull it again"
+	case Unfinished:
+		return "commit was interrupted: containerd commits or removes it"
+	case Contradicted:
+		return "layer's record contradicts the database: remove it in containerd, and pull it again"
+	case Unknown:
+		return "containerd does not know it, and its next garbage collection removes it"
+	}
+	return ""
+}
 
 // Entry is a snapshot as the database has it.
 type Entry struct {

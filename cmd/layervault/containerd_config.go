@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,15 +19,6 @@ type containerdConfig struct {
 	file   string
 	daemon string
 	doors  doorSettings
-}
-
-// configured is one file in the answer of containerd config.
-type configured struct {
-	Containerd *engine.Containerd `json:"containerd,omitempty"` // nil for docker's daemon.json
-	*engine.Plan
-	Kept    string `json:"kept,omitempty"` // the copy of the old file
-	Written bool   `json:"written,omitempty"`
-	Error   string `json:"error,omitempty"` // why only a person can edit it
 }
 
 func newContainerdConfigCommand(a *app) *cobra.Command {
@@ -76,9 +65,9 @@ func (a *app) containerdConfig(ctx context.Context, c containerdConfig) error {
 	if plan == nil {
 		return planErr
 	}
-	files := []*configured{{Containerd: &target, Plan: plan}}
+	changes := []*engine.Change{{Containerd: &target, Plan: plan}}
 	if planErr != nil {
-		files[0].Error = planErr.Error()
+		changes[0].Error = planErr.Error()
 	}
 	if c.docker && planErr == nil {
 		file := c.daemon
@@ -89,13 +78,16 @@ func (a *app) containerdConfig(ctx context.Context, c containerdConfig) error {
 		if err != nil {
 			return err
 		}
-		files = append(files, &configured{Plan: daemon})
+		changes = append(changes, &engine.Change{Plan: daemon})
 	}
 	var writeErr error
 	if c.write && planErr == nil {
-		writeErr = writeConfigs(ctx, host, files)
+		writeErr = host.WriteAll(ctx, changes)
 	}
-	return errors.Join(a.printConfigs(files), planErr, writeErr)
+	if a.json {
+		return errors.Join(a.printJSON(changes), planErr, writeErr)
+	}
+	return errors.Join(a.printf("%s", engine.Text(changes)), planErr, writeErr)
 }
 
 // target is the containerd to be configured.
@@ -109,52 +101,4 @@ func (c containerdConfig) target(found engine.Found) (engine.Containerd, error) 
 	}
 	target.Config = c.file
 	return target, nil
-}
-
-// writeConfigs writes the files of all plans, until one fails.
-func writeConfigs(ctx context.Context, host engine.Host, files []*configured) (err error) {
-	for _, f := range files {
-		if !f.Writable() {
-			continue
-		}
-		if f.Kept, err = host.Write(ctx, f.Plan); err != nil {
-			return fmt.Errorf("write %s: %w", f.File, err)
-		}
-		f.Written = true
-	}
-	return nil
-}
-
-func (a *app) printConfigs(files []*configured) error {
-	if a.json {
-		return a.printJSON(files)
-	}
-	var b strings.Builder
-	for _, f := range files {
-		if c := f.Containerd; c != nil {
-			version := c.Version
-			if version == "" {
-				version = "of an unknown version"
-			}
-			fmt.Fprintf(&b, "# %s containerd %s, socket %s\n", c.Kind, version, c.Socket)
-		}
-		switch {
-		case f.Written:
-			fmt.Fprintf(&b, "# written: %s\n", f.File)
-		case f.Lines == "":
-			fmt.Fprintf(&b, "# nothing to do: %s\n", f.File)
-		default:
-			fmt.Fprintf(&b, "# to be in %s\n%s", f.File, f.Lines)
-		}
-		if f.Kept != "" {
-			fmt.Fprintf(&b, "# the old one: %s\n", f.Kept)
-		}
-		for _, note := range f.Notes {
-			fmt.Fprintf(&b, "# note: %s\n", note)
-		}
-		if f.Lines != "" {
-			fmt.Fprintf(&b, "# then: %s\n", f.Restart)
-		}
-	}
-	return a.printf("%s", b.String())
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"layervault/advice"
 	"layervault/doctor"
 	"layervault/driver"
 	"layervault/engine"
@@ -34,7 +35,7 @@ func (a *app) doctor(ctx context.Context, s settings) error {
 		return err
 	}
 	host := doctor.Host{
-		Driver: driver.Name, Persist: a.persist, Cipher: s.cipher, Sector: s.sectorBytes, Keys: a.keyConfig(s, nil), NextStep: nextStep,
+		Driver: driver.Name, Persist: a.persist, Cipher: s.cipher, Sector: s.sectorBytes, Keys: a.keyConfig(s, nil), NextStep: advice.Step,
 		Snapshotter: engine.Wanted{Snapshots: plugin.DefaultSnapshotSocket, Diffs: plugin.DefaultDiffSocket, Exports: a.layout().Tier(persist.Vault)},
 	}
 	findings, err := doctor.Run(ctx, host.Checks())

@@ -3,6 +3,8 @@ package main
 import (
 	"slices"
 	"testing"
+
+	"layervault/advice"
 )
 
 // The doors are those of the setting, two without one, and a wrong setting is the user's fault.
@@ -14,7 +16,7 @@ func TestDoorSettings(t *testing.T) {
 	} {
 		d := doorSettingsOf(func(name string) string { return map[string]string{"doors": doors}[name] })
 		err := d.check()
-		if want == nil && !isUsage(err) {
+		if want == nil && advice.Status(err) != advice.StatusUsage {
 			t.Errorf("%q: %v", doors, err)
 		}
 		if want != nil && (err != nil || !slices.Equal(d.Open, want)) {

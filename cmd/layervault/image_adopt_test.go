@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"layervault/advice"
 	"layervault/crypt/luks2"
 	"layervault/keys"
 	"layervault/layer"
@@ -76,15 +77,15 @@ func TestImageAdopt(t *testing.T) {
 		}
 	}
 	addKeyByHand(t, images[1], key)
-	if status, out, _ := adoptRun(t, dir, "y\n", adoptArgs(images[1])...); status != statusOK || !strings.Contains(out, "adopted") {
+	if status, out, _ := adoptRun(t, dir, "y\n", adoptArgs(images[1])...); status != advice.StatusOK || !strings.Contains(out, "adopted") {
 		t.Errorf("with a yes: status %d, %s", status, out)
 	}
-	for want, args := range map[int][]string{statusUsage: {}, statusMissing: {"ffff"}} {
+	for want, args := range map[int][]string{advice.StatusUsage: {}, advice.StatusMissing: {"ffff"}} {
 		if status, _, messages := adoptRun(t, dir, "", args...); status != want {
 			t.Errorf("%q: status %d, want %d: %s", args, status, want, messages)
 		}
 	}
-	if status, _, messages := adoptRun(t, dir, "", "--volume", "nosuch"); status != statusMissing {
+	if status, _, messages := adoptRun(t, dir, "", "--volume", "nosuch"); status != advice.StatusMissing {
 		t.Errorf("no such volume: status %d: %s", status, messages)
 	}
 }
@@ -96,7 +97,7 @@ func adoptImage(t *testing.T, dir string, key *keys.TierKey, im *vault.Image) {
 	if im.Kind == "volume" {
 		args = adoptArgs(im)
 	}
-	if status, out, _ := adoptRun(t, dir, "", args...); status != statusOK || !strings.Contains(out, "nothing to adopt") {
+	if status, out, _ := adoptRun(t, dir, "", args...); status != advice.StatusOK || !strings.Contains(out, "nothing to adopt") {
 		t.Errorf("%s: untouched: status %d, %s", im.Title(), status, out)
 	}
 	addKeyByHand(t, im, key)
@@ -105,7 +106,7 @@ func adoptImage(t *testing.T, dir string, key *keys.TierKey, im *vault.Image) {
 	}
 	for _, answer := range []string{"", "\n", "n\n", "yess\n"} {
 		status, _, messages := adoptRun(t, dir, answer, args...)
-		if status != statusFailed || !strings.Contains(messages, "keyslots.1.type added") || !strings.Contains(messages, im.Path) {
+		if status != advice.StatusFailed || !strings.Contains(messages, "keyslots.1.type added") || !strings.Contains(messages, im.Path) {
 			t.Errorf("%s: answer %q: status %d, %s", im.Title(), answer, status, messages)
 		}
 	}
@@ -114,7 +115,7 @@ func adoptImage(t *testing.T, dir string, key *keys.TierKey, im *vault.Image) {
 	}
 	status, out, messages := adoptRun(t, dir, "", append(args, "--yes", "--json")...)
 	var got adoption
-	if err := json.Unmarshal([]byte(out), &got); err != nil || status != statusOK || !got.Adopted || len(got.Changes) < 5 || got.Path != im.Path {
+	if err := json.Unmarshal([]byte(out), &got); err != nil || status != advice.StatusOK || !got.Adopted || len(got.Changes) < 5 || got.Path != im.Path {
 		t.Errorf("%s: status %d, %v, %s%s", im.Title(), status, err, out, messages)
 	}
 	if err := im.Opens(t.Context(), key); err != nil {
@@ -134,7 +135,7 @@ func TestImageAdoptOldFormat(t *testing.T) {
 	dir := vaulttest.Dir(t)
 	vaulttest.New(t, dir, 1)
 	key, _ := vaulttest.Open(t, dir)
-	if status, _, messages := adoptRun(t, dir, "y\n", "layer0"); status != statusOK {
+	if status, _, messages := adoptRun(t, dir, "y\n", "layer0"); status != advice.StatusOK {
 		t.Fatalf("status %d: %s", status, messages)
 	}
 	images, err := vaulttest.Contents(dir).Images()
@@ -178,22 +179,22 @@ func TestImageAdoptUnlisted(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := filepath.Join(t.TempDir(), "mnt")
-	if status, out := store("volume", "mount", id, at); status != statusDamaged || !strings.Contains(out, "image adopt") {
+	if status, out := store("volume", "mount", id, at); status != advice.StatusDamaged || !strings.Contains(out, "image adopt") {
 		t.Fatalf("unlisted: status %d: %s", status, out)
 	}
-	if status, _, text := adoptRun(t, dir, "no\n", "--volume", id); status != statusFailed || !strings.Contains(text, "zclear") {
+	if status, _, text := adoptRun(t, dir, "no\n", "--volume", id); status != advice.StatusFailed || !strings.Contains(text, "zclear") {
 		t.Errorf("no: status %d: %s", status, text)
 	}
-	if status, out, text := adoptRun(t, dir, "", "--volume", id, "--yes"); status != statusOK || !strings.Contains(out, "added to the list") {
+	if status, out, text := adoptRun(t, dir, "", "--volume", id, "--yes"); status != advice.StatusOK || !strings.Contains(out, "added to the list") {
 		t.Fatalf("yes: status %d: %s%s", status, out, text)
 	}
-	if status, out := store("volume", "mount", "zclear", at); status != statusOK {
+	if status, out := store("volume", "mount", "zclear", at); status != advice.StatusOK {
 		t.Errorf("adopted: status %d: %s", status, out)
 	}
-	if status, out := store("volume", "umount", "zclear"); status != statusOK {
+	if status, out := store("volume", "umount", "zclear"); status != advice.StatusOK {
 		t.Error(out)
 	}
-	if status, out, _ := adoptRun(t, dir, "", "--volume", id); status != statusOK || !strings.Contains(out, "nothing to adopt") {
+	if status, out, _ := adoptRun(t, dir, "", "--volume", id); status != advice.StatusOK || !strings.Contains(out, "nothing to adopt") {
 		t.Errorf("again: status %d: %s", status, out)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"layervault/advice"
 	"layervault/keys"
 	"layervault/keys/flags"
 	"layervault/keys/unlock"
@@ -86,7 +87,7 @@ func (a *app) tierConfig(k keyFlags) (unlock.Config, error) {
 		return unlock.Config{}, usagef("--tier %q: must be %s or %s", k.tier, persist.Vault, persist.Unsealed)
 	}
 	if err := k.providers.Check(); err != nil {
-		return unlock.Config{}, &usageError{err}
+		return unlock.Config{}, &advice.UsageError{Err: err}
 	}
 	noAnchor, err := noAnchor(k.anchor)
 	if err != nil {

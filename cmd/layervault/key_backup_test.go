@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"layervault/advice"
 	"layervault/vault/vaulttest"
 )
 
@@ -38,7 +39,7 @@ func TestRestoreTriesTheImages(t *testing.T) {
 	command(0, "key", "rotate")
 	command(0, "key", "backup", after)
 	lose()
-	if out := command(statusLocked, "key", "restore", before); !strings.Contains(out, "opens none of the images") {
+	if out := command(advice.StatusLocked, "key", "restore", before); !strings.Contains(out, "opens none of the images") {
 		t.Errorf("told: %s", out)
 	}
 	if _, err := os.Stat(ring); err == nil {
@@ -47,7 +48,7 @@ func TestRestoreTriesTheImages(t *testing.T) {
 	if out := command(0, "key", "restore", after); !strings.Contains(out, "2 images") {
 		t.Errorf("told: %s", out)
 	}
-	command(statusInUse, "key", "restore", after)
+	command(advice.StatusInUse, "key", "restore", after)
 	lose()
 	command(0, "key", "restore", before, "--force")
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"layervault/advice"
 	"layervault/keys"
 	"layervault/keys/flags"
 	"layervault/keys/secretio"
@@ -50,7 +51,7 @@ func (a *app) enroll(ctx context.Context, provider string, e enrollFlags) (err e
 		return err
 	}
 	if err := e.providers.Foreign(provider); err != nil {
-		return &usageError{err}
+		return &advice.UsageError{Err: err}
 	}
 	p, err := cfg.ForNewSlot(ctx, provider)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"layervault/advice"
 	"layervault/keys/secretio"
 	"layervault/keys/tpm"
 )
@@ -58,7 +59,7 @@ func (a *app) signPolicy(s signFlags) error {
 	}
 	sel, values, err := given.Select(s.pcrs)
 	if err != nil {
-		return &usageError{err}
+		return &advice.UsageError{Err: err}
 	}
 	text, err := secretio.ReadPrivatePEM(s.key)
 	if err != nil {

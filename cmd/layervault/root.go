@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"layervault/advice"
 	"layervault/persist"
 )
 
@@ -22,15 +22,9 @@ type app struct {
 // layout gives the paths below --persist.
 func (a *app) layout() persist.Layout { return persist.Layout{Root: a.persist} }
 
-// usageError is a command line that makes no sense (exit status 2).
-type usageError struct{ err error }
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
-
-// usagef makes a usageError; verbs use it for what flags alone cannot check.
+// usagef makes an error of the command line; verbs use it for what flags alone cannot check.
 func usagef(format string, args ...any) error {
-	return &usageError{fmt.Errorf(format, args...)}
+	return &advice.UsageError{Err: fmt.Errorf(format, args...)}
 }
 
 // run executes a command line and returns the exit status.
@@ -44,10 +38,10 @@ func run(ctx context.Context, args []string, s streams, env func(string) string)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err != nil && !started {
-		err = &usageError{err}
+		err = &advice.UsageError{Err: err}
 	}
 	a.report(err)
-	return exitStatus(err)
+	return advice.Status(err)
 }
 
 func newRootCommand(a *app) *cobra.Command {
@@ -113,10 +107,4 @@ func envOr(env func(string) string, name, def string) string {
 		return v
 	}
 	return def
-}
-
-// isUsage reports whether the error is in the command line.
-func isUsage(err error) bool {
-	var u *usageError
-	return errors.As(err, &u)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"layervault/advice"
 	"layervault/driver"
 	"layervault/keys"
 	"layervault/keys/handover"
@@ -53,7 +54,7 @@ Each setting is a flag or the environment variable of the same name, which
 
 // serve answers on the sockets until ctx ends.
 func (a *app) serve(ctx context.Context, s settings, v volumeSettings, d doorSettings) error {
-	log := plugin.NewLog(a.out, a.err, s.level, nextStep)
+	log := plugin.NewLog(a.out, a.err, s.level, advice.Step)
 	// main has tried this too; a process that holds the key for months must succeed.
 	if err := keys.NoCoreDumps(); err != nil {
 		return err
@@ -64,7 +65,7 @@ func (a *app) serve(ctx context.Context, s settings, v volumeSettings, d doorSet
 	if err := mountns.LetGo(a.persist); err != nil {
 		return err
 	}
-	cfg := plugin.Config{NoUpgrade: s.noUpgrade, NextStep: nextStep, Log: log}
+	cfg := plugin.Config{NoUpgrade: s.noUpgrade, NextStep: advice.Step, Log: log}
 	var l net.Listener
 	var err error
 	if l, cfg.Containerd, err = d.Listen(ctx, os.Getenv, a.layout()); err != nil {

@@ -7,6 +7,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
+	"layervault/advice"
 	"layervault/crypt"
 	"layervault/keys"
 	"layervault/keys/flags"
@@ -130,7 +131,7 @@ func (s *settings) check() error {
 // checkKey is check for the settings that say how the vault opens.
 func (s *settings) checkKey() (err error) {
 	if err := s.providers.Check(); err != nil {
-		return &usageError{err}
+		return &advice.UsageError{Err: err}
 	}
 	s.noAnchor, err = noAnchor(s.anchor)
 	return err

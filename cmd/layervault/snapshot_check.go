@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"layervault/advice"
 	"layervault/engine"
 	"layervault/layer"
 	"layervault/plugin"
@@ -111,23 +112,13 @@ func (a *app) mendSnapshots(ctx context.Context, c snapshotCheck, asking plugin.
 	defer func() { err = errors.Join(err, open.Close()) }()
 	service := c.doors.Service(a.layout())
 	service.DefaultSize = c.set.sizeBytes
-	return plugin.MendSnapshots(ctx, plugin.Config{Vault: open, Log: log, NextStep: nextStep, Containerd: service}, asking, c.erase)
-}
-
-// meanings explain the problems.
-var meanings = map[snapshotter.ProblemKind]string{
-	snapshotter.Unlisted:     "layer exists, layervault's database does not list it",
-	snapshotter.Lost:         "layer is missing: remove the image or container in containerd, and pull it again",
-	snapshotter.Unfinished:   "commit was interrupted: containerd commits or removes it",
-	snapshotter.Contradicted: "layer's record contradicts the database: remove it in containerd, and pull it again",
-	snapshotter.Unknown:      "containerd does not know it, and its next garbage collection removes it",
+	return plugin.MendSnapshots(ctx, plugin.Config{Vault: open, Log: log, NextStep: advice.Step, Containerd: service}, asking, c.erase)
 }
 
 func problemRows(problems []snapshotter.Problem) []problemRow {
-	named := map[snapshotter.Named]string{snapshotter.IsNamed: "yes", snapshotter.NotNamed: "no", snapshotter.Unsaid: "unknown"}
 	var rows []problemRow
 	for _, p := range problems {
-		rows = append(rows, problemRow{string(p.Kind), p.Snapshot, p.Layer, named[p.Named], meanings[p.Kind]})
+		rows = append(rows, problemRow{string(p.Kind), p.Snapshot, p.Layer, p.Named.String(), p.Kind.Meaning()})
 	}
 	return rows
 }

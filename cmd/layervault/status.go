@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"layervault/advice"
 	"layervault/doctor"
 	"layervault/vault"
 )
@@ -48,7 +49,7 @@ without one, and while the vault is locked. A locked vault is exit status 3.`,
 // open; a vault that does not exist yet is none.
 func (a *app) readStatus(ctx context.Context, s settings) (st status, err error) {
 	var vaultErr, spaceErr error
-	st.Status, vaultErr = a.newVault(s, volumeSettings{}, nil, nil).ReadStatus(ctx, nextStep)
+	st.Status, vaultErr = a.newVault(s, volumeSettings{}, nil, nil).ReadStatus(ctx, advice.Step)
 	st.Space, spaceErr = doctor.ReadSpace(a.persist)
 	return st, errors.Join(vaultErr, spaceErr)
 }

@@ -12,7 +12,7 @@ package main
 //   - Tables are for people: columns by text/tabwriter, upper case heads, no colours,
 //     no line that needs more than 100 columns for ordinary input. Scripts use --json.
 //   - A secret is never printed to a terminal, and never without being asked for.
-//   - The exit status says what kind of failure it was; exit.go has the list.
+//   - The exit status says what kind of failure it was; package advice has the list.
 
 import (
 	"encoding/json"
@@ -22,6 +22,7 @@ import (
 
 	"github.com/docker/go-units"
 
+	"layervault/advice"
 	"layervault/keys/secretio"
 )
 
@@ -110,7 +111,7 @@ func (a *app) report(err error) {
 	if err == nil {
 		return
 	}
-	hint := nextStep(err)
+	hint := advice.Step(err)
 	// An error of standard error itself cannot be reported.
 	if a.json {
 		type body struct {
@@ -120,7 +121,7 @@ func (a *app) report(err error) {
 		}
 		enc := json.NewEncoder(a.err)
 		enc.SetEscapeHTML(false)
-		_ = enc.Encode(map[string]body{"error": {err.Error(), exitStatus(err), hint}})
+		_ = enc.Encode(map[string]body{"error": {err.Error(), advice.Status(err), hint}})
 		return
 	}
 	_, _ = fmt.Fprintf(a.err, "layervault: %v\n", err)

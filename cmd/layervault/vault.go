@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"time"
 
+	"layervault/advice"
 	"layervault/driver"
 	"layervault/keys"
 	"layervault/keys/flags"
@@ -100,5 +101,5 @@ func (a *app) readSecret(ctx context.Context, from, what string) ([]byte, error)
 
 // ringLog prints the warnings of a verb, such as a repaired copy of a key ring, on standard error.
 func (a *app) ringLog() *slog.Logger {
-	return plugin.NewLog(io.Discard, a.err, slog.LevelWarn, nextStep)
+	return plugin.NewLog(io.Discard, a.err, slog.LevelWarn, advice.Step)
 }

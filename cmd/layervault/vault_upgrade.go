@@ -20,19 +20,6 @@ type upgradeVerb struct {
 	dryRun, force bool
 }
 
-// upgradeView is one tier in vault upgrade --json.
-type upgradeView struct {
-	Tier   string `json:"tier"`
-	DryRun bool   `json:"dry_run"`
-	Floor  int    `json:"floor"` // the lowest format that the tier takes now
-	// Upgraded: this run raised it.
-	Upgraded bool `json:"upgraded"`
-	// Formats is what the tier has, or had before the upgrade.
-	vault.Formats
-	// Refused are images that do not open: not upgraded, or restored after the upgrade.
-	Refused []string `json:"refused"`
-}
-
 func newVaultCommand(a *app) *cobra.Command {
 	return group("vault", "Manage a whole vault", newVaultUpgradeCommand(a))
 }
@@ -72,7 +59,7 @@ func (u *upgradeVerb) run(ctx context.Context) error {
 		return err
 	}
 	v := u.app.newVault(u.set, u.vol, nil, u.app.ringLog())
-	views := []upgradeView{}
+	reports := []vault.UpgradeReport{}
 	var errs []error
 	found := false
 	for _, tier := range vault.SealedTiers {
@@ -85,17 +72,17 @@ func (u *upgradeVerb) run(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("%s: %w", tier, err))
 			continue
 		}
-		view, err := u.tier(ctx, v, tier, ring)
-		views, errs = append(views, view), append(errs, err)
+		report, err := u.tier(ctx, v, tier, ring)
+		reports, errs = append(reports, report), append(errs, err)
 	}
 	if !found {
 		return fmt.Errorf("upgrade: %w in %s", keys.ErrNoRing, u.app.persist)
 	}
-	return errors.Join(append(errs, u.print(views))...)
+	return errors.Join(append(errs, u.print(reports))...)
 }
 
 // tier upgrades one tier, or only inspects it in a dry run.
-func (u *upgradeVerb) tier(ctx context.Context, v *vault.Vault, tier persist.Tier, ring *keys.Ring) (upgradeView, error) {
+func (u *upgradeVerb) tier(ctx context.Context, v *vault.Vault, tier persist.Tier, ring *keys.Ring) (vault.UpgradeReport, error) {
 	var done vault.Upgraded
 	var err error
 	if u.dryRun {
@@ -107,45 +94,24 @@ func (u *upgradeVerb) tier(ctx context.Context, v *vault.Vault, tier persist.Tie
 		}
 		done, err = v.UpgradeTier(ctx, tier, u.force, progress)
 	}
-	return upgradeView{
+	return vault.UpgradeReport{
 		Tier: string(tier), DryRun: u.dryRun, Floor: cmp.Or(done.Floor, ring.Floor()), Upgraded: done.Raised,
 		Formats: done.Before, Refused: append([]string{}, done.Refused...),
 	}, err
 }
 
-func (u *upgradeVerb) print(views []upgradeView) error {
+func (u *upgradeVerb) print(reports []vault.UpgradeReport) error {
 	if u.app.json {
-		return u.app.printJSON(views)
+		return u.app.printJSON(reports)
 	}
 	var b strings.Builder
-	for _, v := range views {
-		v.describe(&b)
+	refused := 0
+	for _, r := range reports {
+		b.WriteString(r.String())
+		refused += len(r.Refused)
+	}
+	if refused > 0 {
+		b.WriteString("adopt a refused image with \"layervault image adopt\", or remove it\n")
 	}
 	return u.app.printf("%s", b.String())
-}
-
-// describe prints what was done, or what a real run would do.
-func (v upgradeView) describe(b *strings.Builder) {
-	old := fmt.Sprintf("%d of %d images and %d of %d records", len(v.OldImages), v.Images, len(v.OldRecords), v.Records)
-	switch {
-	case v.Upgraded:
-		fmt.Fprintf(b, "%s: upgraded; %s had format 1, which is now refused\n", v.Tier, old)
-	case v.Floor > 1:
-		fmt.Fprintf(b, "%s: format 2\n", v.Tier)
-	case v.DryRun:
-		fmt.Fprintf(b, "%s: %s have format 1\n", v.Tier, old)
-	default:
-		fmt.Fprintf(b, "%s: not upgraded, format 1 is still accepted\n", v.Tier)
-	}
-	if v.DryRun && v.Floor == 1 {
-		for _, title := range append(v.OldImages, v.OldRecords...) {
-			fmt.Fprintf(b, "  would upgrade %s\n", title)
-		}
-		for _, p := range v.Problems {
-			fmt.Fprintf(b, "  does not open: %s\n", p)
-		}
-	}
-	for _, r := range v.Refused {
-		fmt.Fprintf(b, "  refused: %s (adopt an image with \"layervault image adopt\", or remove it)\n", r)
-	}
 }

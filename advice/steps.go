@@ -1,4 +1,4 @@
-package main
+package advice
 
 import (
 	"errors"
@@ -26,8 +26,8 @@ import (
 	"layervault/volume"
 )
 
-// advice is the command to type after some errors.
-type advice struct {
+// rule is the command to type after some errors.
+type rule struct {
 	errs []error
 	step string
 	in   error              // only for errors that match this too; nil for all
@@ -35,19 +35,19 @@ type advice struct {
 }
 
 // next is the command after err, "" if err is another.
-func (a advice) next(err error) string {
+func (r rule) next(err error) string {
 	switch {
-	case a.of != nil:
-		return a.of(err)
-	case (a.in == nil || errors.Is(err, a.in)) && slices.ContainsFunc(a.errs, func(target error) bool { return errors.Is(err, target) }):
-		return a.step
+	case r.of != nil:
+		return r.of(err)
+	case (r.in == nil || errors.Is(err, r.in)) && slices.ContainsFunc(r.errs, func(target error) bool { return errors.Is(err, target) }):
+		return r.step
 	}
 	return ""
 }
 
-// of is the advice for errors of the type E.
-func of[E error](step func(E) string) advice {
-	return advice{of: func(err error) string {
+// of is the rule for errors of the type E.
+func of[E error](step func(E) string) rule {
+	return rule{of: func(err error) string {
 		if e, ok := errors.AsType[E](err); ok {
 			return step(e)
 		}
@@ -75,16 +75,16 @@ func makePrivate(e *keys.NotPrivate) string {
 // adoptVolume is the advice for a volume that the tier's key does not authenticate.
 const adoptVolume = "if the volume is yours: layervault image adopt --volume ID; else remove it by its ID: layervault volume remove ID"
 
-// The advice by which nextStep goes, in this order; what the key providers say of their own
+// The rules by which Step goes, in this order; what the key providers say of their own
 // errors comes between.
 var (
-	ofRings = []advice{
+	ofRings = []rule{
 		{errs: []error{keys.ErrForgedRing}, step: "restore a backup of the key ring: layervault key restore FILE --force; find out who wrote to the disk"},
 		{errs: []error{keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost}, step: "if you restored an older ring or changed the TPM: layervault key recover; else restore the newest backup: layervault key restore FILE --force"},
 		{errs: []error{keys.ErrAnchor}, step: "clear the TPM owner password (tpm2_changeauth -c owner -p PASSWORD), then: layervault key reseal; or use anchor=none"},
 		of(acceptSlot),
 	}
-	ofTiers = []advice{
+	ofTiers = []rule{
 		of(makePrivate), // before what is said of every locked tier
 		{errs: []error{keys.ErrLocked, keys.ErrNeedsPerson}, step: "layervault key recover"},
 		{errs: []error{vault.ErrUnfinished}, step: "layervault vault upgrade --dry-run names what does not open; remove or adopt it (layervault image adopt), or: layervault vault upgrade --force"},
@@ -93,7 +93,7 @@ var (
 		{errs: []error{keys.ErrRingExists}, step: "--force replaces an intact key ring, and keeps a copy"},
 		{errs: []error{keys.ErrNoProvider}, step: "docker plugin set layervault key=tpm (or key=versatile where there is no TPM); for serve: --key"},
 	}
-	ofTheRest = []advice{
+	ofTheRest = []rule{
 		{errs: []error{handover.ErrNobody}, step: "layervault key unlock --wait, then start docker"},
 		{errs: []error{keys.ErrUnknownProvider}, step: "layervault serve --help lists the key providers"},
 		of(func(e *keys.RecordedRing) string {
@@ -160,23 +160,23 @@ var (
 	}
 )
 
-// nextStep is the command to type after an error, or "". It is the only place
-// that knows: errors say what is wrong, this says what to do.
-func nextStep(err error) string {
+// Step is the command to type after an error, or "". It is the only place that knows: errors
+// say what is wrong, Step says what to do.
+func Step(err error) string {
 	switch {
 	case err == nil:
 		return ""
 	case isUsage(err):
 		return "layervault --help"
 	}
-	for i, list := range [][]advice{ofRings, ofTiers, ofTheRest} {
+	for i, list := range [][]rule{ofRings, ofTiers, ofTheRest} {
 		if i > 0 { // first where a provider's own step helps more than that of every locked tier
 			if step := unlock.Step(err, i == 1); step != "" {
 				return step
 			}
 		}
-		for _, a := range list {
-			if step := a.next(err); step != "" {
+		for _, r := range list {
+			if step := r.next(err); step != "" {
 				return step
 			}
 		}

@@ -1,4 +1,4 @@
-package main
+package advice_test
 
 import (
 	"errors"
@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"layervault/advice"
 	"layervault/crypt"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
@@ -41,7 +42,7 @@ func TestExitStatus(t *testing.T) {
 	}{
 		{"nothing", nil, 0, ""},
 		{"anything", errors.New("x"), 1, ""},
-		{"usage", usagef("x"), 2, "--help"},
+		{"usage", &advice.UsageError{Err: errors.New("x")}, 2, "--help"},
 		{"no provider", keys.ErrNoProvider, 2, "key=tpm"},
 		{"bad id", layer.ErrBadID, 2, ""},
 		{"locked", locked(keys.ErrNeedsPerson), 3, "layervault key recover"},
@@ -128,10 +129,10 @@ func TestExitStatus(t *testing.T) {
 			if err != nil {
 				err = fmt.Errorf("outer: %w", err)
 			}
-			if got := exitStatus(err); got != tc.want {
+			if got := advice.Status(err); got != tc.want {
 				t.Errorf("status %d, want %d", got, tc.want)
 			}
-			if hint := nextStep(err); !strings.Contains(hint, tc.hint) {
+			if hint := advice.Step(err); !strings.Contains(hint, tc.hint) {
 				t.Errorf("hint is %q, want %q in it", hint, tc.hint)
 			}
 		})
@@ -141,7 +142,7 @@ func TestExitStatus(t *testing.T) {
 // Some reasons are shared by layers and volumes; the advice for volumes is not for layers.
 func TestAdviceForVolumesOnly(t *testing.T) {
 	for _, reason := range []error{layer.ErrForged, layer.ErrOldFormat} {
-		if hint := nextStep(fmt.Errorf("layer x: %w: %w", layer.ErrDamaged, reason)); strings.Contains(hint, "volume") {
+		if hint := advice.Step(fmt.Errorf("layer x: %w: %w", layer.ErrDamaged, reason)); strings.Contains(hint, "volume") {
 			t.Errorf("%v: hint is %q", reason, hint)
 		}
 	}
