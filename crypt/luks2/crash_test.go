@@ -51,7 +51,9 @@ func (c *crashFile) Sync() error {
 		return errCrash
 	}
 	c.ops++
-	copy(c.stable, c.now)
+	for _, w := range c.pending { // all that the two differ in
+		copy(c.stable[w.offset:], w.data)
+	}
 	c.pending = nil
 	return nil
 }

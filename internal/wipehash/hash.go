@@ -65,6 +65,7 @@ func (s *State) Sum(out *[Size]byte, parts ...[]byte) {
 // start is the state before anything was hashed (FIPS 180-4, section 5.3.3).
 var start = [8]uint32{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}
 
+//go:norace
 func (s *State) write(data []byte) {
 	s.total += uint64(len(data))
 	for len(data) > 0 {
@@ -78,6 +79,8 @@ func (s *State) write(data []byte) {
 }
 
 // end appends a one bit, zeros, and the length in bits, and gives the hash.
+//
+//go:norace
 func (s *State) end(out *[Size]byte) {
 	s.block[s.filled] = 0x80
 	clear(s.block[s.filled+1:])
@@ -114,6 +117,8 @@ func (s *State) setKey(key []byte) {
 }
 
 // mac is HMAC of parts, one after the other, with the key of setKey. out may be a part.
+//
+//go:norace
 func (s *State) mac(out *[Size]byte, parts ...[]byte) {
 	s.h, s.filled, s.total = s.inner, 0, blockSize
 	for _, part := range parts {
@@ -143,6 +148,8 @@ func (s *State) HMAC(out *[Size]byte, key []byte, parts ...[]byte) {
 }
 
 // PBKDF2 derives a key of n bytes and wipes the state. The caller wipes the result.
+//
+//go:norace
 func (s *State) PBKDF2(secret, salt []byte, iterations, n int) []byte {
 	defer s.Wipe()
 	// No append may move it: each copy would have to be wiped.
