@@ -2,6 +2,7 @@ package mounts_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -119,13 +120,35 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s lies on %+v, %v", path, m, err)
 		}
 	}
-	must(t, mounts.Bind(at+"/deep/down", at+"/deep/down"))
-	if m, err := mounts.Of(at + "/deep/down"); err != nil || m.ID <= infos[1].ID {
+	must(t, os.Mkdir(at+"/later", 0o700))
+	must(t, mounts.Bind(at+"/later", at+"/deep/down"))
+	if m, err := mounts.Of(at + "/deep/down"); err != nil || m.Root != "/later" {
 		t.Errorf("of two at one place: %+v, %v", m, err)
 	}
 	none, err := mounts.List(func(*mountinfo.Info) bool { return false })
 	if err != nil || len(none) != 0 {
 		t.Errorf("%v, %v", none, err)
+	}
+}
+
+// The kernel gave a later mount a lower ID, one that an earlier mount had had.
+func TestListReusedID(t *testing.T) {
+	var gone []string
+	for range 8 { // other processes take free IDs too
+		gone = append(gone, tmpfs(t))
+	}
+	at := tmpfs(t)
+	want := []string{at}
+	for i, dir := range gone {
+		must(t, mounts.DetachAll(dir))
+		want = append(want, fmt.Sprintf("%s/%d", at, i))
+		must(t, os.Mkdir(want[i+1], 0o700))
+		must(t, mounts.Bind(at, want[i+1]))
+	}
+	infos, err := mounts.List(func(m *mountinfo.Info) bool { return strings.HasPrefix(m.Mountpoint, at) })
+	must(t, err)
+	if got := mounts.Points(infos); !slices.Equal(got, want) {
+		t.Errorf("not in the order of mounting: %v", got)
 	}
 }
 

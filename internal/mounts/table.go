@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -14,14 +13,14 @@ import (
 // ErrNoMount: a path lies on no mount of this mount namespace.
 var ErrNoMount = errors.New("no such mount")
 
-// List lists the mounts of this mount namespace for which is returns true (nil: all), in
-// mount order.
+// List lists the mounts of this mount namespace for which is returns true (nil: all), in the
+// order of mounting, which is that of the kernel's table. The mounts' IDs say nothing of time:
+// the kernel gives the lowest that is free.
 func List(is func(*mountinfo.Info) bool) ([]*mountinfo.Info, error) {
 	infos, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return is != nil && !is(m), false })
 	if err != nil {
 		return nil, fmt.Errorf("read the mount table: %w", err)
 	}
-	slices.SortFunc(infos, func(a, b *mountinfo.Info) int { return a.ID - b.ID })
 	return infos, nil
 }
 

@@ -310,8 +310,7 @@ func UnmountBelow(t testing.TB, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	slices.SortFunc(infos, func(a, b *mountinfo.Info) int { return b.ID - a.ID })
-	for _, m := range infos {
+	for _, m := range slices.Backward(infos) { // the last mount first
 		_ = unix.Unmount(m.Mountpoint, unix.MNT_DETACH) // what lay below another is gone with it
 	}
 }
