@@ -24,6 +24,7 @@ import (
 	"layervault/keys/versatile"
 	"layervault/layer"
 	"layervault/plugin/socket"
+	"layervault/snapshotter"
 	"layervault/vault"
 	"layervault/volume"
 )
@@ -144,6 +145,25 @@ func TestAdviceForVolumesOnly(t *testing.T) {
 	for _, reason := range []error{layer.ErrForged, layer.ErrOldFormat} {
 		if hint := advice.Step(fmt.Errorf("layer x: %w: %w", layer.ErrDamaged, reason)); strings.Contains(hint, "volume") {
 			t.Errorf("%v: hint is %q", reason, hint)
+		}
+	}
+}
+
+// Each problem that the check of snapshots finds is explained, and what only a person can mend has
+// a step.
+func TestSnapshotProblems(t *testing.T) {
+	for kind, step := range map[snapshotter.ProblemKind]string{
+		snapshotter.Unlisted:     "",
+		snapshotter.Lost:         "pull the image again",
+		snapshotter.Unfinished:   "containerd commits or removes it",
+		snapshotter.Contradicted: "pull the image again",
+		snapshotter.Unknown:      "",
+	} {
+		if kind.Meaning() == "" {
+			t.Errorf("%s is not explained", kind)
+		}
+		if got := advice.Snapshot(kind); !strings.Contains(got, step) || (got == "") != (step == "") {
+			t.Errorf("%s: the step is %q", kind, got)
 		}
 	}
 }

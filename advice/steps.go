@@ -160,6 +160,18 @@ var (
 	}
 )
 
+// Snapshot is what to do about a kind of problem that the check of snapshots finds, or "" where
+// plugin.ErrSnapshots has the step.
+func Snapshot(kind snapshotter.ProblemKind) string {
+	switch kind {
+	case snapshotter.Lost, snapshotter.Contradicted:
+		return "remove the image or container in containerd, and pull the image again"
+	case snapshotter.Unfinished:
+		return "nothing: containerd commits or removes it"
+	}
+	return ""
+}
+
 // Step is the command to type after an error, or "". It is the only place that knows: errors
 // say what is wrong, Step says what to do.
 func Step(err error) string {

@@ -70,17 +70,17 @@ const (
 	Unknown ProblemKind = "unknown"
 )
 
-// Meaning explains a kind of problem to a person.
+// Meaning explains a kind of problem to a person: what is wrong, not what to do.
 func (k ProblemKind) Meaning() string {
 	switch k {
 	case Unlisted:
 		return "layer exists, layervault's database does not list it"
 	case Lost:
-		return "layer is missing: remove the image or container in containerd, and pull it again"
+		return "layer is missing"
 	case Unfinished:
-		return "commit was interrupted: containerd commits or removes it"
+		return "commit was interrupted"
 	case Contradicted:
-		return "layer's record contradicts the database: remove it in containerd, and pull it again"
+		return "layer's record contradicts the database"
 	case Unknown:
 		return "containerd does not know it, and its next garbage collection removes it"
 	}

@@ -33,6 +33,7 @@ type problemRow struct {
 	Layer    string `json:"layer,omitempty"`
 	Named    string `json:"named_by_containerd"` // yes, no or unknown
 	Meaning  string `json:"meaning"`
+	Next     string `json:"next,omitempty"`
 }
 
 // checkResult is the answer of snapshot check --json.
@@ -118,7 +119,7 @@ func (a *app) mendSnapshots(ctx context.Context, c snapshotCheck, asking plugin.
 func problemRows(problems []snapshotter.Problem) []problemRow {
 	var rows []problemRow
 	for _, p := range problems {
-		rows = append(rows, problemRow{string(p.Kind), p.Snapshot, p.Layer, p.Named.String(), p.Kind.Meaning()})
+		rows = append(rows, problemRow{string(p.Kind), p.Snapshot, p.Layer, p.Named.String(), p.Kind.Meaning(), advice.Snapshot(p.Kind)})
 	}
 	return rows
 }
@@ -152,6 +153,12 @@ func (a *app) printChecked(res checkResult) error {
 		if !said[row.Problem] {
 			said[row.Problem] = true
 			if err := a.printf("%s: %s\n", row.Problem, row.Meaning); err != nil {
+				return err
+			}
+			if row.Next == "" {
+				continue
+			}
+			if err := a.printf("next: %s\n", row.Next); err != nil {
 				return err
 			}
 		}
