@@ -49,6 +49,11 @@ const (
 // maxName bounds the name of a layer, in bytes: containerd's are some 150.
 const maxName = 512
 
+// maxMark bounds the marks of a record (UUIDs, and the process that made a layer), in bytes: a
+// UUID's text has 36. With it, a record whose fields are all as long as they may be is shorter
+// than recordFormat's MaxSize, also where JSON escapes each byte of the name.
+const maxMark = 64
+
 // recordKind is the kind of a layer's record in its authentication.
 const recordKind = "layer"
 
@@ -141,6 +146,11 @@ func (r Record) check(id string) error {
 	}
 	if r.SizeLimit < 0 || r.Size < 0 {
 		return errors.New("negative size")
+	}
+	for _, mark := range []string{r.UUID, r.ParentUUID, r.Owner} {
+		if mark != "" && (len(mark) > maxMark || ValidateID(mark) != nil) {
+			return fmt.Errorf("no UUID, and no process: %.*q", maxMark, mark)
+		}
 	}
 	if err := r.checkVersion(); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"layervault/internal/durable"
 	"layervault/layer"
 	"layervault/layer/layertest"
 )
@@ -147,6 +149,45 @@ func TestDamagedRecords(t *testing.T) {
 	}
 }
 
+// What a reader takes, a writer can write back: FuzzRecord found an owner of 3,000 bytes that are
+// no UTF-8, of which JSON makes three times as many.
+func TestRecordStaysReadable(t *testing.T) {
+	r := layer.Record{
+		ID: strings.Repeat("i", 128), Parent: strings.Repeat("p", 128), Kind: layer.Sealed, ReadWrite: true,
+		SizeLimit: math.MaxInt64, Size: math.MaxInt64, UUID: strings.Repeat("u", 64), ParentUUID: strings.Repeat("v", 64),
+		Owner: strings.Repeat("o", 64), Name: strings.Repeat("<", 512), State: layer.Committed,
+		Created: time.Date(9999, 12, 31, 23, 59, 59, 999999999, time.FixedZone("", 3600)),
+	}
+	encode := func(r layer.Record) []byte {
+		sealed, err := r.Seal(layertest.Keys{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := sealed.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	if _, err := layer.DecodeRecord(r.ID, encode(r)); err != nil {
+		t.Errorf("the longest record, %d bytes: %v", len(encode(r)), err)
+	}
+	for name, longer := range map[string]func(*layer.Record){
+		"UUID":          func(r *layer.Record) { r.UUID += "u" },
+		"parent's UUID": func(r *layer.Record) { r.ParentUUID += "v" },
+		"owner":         func(r *layer.Record) { r.Owner += "o" },
+		"no UTF-8":      func(r *layer.Record) { r.Owner = "\xf4" },
+		"name":          func(r *layer.Record) { r.Name += "n" },
+	} {
+		bad := r
+		longer(&bad)
+		bad.Created = bad.Created.UTC().Truncate(time.Second) // room for one byte more
+		if _, err := layer.DecodeRecord(r.ID, encode(bad)); !errors.Is(err, layer.ErrDamaged) || errors.Is(err, durable.ErrTooLong) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // FuzzRecord wants no input to crash the reader, and what it takes to be written
 // back to the same meaning.
 func FuzzRecord(f *testing.F) {
@@ -158,6 +199,7 @@ func FuzzRecord(f *testing.F) {
 		f.Add(frozen[name].ID, data)
 	}
 	f.Add("x", []byte(`{"version":1,"id":"x","kind":"fresh","created":"0001-01-01T00:00:00Z"}`))
+	f.Add("x", []byte(`{"version":1,"id":"x","kind":"fresh","owner":"`+strings.Repeat("\xf4", 3000)+`","created":"0001-01-01T00:00:00Z"}`))
 	f.Fuzz(func(t *testing.T, id string, data []byte) {
 		r, err := layer.DecodeRecord(id, data)
 		if err != nil {
