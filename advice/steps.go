@@ -172,8 +172,8 @@ func Snapshot(kind snapshotter.ProblemKind) string {
 	return ""
 }
 
-// Step is the command to type after an error, or "". It is the only place that knows: errors
-// say what is wrong, Step says what to do.
+// Step is the command to type after an error, or "": errors say what is wrong, Step says what to
+// do.
 func Step(err error) string {
 	switch {
 	case err == nil:

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"layervault/crypt/luks2"
 	"layervault/persist"
 )
@@ -322,6 +324,7 @@ func TestStrictFiles(t *testing.T) {
 	}
 }
 
+// FuzzRecord wants what is read to lie inside its disk, and to be written back to the same meaning.
 func FuzzRecord(f *testing.F) {
 	for _, name := range []string{"v1-token.json", "v1-folder.json", "v1-on-disk.json", "v2-token.json", "v2-folder.json", "v2-on-disk.json"} {
 		text, err := os.ReadFile(filepath.Join("testdata/records", name))
@@ -330,11 +333,25 @@ func FuzzRecord(f *testing.F) {
 		}
 		f.Add(text)
 	}
+	ways := []struct {
+		decode func([]byte) (Record, error)
+		encode func(Record) ([]byte, error)
+	}{
+		{decodeToken, func(r Record) ([]byte, error) { return r.encodeToken() }},
+		{decodeFile, Record.encodeFile},
+	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		for _, decode := range []func([]byte) (Record, error){decodeToken, decodeFile} {
-			r, err := decode(text)
+		for _, way := range ways {
+			r, err := way.decode(text)
 			if err != nil {
 				continue
+			}
+			written, err := way.encode(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if again, err := way.decode(written); err != nil || again != r {
+				t.Errorf("%+v, written as %s, is %+v (%v)", r, written, again, err)
 			}
 			p, err := placeOf(r, "r1")
 			if err != nil || !filepath.IsLocal(p.dir) || p.marker != "" && !filepath.IsLocal(p.marker) || !filepath.IsLocal(mountDir(r.ID(), p)) {
@@ -344,6 +361,7 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
+// FuzzRevisions wants what is read to be written back to the same meaning.
 func FuzzRevisions(f *testing.F) {
 	f.Add([]byte(`{"version":1,"current":"a","known":[{"name":"a","set":"2026-01-02T03:04:05Z"}]}`))
 	f.Add([]byte(`{"version":1,"known":[]}`))
@@ -358,6 +376,17 @@ func FuzzRevisions(f *testing.F) {
 		r, err := decodeRevisions(text)
 		if err == nil && r.Current != "" && ValidateName("revision", r.Current) != nil {
 			t.Errorf("current revision %q", r.Current)
+		}
+		if err != nil {
+			return
+		}
+		written, err := r.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := decodeRevisions(written)
+		if d := cmp.Diff(r, again); err != nil || d != "" {
+			t.Errorf("written as %s: %v %s", written, err, d)
 		}
 	})
 }
