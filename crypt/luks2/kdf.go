@@ -125,15 +125,9 @@ func (k KDF) derive(passphrase, salt []byte, n int) ([]byte, error) {
 	}
 }
 
-// wipedIterations bounds the derivations done in memory that is wiped, which take about
-// four times as long. The bound covers the random keys of this project (RandomKeyKDF) and
-// digests, thus everything that opens without a person; a typed passphrase with a million
-// iterations must not take four times as long.
-const wipedIterations = 10_000
-
 // pbkdf2Key is PBKDF2 with HMAC of the named hash.
 func pbkdf2Key(hashName string, secret, salt []byte, iterations, n int) ([]byte, error) {
-	if hashName == "sha256" && iterations <= wipedIterations {
+	if hashName == "sha256" { // of every slot and digest that layervault makes
 		return new(wipehash.State).PBKDF2(secret, salt, iterations, n), nil
 	}
 	// crypto/pbkdf2 takes the secret as a string and copies it, so a copy stays behind.

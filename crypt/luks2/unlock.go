@@ -54,13 +54,17 @@ func (h *Header) UnlockOwn(ctx context.Context, r io.ReaderAt, passphrase []byte
 func (m *metadata) own(k keyslot) error {
 	d, _ := m.digestOf(k.id)
 	switch {
-	case k.kdf.Type != KDFPBKDF2 || k.kdf.Iterations > wipedIterations:
-		return fmt.Errorf("%w: %s; layervault slots use pbkdf2 with at most %d iterations", ErrTooCostly, k.kdf.Type, wipedIterations)
+	case k.kdf.Type != KDFPBKDF2 || k.kdf.Iterations > ownIterations:
+		return fmt.Errorf("%w: %s; layervault slots use pbkdf2 with at most %d iterations", ErrTooCostly, k.kdf.Type, ownIterations)
 	case d.iterations > maxOwnDigest:
 		return fmt.Errorf("%w: %d iterations in digest %d, limit is %d", ErrTooCostly, d.iterations, d.id, maxOwnDigest)
 	}
 	return nil
 }
+
+// ownIterations bounds a slot of layervault's, whose key is random: layervault writes 1000
+// (RandomKeyKDF). A typed passphrase has a hundred times as many.
+const ownIterations = 10_000
 
 // maxOwnDigest bounds the digest iterations of a layervault image: layervault writes 1000,
 // and cryptsetup calibrates to an eighth of a second when it re-encrypts an image.

@@ -7,13 +7,20 @@
 // plugin's memory for the known keys, where they may be swapped out. (runtime/secret will do
 // the same for any code, but is an experiment, and for two of our three processors only.)
 //
-// It is portable and some four times slower than the standard library's assembly, which does
-// not matter for the few blocks of a key.
+// What hashes a few blocks is portable Go, some four times slower than the standard library's
+// assembly, which does not matter there. PBKDF2's thousands of blocks, a tenth of what opening
+// an image costs, are crypto/sha256's, with whatever help the processor has: it is given
+// whole blocks only, which it does not keep, its own state goes in and out by its encoding,
+// and is reset at the end with the stack below it.
 package wipehash
 
 import (
+	"crypto/sha256"
+	"encoding"
 	"encoding/binary"
+	"hash"
 	"math/bits"
+	"runtime"
 	"unsafe"
 )
 
@@ -39,6 +46,8 @@ type State struct {
 	pad          [blockSize]byte
 	digest       [Size]byte
 	a, b         [Size]byte // of what is built on HMAC
+
+	innerCode, outerCode, code encoded // what goes in and out of crypto/sha256
 }
 
 // StateSize is how much memory In needs, in bytes.
@@ -160,16 +169,92 @@ func (s *State) PBKDF2(secret, salt []byte, iterations, n int) []byte {
 		binary.BigEndian.PutUint32(number[:], uint32(i))
 		s.mac(&s.a, salt, number[:])
 		s.b = s.a
-		for range iterations - 1 {
-			s.mac(&s.a, s.a[:])
-			for j := range s.b {
-				s.b[j] ^= s.a[j]
-			}
-		}
+		s.repeat(iterations - 1)
 		out = append(out, s.b[:]...)
 	}
 	clear(out[n:cap(out)])
 	return out[:n]
+}
+
+// repeat replaces a by its HMAC under the key of setKey, n times, and adds each to b.
+//
+//go:norace
+func (s *State) repeat(n int) {
+	wipeStack() // and now it is large enough, and will not be moved with something on it
+	defer wipeStack()
+	sha := sha256.New().(engine)
+	defer sha.Reset()
+	s.innerCode.set(&s.inner)
+	s.outerCode.set(&s.outer)
+	// Both messages have one block after the padded key: a hash, and its padding.
+	clear(s.block[:])
+	s.block[Size] = 0x80
+	binary.BigEndian.PutUint64(s.block[blockSize-lengthSize:], 8*(blockSize+Size))
+	for range n {
+		copy(s.block[:], s.a[:])
+		s.compressFrom(sha, &s.innerCode)
+		s.compressFrom(sha, &s.outerCode)
+		copy(s.a[:], s.block[:])
+		for j := range s.b {
+			s.b[j] ^= s.a[j]
+		}
+	}
+}
+
+// engine is crypto/sha256's implementation.
+type engine interface {
+	hash.Hash
+	encoding.BinaryAppender
+	encoding.BinaryUnmarshaler
+}
+
+// compressFrom takes the block into a state, and puts the hash that results at its beginning.
+//
+//go:norace
+func (s *State) compressFrom(sha engine, state *encoded) {
+	err := sha.UnmarshalBinary(state[:])
+	if err == nil {
+		_, _ = sha.Write(s.block[:]) // documented to return no error
+		_, err = sha.AppendBinary(s.code[:0])
+	}
+	if err != nil {
+		panic("crypto/sha256 has another encoding of its state than with Go 1.26: " + err.Error())
+	}
+	copy(s.block[:], s.code.words())
+}
+
+// encoded is how crypto/sha256 encodes its state between two blocks: four bytes that name the
+// format, the eight words of the state, the rest of a block, which is never anything here, and
+// the number of bytes hashed.
+type encoded [len(magic) + Size + blockSize + lengthSize]byte
+
+const magic = "sha\x03"
+
+// words are the state's, big endian: after the last block, the hash.
+func (e *encoded) words() []byte { return e[len(magic):][:Size] }
+
+// set makes e the state after one block.
+//
+//go:norace
+func (e *encoded) set(words *[8]uint32) {
+	copy(e[:], magic)
+	for i, word := range words {
+		binary.BigEndian.PutUint32(e.words()[4*i:], word)
+	}
+	binary.BigEndian.PutUint64(e[len(e)-lengthSize:], blockSize)
+}
+
+// stackUse is more than repeat uses of the stack, in bytes: where the processor has no
+// instructions for SHA-256, crypto/sha256 spreads a block out in a frame of some 600.
+const stackUse = 4 << 10
+
+// wipeStack overwrites the stack below its caller.
+//
+//go:noinline
+func wipeStack() {
+	var below [stackUse]byte
+	clear(below[:])
+	runtime.KeepAlive(&below)
 }
 
 // constants are those of FIPS 180-4, section 4.2.2.
