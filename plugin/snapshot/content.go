@@ -2,10 +2,15 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
+	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/content/proxy"
+	"github.com/containerd/containerd/v2/core/leases"
+	leaseproxy "github.com/containerd/containerd/v2/core/leases/proxy"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -17,7 +22,8 @@ import (
 // and again when containerd was restarted.
 type Content struct {
 	content.Store
-	conn *grpc.ClientConn
+	leases leases.Manager
+	conn   *grpc.ClientConn
 }
 
 // NewContent makes a content store of the containerd that listens at a socket.
@@ -27,7 +33,9 @@ func NewContent(socket string) (*Content, error) {
 	if err != nil {
 		return nil, fmt.Errorf("containerd's socket %s: %w", socket, err)
 	}
-	return &Content{Store: proxy.NewContentStore(conn), conn: conn}, nil
+	return &Content{
+		Store: proxy.NewContentStore(conn), leases: leaseproxy.NewLeaseManager(leasesapi.NewLeasesClient(conn)), conn: conn,
+	}, nil
 }
 
 // Close closes the connection.
@@ -41,14 +49,43 @@ func passOn(ctx context.Context) context.Context {
 	return ctx
 }
 
+// leaseTime is how long containerd's garbage collection leaves a blob of ours alone, if nothing
+// refers to the blob by then. The engine that asked for the blob unpacks the blob and writes a
+// manifest meanwhile: minutes, if layers are large and the disk slow.
+const leaseTime = time.Hour
+
+// lease is what a blob is written under: the lease that the request came with, or a new one.
+// containerd calls a differ behind a socket without the lease of containerd's own caller, and a
+// collection that came between the blob's commit and the caller's first reference would remove
+// the blob. undo removes a new one.
+func (c *Content) lease(ctx context.Context) (id string, undo func() error, err error) {
+	if id, ok := leases.FromContext(ctx); ok {
+		return id, func() error { return nil }, nil
+	}
+	ctx = passOn(ctx)
+	l, err := c.leases.Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseTime))
+	if err != nil {
+		return "", nil, fmt.Errorf("make a lease at containerd: %w", err)
+	}
+	return l.ID, func() error { return c.leases.Delete(context.WithoutCancel(ctx), l) }, nil
+}
+
 // ReaderAt implements content.Provider.
 func (c *Content) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
 	return c.Store.ReaderAt(passOn(ctx), desc)
 }
 
-// Writer implements content.Ingester.
+// Writer implements content.Ingester. What is written stays for leaseTime at least.
 func (c *Content) Writer(ctx context.Context, opts ...content.WriterOpt) (content.Writer, error) {
-	return c.Store.Writer(passOn(ctx), opts...)
+	lease, undo, err := c.lease(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w, err := c.Store.Writer(leases.WithLease(passOn(ctx), lease), opts...)
+	if err != nil {
+		return nil, errors.Join(err, undo())
+	}
+	return w, nil
 }
 
 // Abort implements content.IngestManager.

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
 	diffproxy "github.com/containerd/containerd/v2/core/diff/proxy"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/proxy"
@@ -313,7 +314,7 @@ func TestContent(t *testing.T) {
 	must(t, s.Commit(ctx, "name", "key"))
 	view, err := s.View(ctx, "view", "name")
 	must(t, err)
-	out, err := s.differ.Compare(ctx, nothing, view, diff.WithMediaType(ocispec.MediaTypeImageLayerGzip))
+	out, err := s.differ.Compare(leases.WithLease(ctx, "theirs"), nothing, view, diff.WithMediaType(ocispec.MediaTypeImageLayerGzip))
 	must(t, err)
 	if info, err := blobs.Info(ctx, out.Digest); err != nil || info.Size != out.Size {
 		t.Errorf("%+v, %v", info, err)

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
+	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/diff/apply"
@@ -67,6 +68,7 @@ func newDaemon(ctx context.Context, t *testing.T) *daemon {
 	must(t, d.Init(ctx))
 	server := grpc.NewServer()
 	contentapi.RegisterContentServer(server, contentserver.New(d.ContentStore()))
+	leasesapi.RegisterLeasesServer(server, &leaseServer{manager: metadata.NewLeaseManager(d.DB)})
 	l, err := net.Listen("unix", path)
 	must(t, err)
 	go func() { _ = server.Serve(l) }()
