@@ -139,7 +139,7 @@ func (h Host) Find(ctx context.Context) Found {
 	}
 	found.assign()
 	if !slices.ContainsFunc(found.Containerds, func(c Containerd) bool { return c.Kind.Configurable() }) {
-		if program := h.installed(); program != "" {
+		if program := h.installed("containerd"); program != "" {
 			c := Containerd{Kind: External, Config: defaultConfig, program: program}
 			h.complete(ctx, &c)
 			found.Containerds = append(found.Containerds, c)
@@ -291,7 +291,8 @@ func (h Host) complete(ctx context.Context, c *Containerd) {
 	}
 }
 
-// versionOf asks a program: "containerd github.com/containerd/containerd 1.7.24~ds1 ...".
+// versionOf asks a program: "containerd github.com/containerd/containerd 1.7.24~ds1 ...",
+// "runc version 1.1.15+ds1".
 func versionOf(ctx context.Context, program string) string {
 	out, err := exec.CommandContext(ctx, program, "--version").Output()
 	if err != nil {
@@ -303,14 +304,14 @@ func versionOf(ctx context.Context, program string) string {
 	return ""
 }
 
-// installed is the program of a containerd that is installed, "" for none.
-func (h Host) installed() string {
+// installed is a program of that name, "" for none.
+func (h Host) installed(name string) string {
 	path := h.Path
 	if path == "" {
 		path = "/usr/local/bin:/usr/bin:/usr/local/sbin:/usr/sbin:/bin"
 	}
 	for _, dir := range filepath.SplitList(path) {
-		program := h.At(filepath.Join(dir, "containerd"))
+		program := h.At(filepath.Join(dir, name))
 		if info, err := os.Stat(program); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			return program
 		}

@@ -243,7 +243,7 @@ func TestPlanDaemon(t *testing.T) {
 				files[defaultDaemon] = tc.in
 			}
 			h := host(t, nil, files)
-			p, err := h.PlanDaemon(defaultDaemon, "/run/c.sock", nil)
+			p, err := h.PlanDaemon(t.Context(), defaultDaemon, "/run/c.sock", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -267,21 +267,51 @@ func TestPlanDaemon(t *testing.T) {
 			if diff := cmp.Diff(tc.want, string(compact)); diff != "" {
 				t.Error(diff)
 			}
-			if again, err := h.PlanDaemon(defaultDaemon, "/run/c.sock", nil); err != nil || again.Writable() {
+			if again, err := h.PlanDaemon(t.Context(), defaultDaemon, "/run/c.sock", nil); err != nil || again.Writable() {
 				t.Errorf("a second time: %v", err)
 			}
 		})
 	}
 	for socket, d := range map[string]*Dockerd{defaultAddress: nil, "/run/c.sock": {ByFlag: true}} {
-		p, err := Host{Root: t.TempDir()}.PlanDaemon(defaultDaemon, socket, d)
+		p, err := host(t, nil, nil).PlanDaemon(t.Context(), defaultDaemon, socket, d)
 		if err != nil || strings.Contains(p.Lines, `"containerd":`) {
 			t.Errorf("%s: %v, %s", socket, err, p.Lines)
 		}
 	}
 	for _, bad := range []string{"[]", "{", `{"features": 5}`, `{"a": 1, "a": 2}`, "null"} {
 		h := host(t, nil, map[string]string{defaultDaemon: bad})
-		if _, err := h.PlanDaemon(defaultDaemon, "/run/c.sock", nil); !errors.Is(err, ErrJSON) {
+		if _, err := h.PlanDaemon(t.Context(), defaultDaemon, "/run/c.sock", nil); !errors.Is(err, ErrJSON) {
 			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+// Containers of Docker 29 did not start with Debian's runc.
+func TestPlanDaemonOldRunc(t *testing.T) {
+	for _, tc := range []struct {
+		runc, in string
+		off      bool
+	}{
+		{"1.1.15+ds1", "", true},
+		{"1.1.15+ds1", `{"features": {"time-namespaces": true}}`, false}, // as the person says
+		{"1.2.0", "", false},
+		{"", "", false},
+	} {
+		files := map[string]string{defaultDaemon: tc.in}
+		if tc.runc != "" {
+			files["/usr/bin/runc"] = "#!/bin/sh\necho runc version " + tc.runc + "\n"
+		}
+		h := host(t, nil, files)
+		h.Path = "/usr/bin"
+		p, err := h.PlanDaemon(t.Context(), defaultDaemon, defaultAddress, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(p.Lines, `"time-namespaces": false`); got != tc.off {
+			t.Errorf("runc %q, %q:\n%s", tc.runc, tc.in, p.Lines)
+		}
+		if got := strings.Contains(strings.Join(p.Notes, " "), "runc "+tc.runc+" refuses"); got != tc.off {
+			t.Errorf("runc %q: notes %q", tc.runc, p.Notes)
 		}
 	}
 }

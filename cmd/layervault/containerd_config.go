@@ -74,7 +74,7 @@ func (a *app) containerdConfig(ctx context.Context, c containerdConfig) error {
 		if file == "" {
 			file = engine.DaemonConfig(found)
 		}
-		daemon, err := host.PlanDaemon(file, target.Socket, found.Dockerd)
+		daemon, err := host.PlanDaemon(ctx, file, target.Socket, found.Dockerd)
 		if err != nil {
 			return err
 		}

@@ -32,7 +32,7 @@ const (
 type engine struct {
 	name   string
 	root   string // data-root
-	driver string // storage driver; "" for overlay2
+	driver string // storage driver; "" for overlay2, or overlayfs in Docker 29
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -66,7 +66,17 @@ func (e *engine) Start(ctx context.Context, flags ...string) error {
 		return err
 	}
 	defer log.Close()
-	args := append([]string{"--experimental", "--storage-driver", cmp.Or(e.driver, "overlay2"), "--bridge", "none", "--iptables=false", "--ip6tables=false",
+	storage := "overlay2"
+	if docker29() {
+		storage = "overlayfs" // containerd's
+		// Not the file of the engine under test; see start-docker29 for the namespaces.
+		file := filepath.Join(e.run(), "daemon.json")
+		if err := os.WriteFile(file, []byte(`{"features": {"time-namespaces": false}}`), 0o600); err != nil {
+			return err
+		}
+		flags = append([]string{"--config-file", file}, flags...)
+	}
+	args := append([]string{"--experimental", "--storage-driver", cmp.Or(e.driver, storage), "--bridge", "none", "--iptables=false", "--ip6tables=false",
 		"--data-root", e.root, "--exec-root", e.run() + "/exec", "--pidfile", e.run() + "/dockerd.pid", "--host", e.Host(),
 		// the containerd of the engine under test serves this one too: each keeps to its own containers
 		"--containerd-namespace", e.name, "--containerd-plugins-namespace", e.name + "-plugins"}, flags...)

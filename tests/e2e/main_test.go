@@ -52,6 +52,10 @@ func driver() string {
 	return "layervault"
 }
 
+// docker29 says whether the engine under test is Docker 29, whose layers are containerd's
+// snapshots (tests/guest/bin/start-docker29).
+func docker29() bool { return os.Getenv("E2E_ENGINE") == "29" }
+
 func encrypted() bool { return driver() != "overlay2" }
 
 func tool(f func(args []string) error) {

@@ -28,10 +28,14 @@ func TestSessions(t *testing.T) {
 	})
 }
 
-// condition: [layervault] holds when an encrypting driver is under test.
+// condition: [layervault] holds when an encrypting driver is under test, [graphdriver] when the
+// engine has graph drivers.
 func condition(name string) (bool, error) {
-	if name == "layervault" {
+	switch name {
+	case "layervault":
 		return encrypted(), nil
+	case "graphdriver":
+		return !docker29(), nil
 	}
 	return false, fmt.Errorf("unknown condition %q", name)
 }
