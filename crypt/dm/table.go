@@ -28,7 +28,8 @@ func (c *Control) Load(name string, readOnly bool, targets ...Target) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP),
+		errors.Is(err, unix.E2BIG): // verity's, where a device is too small
 		return fmt.Errorf("load table of %s: %w: %w", name, ErrTarget, err)
 	case errors.Is(err, unix.ENOKEY), errors.Is(err, unix.EKEYREVOKED), errors.Is(err, unix.EKEYEXPIRED):
 		return fmt.Errorf("load table of %s: %w: %w", name, ErrNoKey, err)
