@@ -114,9 +114,9 @@ func judge(t testing.TB, f *os.File, tree verity.Tree) {
 
 // TestSizes: whatever the number of blocks, root hash and tree are veritysetup's.
 func TestSizes(t *testing.T) {
-	sizes := []int{1, 2, 3, 127, 128, 129, 255, 256, 257, 128*128 - 1, 128 * 128, 128*128 + 1, 2*128*128 + 77}
+	sizes := []int{1, 2, 3, 127, 128, 129, 255, 256, 257, 128 * 128, 128*128 + 1}
 	for i := range 4 {
-		sizes = append(sizes, 1+int(rand.New(rand.NewPCG(7, uint64(i))).Uint32N(6000)))
+		sizes = append(sizes, 1+int(rand.New(rand.NewPCG(7, uint64(i))).Uint32N(4000)))
 	}
 	for _, blocks := range sizes {
 		t.Run(fmt.Sprint(blocks), func(t *testing.T) {
@@ -142,10 +142,10 @@ func TestSizes(t *testing.T) {
 // TestOrders: blocks come in any order, from several goroutines, again with other content, in
 // part, or not at all.
 func TestOrders(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 1))
-			blocks := 1 + rnd.IntN(3000)
+			blocks := 1 + rnd.IntN(2000)
 			size := int64(blocks) * block
 			limit := size + int64(rnd.IntN(3))*block
 			f := file(t, limit+verity.Size(limit)+16*block)
@@ -154,13 +154,14 @@ func TestOrders(t *testing.T) {
 			must(t, err)
 			w, err := verity.NewWriter(f, verity.Options{Limit: limit})
 			must(t, err)
+			content := random(seed, 4<<20)
 			var wg sync.WaitGroup
 			for worker := range 4 {
 				rnd := rand.New(rand.NewPCG(seed, uint64(worker)+2))
 				wg.Go(func() {
-					for range 40 {
+					for range 30 {
 						at := int64(rnd.IntN(blocks)) * block
-						n := (1 + rnd.IntN(300)) * block
+						n := (1 + rnd.IntN(200)) * block
 						if rnd.IntN(4) == 0 { // not in whole blocks
 							at += int64(rnd.IntN(block))
 							n -= rnd.IntN(block)
@@ -168,7 +169,7 @@ func TestOrders(t *testing.T) {
 						if at+int64(n) > limit+16*block {
 							continue
 						}
-						if _, err := w.WriteAt(random(rnd.Uint64(), n), at); err != nil {
+						if _, err := w.WriteAt(content[rnd.IntN(len(content)-n):][:n], at); err != nil {
 							t.Error(err)
 						}
 					}
