@@ -114,7 +114,7 @@ func judge(t testing.TB, f *os.File, tree verity.Tree) {
 
 // TestSizes: whatever the number of blocks, root hash and tree are veritysetup's.
 func TestSizes(t *testing.T) {
-	sizes := []int{1, 2, 3, 127, 128, 129, 255, 256, 257, 128 * 128, 128*128 + 1}
+	sizes := []int{1, 2, 3, 127, 128, 129, 255, 256, 257, 128 * 128, 128*128 + 1, 2*128*128 + 77}
 	for i := range 4 {
 		sizes = append(sizes, 1+int(rand.New(rand.NewPCG(7, uint64(i))).Uint32N(4000)))
 	}
@@ -198,9 +198,14 @@ func TestUnwritten(t *testing.T) {
 type scattered struct {
 	mu     sync.Mutex
 	blocks map[int64][]byte // those that are not all zeros
+	reads  map[int64]int    // of each block
 }
 
 var zeros = make([]byte, 1<<20)
+
+func newScattered() *scattered {
+	return &scattered{blocks: map[int64][]byte{}, reads: map[int64]int{}}
+}
 
 func (s *scattered) WriteAt(b []byte, at int64) (int, error) {
 	s.mu.Lock()
@@ -221,6 +226,7 @@ func (s *scattered) ReadAt(b []byte, at int64) (int, error) {
 	for i := 0; i < len(b); i += block {
 		clear(b[i : i+block])
 		copy(b[i:], s.blocks[(at+int64(i))/block])
+		s.reads[(at+int64(i))/block]++
 	}
 	return len(b), nil
 }
@@ -231,7 +237,7 @@ func TestScratch(t *testing.T) {
 	const size = 3 * verity.MemoryLimit / 2
 	o := verity.Options{Limit: verity.MaxBlocks * block, Salt: salt(1)}
 	o.Scratch = o.Limit + verity.Size(o.Limit)
-	s := &scattered{blocks: map[int64][]byte{}}
+	s := newScattered()
 	w, err := verity.NewWriter(s, o)
 	must(t, err)
 	for _, pass := range []int64{0, 1} { // each page is used twice, far apart
@@ -254,8 +260,13 @@ func TestScratch(t *testing.T) {
 	}
 	tree, err := w.Finish(t.Context(), size)
 	must(t, err)
+	for n := range s.reads {
+		if n < size/block {
+			t.Fatalf("block %d was read again, so its hash was lost", n)
+		}
+	}
 	must(t, verity.Verify(t.Context(), s, tree, verity.Checking{}))
-	plain, err := verity.NewWriter(&scattered{blocks: map[int64][]byte{}}, o)
+	plain, err := verity.NewWriter(newScattered(), o)
 	must(t, err)
 	other, err := plain.Finish(t.Context(), size)
 	must(t, err)

@@ -101,7 +101,7 @@ func (f *full) WriteAt(b []byte, at int64) (int, error) {
 func TestScratchFails(t *testing.T) {
 	o := verity.Options{Limit: 2 * verity.MemoryLimit}
 	o.Scratch = o.Limit + verity.Size(o.Limit)
-	w, err := verity.NewWriter(&full{&scattered{blocks: map[int64][]byte{}}, o.Scratch}, o)
+	w, err := verity.NewWriter(&full{newScattered(), o.Scratch}, o)
 	must(t, err)
 	for at := int64(0); at < verity.MemoryLimit; at += 8 << 20 { // one block for each page
 		_, err := w.WriteAt(zeros[:block], at)
@@ -116,7 +116,7 @@ func TestScratchFails(t *testing.T) {
 		t.Error(err)
 	}
 	// The tree itself does not fit.
-	w, err = verity.NewWriter(&full{&scattered{blocks: map[int64][]byte{}}, 2 * block}, verity.Options{Limit: 2 * block})
+	w, err = verity.NewWriter(&full{newScattered(), 2 * block}, verity.Options{Limit: 2 * block})
 	must(t, err)
 	if _, err := w.Finish(t.Context(), 2*block); !errors.Is(err, io.ErrShortWrite) {
 		t.Error(err)
