@@ -26,9 +26,6 @@ const (
 	// ext4 with blocks of 4096 bytes, and images are files. With it no sum of block numbers
 	// and no offset in bytes overflows.
 	MaxBlocks = 1 << 32
-
-	// maxLevels is how many levels the tree of MaxBlocks has: 128^5 is more than 2^32.
-	maxLevels = 5
 )
 
 // Tree says where a hash tree lies, and what it must be. The zero value is no tree.
