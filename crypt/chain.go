@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"layervault/crypt/dm"
 	"layervault/crypt/loop"
 	"layervault/crypt/luks2"
@@ -92,8 +90,18 @@ func build(ctx context.Context, d device) (node *os.File, err error) {
 		return nil, err
 	}
 	defer func() { _ = lo.Close() }() // the table holds it from then on
-	name := d.name
-	if _, err := control.Create(name, d.uuid); err != nil {
+	return stack(control, d.name, d.uuid, d.readOnly, func(name string) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return d.load(control, name, lo.Dev)
+	})
+}
+
+// stack makes a device with the table that load loads, and returns its open node. The device lives
+// as long as the node, or a later user of it, is open.
+func stack(control *dm.Control, name, uuid string, readOnly bool, load func(name string) error) (node *os.File, err error) {
+	if _, err := control.Create(name, uuid); err != nil {
 		if errors.Is(err, dm.ErrExists) {
 			// The caller holds the image's lock, so no other process is opening that device: it
 			// is being removed, or its creator was killed before opening it. An orphan is
@@ -112,10 +120,7 @@ func build(ctx context.Context, d device) (node *os.File, err error) {
 			err = errors.Join(err, removeErr)
 		}
 	}()
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if err := d.load(control, name, lo.Dev); err != nil {
+	if err := load(name); err != nil {
 		return nil, err
 	}
 	if err := control.Resume(name); err != nil {
@@ -125,7 +130,7 @@ func build(ctx context.Context, d device) (node *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return devnode.Open(dm.NodePath(info.Dev), info.Dev, d.readOnly)
+	return devnode.Open(dm.NodePath(info.Dev), info.Dev, readOnly)
 }
 
 // cryptTable describes an image's device over a loop device.
@@ -146,40 +151,7 @@ func cryptTable(control *dm.Control, c chain, over uint64, keySize int) dm.Crypt
 // live opens an existing device by its layervault dm UUID. It returns nil if there is
 // none, and a *HolderError if its backing file is another one.
 func live(file *os.File, uuid string, readOnly bool) (*os.File, error) {
-	control, err := dm.Open()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = control.Close() }()
-	info, err := control.InfoByUUID(uuid)
-	if errors.Is(err, dm.ErrNotExist) || err == nil && !info.Active {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	node, err := devnode.Open(dm.NodePath(info.Dev), info.Dev, readOnly)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
-		return nil, nil // it went while we came
-	}
-	if err != nil {
-		return nil, err
-	}
-	// The number may have been reused between lookup and open. An open device keeps its
-	// number.
-	now, err := control.InfoByUUID(uuid)
-	if err != nil || now.Dev != info.Dev {
-		_ = node.Close()
-		if err == nil || errors.Is(err, dm.ErrNotExist) {
-			return nil, nil
-		}
-		return nil, err
-	}
-	if err := liesOn(control, now, file); err != nil {
-		_ = node.Close()
-		return nil, err
-	}
-	return node, nil
+	return liveDevice(uuid, readOnly, func(control *dm.Control, info dm.Info) error { return liesOn(control, info, file) })
 }
 
 // Opening races with the end of the last use: until the kernel has removed a device,

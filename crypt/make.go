@@ -14,8 +14,10 @@ import (
 	"github.com/moby/sys/user"
 	"golang.org/x/sys/unix"
 
+	"layervault/crypt/dm"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
+	"layervault/crypt/verity"
 	"layervault/internal/durable"
 )
 
@@ -92,9 +94,9 @@ func (im *Image) CreateHeld(ctx context.Context, size int64, m Making) (*Held, e
 		mkfs = m.Templates.Mkfs
 	}
 	var held *Held
-	_, err := im.make(ctx, size, m, func(f *os.File, h *luks2.Header, key []byte) error {
+	_, err := im.make(ctx, size, m, func(n unfinished) error {
 		var err error
-		held, err = im.fillOpen(ctx, f, h, key, func(node *os.File) error {
+		held, err = im.fillOpen(ctx, n, func(node *os.File) error {
 			return mkfs(ctx, node.Name(), ext4.MkfsOptions{Label: im.fsLabel(), Inodes: m.Inodes, Dirs: []ext4.Dir{
 				{Name: DirDiff, Mode: 0o755, UID: uid, GID: gid},
 				{Name: DirWork, Mode: 0o700, UID: uid, GID: gid},
@@ -114,14 +116,22 @@ func (im *Image) CreateHeld(ctx context.Context, size int64, m Making) (*Held, e
 // its content needs.
 func (im *Image) Import(ctx context.Context, diffTar io.Reader, m Making) (ImportResult, error) {
 	var result ImportResult
-	var err error
-	result.UUID, err = im.make(ctx, ext4.MaxTarSize, m, func(f *os.File, h *luks2.Header, key []byte) error {
+	hashed, err := hasVerity()
+	if err != nil {
+		return ImportResult{}, err
+	}
+	size := int64(ext4.MaxTarSize)
+	if hashed {
+		size = importSize
+	}
+	result.UUID, err = im.make(ctx, size, m, func(n unfinished) error {
 		var used int64
-		held, err := im.fillOpen(ctx, f, h, key, func(node *os.File) error {
-			done, err := fill(ctx, node, diffTar, ext4.TarOptions{
+		var tree *verity.Tree
+		held, err := im.fillOpen(ctx, n, func(node *os.File) error {
+			done, t, err := fill(ctx, node, diffTar, hashed, ext4.TarOptions{
 				Dir: DirDiff, Label: im.fsLabel(), UIDMaps: m.IDMap.UIDMaps, GIDMaps: m.IDMap.GIDMaps, Heap: m.Heap,
 			})
-			result.Size, used = done.ContentSize, done.Size
+			result.Size, used, tree = done.ContentSize, done.Size, t
 			return err
 		})
 		if err != nil {
@@ -130,7 +140,13 @@ func (im *Image) Import(ctx context.Context, diffTar io.Reader, m Making) (Impor
 		if err := closeDevice(context.WithoutCancel(ctx), held.file, held.uuid); err != nil {
 			return err
 		}
-		return f.Truncate(h.Segment().Offset + used)
+		if tree != nil {
+			used = tree.End()
+			if err := im.keepTree(n, *tree); err != nil {
+				return err
+			}
+		}
+		return n.file.Truncate(n.header.Segment().Offset + used)
 	})
 	if err != nil {
 		return ImportResult{}, err
@@ -144,15 +160,60 @@ func (im *Image) Import(ctx context.Context, diffTar io.Reader, m Making) (Impor
 }
 
 // fill writes the file system past the page cache: its blocks are encrypted by the
-// goroutines that write them, all processors at once, and are not kept twice.
-func fill(ctx context.Context, node *os.File, diffTar io.Reader, o ext4.TarOptions) (ext4.TarResult, error) {
+// goroutines that write them, all processors at once, and are not kept twice. With a hash tree
+// behind it if hashed.
+func fill(ctx context.Context, node *os.File, diffTar io.Reader, hashed bool, o ext4.TarOptions) (ext4.TarResult, *verity.Tree, error) {
 	direct, err := os.OpenFile(node.Name(), os.O_RDWR|unix.O_DIRECT, 0)
 	if err != nil {
 		direct = node
 	} else {
 		defer func() { _ = direct.Close() }()
 	}
-	return ext4.FromTar(ctx, diffTar, direct, o)
+	if !hashed {
+		done, err := ext4.FromTar(ctx, diffTar, direct, o)
+		return done, nil, err
+	}
+	w, err := verity.NewWriter(direct, verity.Options{Limit: ext4.MaxTarSize, Scratch: treeScratch})
+	if err != nil {
+		return ext4.TarResult{}, nil, err
+	}
+	done, err := ext4.FromTar(ctx, diffTar, w, o)
+	if err != nil {
+		return done, nil, err
+	}
+	tree, err := w.Finish(ctx, done.Size)
+	return done, &tree, err
+}
+
+// hasVerity says whether new sealed images get a hash tree: where the kernel can check one.
+func hasVerity() (bool, error) {
+	control, err := dm.Open()
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = control.Close() }()
+	return control.HasVerity(), nil
+}
+
+// keepTree writes the tree into the header.
+func (im *Image) keepTree(n unfinished, t verity.Tree) error {
+	c, err := newContent(t)
+	if err != nil {
+		return err
+	}
+	token, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return n.header.SetSealedToken(n.file, im.Owner, n.passphrase, token)
+}
+
+// unfinished is an image that is being made.
+type unfinished struct {
+	file       *os.File
+	header     *luks2.Header
+	passphrase []byte
+	key        []byte
 }
 
 func (im *Image) fsLabel() string { return im.Label[:min(len(im.Label), labelSize)] }
@@ -164,11 +225,11 @@ func (im *Image) fsLabel() string { return im.Label[:min(len(im.Label), labelSiz
 //
 //	file under a temporary name, formatted     that file, SweepDir removes it
 //	device attached, file system written       that file, and for moments the device, see attach
-//	a sealed one cut to its size, synced,
-//	read back                                  that file
+//	a sealed one's hash tree in its header,
+//	cut to its size, synced, read back         that file
 //	renamed                                    the image, or the temporary file: one of them
 //	directory synced                           the image
-func (im *Image) make(ctx context.Context, size int64, m Making, fill func(f *os.File, h *luks2.Header, key []byte) error) (id string, err error) {
+func (im *Image) make(ctx context.Context, size int64, m Making, fill func(unfinished) error) (id string, err error) {
 	if err := im.check(); err != nil {
 		return "", err
 	}
@@ -210,7 +271,7 @@ func (im *Image) make(ctx context.Context, size int64, m Making, fill func(f *os
 		return "", err
 	}
 	defer clear(key)
-	if err := fill(file, h, key); err != nil {
+	if err := fill(unfinished{file, h, passphrase, key}); err != nil {
 		return "", fmt.Errorf("make image %s: %w", im.Path, err)
 	}
 	if err := file.Sync(); err != nil {
@@ -253,12 +314,12 @@ func (im *Image) format(f *os.File, id string, passphrase []byte, size int64, m 
 
 // fillOpen opens the image, lets write fill it, and makes that durable. When it fails
 // nothing is left open, even where ctx is done.
-func (im *Image) fillOpen(ctx context.Context, f *os.File, h *luks2.Header, key []byte, write func(node *os.File) error) (*Held, error) {
-	c, err := chainOf(f, h, false)
+func (im *Image) fillOpen(ctx context.Context, n unfinished, write func(node *os.File) error) (*Held, error) {
+	c, err := chainOf(n.file, n.header, false)
 	if err != nil {
 		return nil, err
 	}
-	node, err := attach(ctx, c, key)
+	node, err := attach(ctx, c, n.key)
 	if err != nil {
 		return nil, err
 	}

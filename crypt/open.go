@@ -102,6 +102,11 @@ func (im *Image) use(ctx context.Context, f func(node *os.File) error) error {
 	if err != nil {
 		return err
 	}
+	if v.tree != nil {
+		if err := checkTree(*v.tree, c.size); err != nil {
+			return fmt.Errorf("image %s: %w", im.Path, err)
+		}
+	}
 	return retry(ctx, func() error {
 		// Another process may have been faster.
 		if done, err := im.openLive(ctx, v, f); done || err != nil {
@@ -116,6 +121,9 @@ func (im *Image) use(ctx context.Context, f func(node *os.File) error) error {
 			return fmt.Errorf("open image %s: %w", im.Path, err)
 		}
 		node, err := attach(ctx, c, v.key)
+		if err == nil && v.tree != nil {
+			node, err = attachTree(node, c.uuid, *v.tree)
+		}
 		if err != nil {
 			return fmt.Errorf("open image %s: %w", im.Path, err)
 		}
@@ -137,7 +145,7 @@ func (im *Image) openLive(ctx context.Context, v *verified, f func(node *os.File
 		return false, err
 	}
 	defer unlock()
-	node, err := live(v.file, deviceUUID(v.header.UUID()), im.ReadOnly)
+	node, err := v.live(im.ReadOnly)
 	if err != nil {
 		return false, fmt.Errorf("open image %s: %w", im.Path, err)
 	}
@@ -149,6 +157,14 @@ func (im *Image) openLive(ctx context.Context, v *verified, f func(node *os.File
 		return true, err
 	}
 	return true, nil
+}
+
+// live opens the device that an open image's file system lies on, nil where the image is closed.
+func (v *verified) live(readOnly bool) (*os.File, error) {
+	if v.tree != nil {
+		return liveTree(v.file, v.header.UUID(), *v.tree)
+	}
+	return live(v.file, deviceUUID(v.header.UUID()), readOnly)
 }
 
 // fresh checks the file system of a newly opened device before its first mount.

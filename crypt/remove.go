@@ -111,8 +111,10 @@ func closed(ctx context.Context, f *os.File, uuid string) bool {
 	defer func() { _ = control.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, closedWithin)
 	defer cancel()
-	if retry(ctx, func() error { return removeIdle(control, DeviceName(uuid)) }) != nil {
-		return false
+	for _, name := range []string{VerityName(uuid), DeviceName(uuid)} { // the upper one first
+		if retry(ctx, func() error { return removeIdle(control, name) }) != nil {
+			return false
+		}
 	}
 	// Another program's device has another name, and wants the blocks as much.
 	number, err := openedOn(f, deviceUUID(uuid))

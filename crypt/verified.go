@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"layervault/crypt/luks2"
+	"layervault/crypt/verity"
 )
 
 // verified is an image with a verified header: before verification no header data
@@ -23,7 +24,8 @@ type verified struct {
 	file       *os.File
 	header     *luks2.Header
 	passphrase []byte
-	key        []byte // nil until unlock
+	tree       *verity.Tree // nil for an image without
+	key        []byte       // nil until unlock
 }
 
 // verified opens the image's file and verifies its header. The caller closes the result. A
@@ -52,6 +54,9 @@ func (im *Image) verified(ctx context.Context, mode int) (_ *verified, err error
 	}
 	if err := im.believe(ctx, v); err != nil {
 		return nil, err
+	}
+	if v.tree, err = treeOf(v.header); err != nil {
+		return nil, fmt.Errorf("image %s: %w", im.Path, err)
 	}
 	if !v.header.NeedsRepair() {
 		return v, nil

@@ -229,7 +229,8 @@ func OpenImages(rows []LayerRow) (open, mounted int, err error) {
 	}
 	for _, name := range names {
 		// A device that went away in between is no longer open.
-		if b, err := os.ReadFile(name); err == nil && strings.HasPrefix(string(b), crypt.DeviceName("")) {
+		b, err := os.ReadFile(name)
+		if err == nil && strings.HasPrefix(string(b), crypt.DeviceName("")) && !strings.HasPrefix(string(b), crypt.VerityName("")) {
 			open++
 		}
 	}

@@ -39,6 +39,12 @@ func (t VerityTable) target() Target {
 	}
 }
 
+// Is says whether a device's active table is this one.
+func (t VerityTable) Is(active []Target) bool {
+	want := t.target()
+	return len(active) == 1 && active[0].Type == want.Type && active[0].Length == want.Length && active[0].Params == want.Params
+}
+
 // HasVerity tells whether this kernel has the verity target, and loads its module where it is
 // one. It needs Linux 5.4, as TargetVersion does.
 func (c *Control) HasVerity() bool {

@@ -86,6 +86,41 @@ func (h *Header) RemoveToken(f File, id int) error {
 	return nil
 }
 
+// Token is the token of a type, as JSON. Errors: ErrNoSlot if there is none, ErrDamaged if there
+// are several.
+func (h *Header) Token(kind string) (json.RawMessage, error) {
+	tokens, _ := h.meta.doc["tokens"].(object)
+	var found object
+	for _, id := range h.meta.tokens {
+		t, ok := tokens[strconv.Itoa(id)].(object)
+		if !ok || t["type"] != kind {
+			continue
+		}
+		if found != nil {
+			return nil, fmt.Errorf("tokens of %s: %w: more than one of type %s", h.UUID(), ErrDamaged, kind)
+		}
+		found = t
+	}
+	if found == nil {
+		return nil, fmt.Errorf("tokens of %s: %w: none of type %s", h.UUID(), ErrNoSlot, kind)
+	}
+	return encodeTree(found)
+}
+
+// SetSealedToken adds a token to a header of format 2 that this process made for owner with the
+// passphrase, and authenticates the header anew.
+//
+// Errors: as SetToken.
+func (h *Header) SetSealedToken(f File, owner Owner, passphrase []byte, token json.RawMessage) error {
+	h.seal = newSealing(owner, passphrase, nil)
+	defer func() {
+		h.seal.wipe()
+		h.seal = nil
+	}()
+	_, err := h.SetToken(f, -1, token)
+	return err
+}
+
 // ReplaceToken replaces the token of the same type in a layervault image, or adds it. A
 // format 2 image is authenticated before, and is authentic in each crash state after.
 //

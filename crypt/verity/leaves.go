@@ -7,12 +7,12 @@ import (
 )
 
 // Hashes of data blocks lie in pages of memory until Finish. A page is for 8 MiB of data;
-// maxPages of them, 4 MiB, are those of 512 MiB, more than nearly all layers have. What is
-// more goes to the scratch area of the destination, which is the encrypted device.
+// maxPages of them, 1 MiB, are those of 128 MiB, as most layers have; an import is to take 96 MiB in
+// all. What is more goes to the scratch area of the destination, which is the encrypted device.
 const (
 	pageSize   = 64 << 10
 	pageHashes = pageSize / HashSize
-	maxPages   = 64
+	maxPages   = 16
 )
 
 // ScratchSize is how much room a Writer may use at Options.Scratch, in bytes, for data of at

@@ -31,7 +31,7 @@ type Options struct {
 const MemoryLimit = maxPages * pageHashes * BlockSize
 
 // Writer hashes what is written through it. WriteAt and ReadAt may be called by many
-// goroutines. A Writer has no goroutines of its own. Its memory is at most 7 MiB, and 5 bytes for
+// goroutines. A Writer has no goroutines of its own. Its memory is at most 4 MiB, and 5 bytes for
 // each 8 MiB of data.
 type Writer struct {
 	dst     ReadWriterAt
