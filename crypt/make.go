@@ -116,7 +116,7 @@ func (im *Image) CreateHeld(ctx context.Context, size int64, m Making) (*Held, e
 // its content needs.
 func (im *Image) Import(ctx context.Context, diffTar io.Reader, m Making) (ImportResult, error) {
 	var result ImportResult
-	hashed, err := hasVerity()
+	hashed, err := m.Params.hashed()
 	if err != nil {
 		return ImportResult{}, err
 	}
@@ -185,8 +185,13 @@ func fill(ctx context.Context, node *os.File, diffTar io.Reader, hashed bool, o 
 	return done, &tree, err
 }
 
-// hasVerity says whether new sealed images get a hash tree: where the kernel can check one.
-func hasVerity() (bool, error) {
+// hashed says whether new sealed images get a hash tree: where the kernel can check one. A device
+// of dm-verity takes requests of whole hash blocks only, so that direct I/O of 512 bytes, which is
+// what people choose smaller sectors for, would not work in a sealed layer.
+func (p Params) hashed() (bool, error) {
+	if p.SectorSize != 0 && p.SectorSize != verity.BlockSize {
+		return false, nil
+	}
 	control, err := dm.Open()
 	if err != nil {
 		return false, err
