@@ -2,8 +2,9 @@ package image
 
 import (
 	"fmt"
-	"io"
 	"slices"
+
+	"layervault/crypt/fswriter"
 )
 
 // Attributes of a directory may change until the end, so they are kept as a text until
@@ -22,30 +23,30 @@ func (w *Writer) setDirXattrs(i Inode, attrs map[string][]byte, mode uint16) err
 }
 
 func (w *Writer) mergeDirXattrs(i Inode, attrs map[string][]byte, mode uint16) error {
-	list, err := xattrList(attrs, modeDir)
+	list, err := xattrList(attrs, fswriter.ModeDir)
 	if err != nil {
 		return err
 	}
-	old, err := w.dirXattrs(slices.Clone(w.record(i, false)))
+	old, err := w.dirXattrs(slices.Clone(w.tree.Record(i, false)))
 	if err != nil {
 		return err
 	}
-	list = mergeLists(old, list)
+	list = fswriter.MergeXattrs(old, list)
 	// Whether they fit is to be known while the entry is at hand.
 	if _, err := placeXattrs(make([]byte, inodeSize), list, mode); err != nil {
 		return err
 	}
-	packed := packXattrs(list)
-	record := w.record(i, false)
+	packed := fswriter.PackXattrs(list)
+	record := w.tree.Record(i, false)
 	at, room := le.Uint32(record[dirText:]), le.Uint16(record[dirTextRoom:])
 	if at != 0 && len(packed) <= int(room) {
-		w.tree.text.set(at, packed)
+		w.tree.Text.Set(at, packed)
 		return nil
 	}
-	if at, err = w.tree.text.add(packed); err != nil {
+	if at, err = w.tree.Text.Add(packed); err != nil {
 		return err
 	}
-	record = w.record(i, true)
+	record = w.tree.Record(i, true)
 	le.PutUint32(record[dirText:], at)
 	le.PutUint16(record[dirTextRoom:], uint16(len(packed)))
 	return nil
@@ -57,62 +58,41 @@ func (w *Writer) dirXattrs(record []byte) ([]xattr, error) {
 	if at == 0 {
 		return nil, nil
 	}
-	list := unpackXattrs(w.tree.text.get(at))
-	return list, w.pages.err
-}
-
-// packXattrs makes one text of a list: for each its index, the lengths of name and
-// value, name and value.
-func packXattrs(list []xattr) string {
-	var b []byte
-	for _, x := range list {
-		b = append(b, x.index, uint8(len(x.name)))
-		b = le.AppendUint16(b, uint16(len(x.value)))
-		b = append(append(b, x.name...), x.value...)
-	}
-	return string(b)
-}
-
-func unpackXattrs(b []byte) (list []xattr) {
-	for len(b) >= 4 {
-		name, value := int(b[1]), int(le.Uint16(b[2:]))
-		x := xattr{index: b[0], name: string(b[4 : 4+name]), value: slices.Clone(b[4+name : 4+name+value])}
-		list, b = append(list, x), b[4+name+value:]
-	}
-	return list
+	list := fswriter.UnpackXattrs(w.tree.Text.Get(at))
+	return list, w.tree.Pages.Err
 }
 
 // mergeXattrs gives more attributes to a file that is written already, and other
 // permissions to its access control list. Where they need a block, it lies apart from the file's other blocks.
 func (w *Writer) mergeXattrs(i Inode, attrs map[string][]byte, mode uint16) error {
-	kind := w.tree.node(i).kind & modeType
+	kind := w.tree.Node(i).Kind & fswriter.ModeType
 	list, err := xattrList(attrs, kind)
 	if err != nil {
 		return err
 	}
-	record := slices.Clone(w.record(i, false))
+	record := slices.Clone(w.tree.Record(i, false))
 	var old []xattr
 	if area := record[inodeUsed:]; le.Uint32(area) == xattrMagic {
 		old = getXattrs(area[4:], area[4:])
 	}
 	at := le.Uint32(record[xattrPlace:])
-	block := alignedBytes(BlockSize)
+	block := fswriter.AlignedBytes(BlockSize)
 	if at != 0 {
-		if err := w.readBack(block, at); err != nil {
+		if err := w.out.ReadAt(block, int64(at)*BlockSize); err != nil {
 			return err
 		}
 		old = append(old, getXattrs(block[xattrBlockHeader:], block)...)
-		slices.SortFunc(old, xattr.compare)
+		slices.SortFunc(old, xattr.Compare)
 	}
-	before := packXattrs(old)
-	old = slices.DeleteFunc(old, func(x xattr) bool { return x.index == xattrSecurity && x.name == "capability" })
-	list = mergeLists(old, list)
+	before := fswriter.PackXattrs(old)
+	old = slices.DeleteFunc(old, xattr.IsCapability)
+	list = fswriter.MergeXattrs(old, list)
 	for _, x := range list {
-		if x.index == xattrACLAccess {
-			fitACL(x.value, mode)
+		if x.Index == fswriter.XattrACLAccess {
+			fswriter.FitACL(x.Value, mode, true)
 		}
 	}
-	if packXattrs(list) == before {
+	if fswriter.PackXattrs(list) == before {
 		return nil
 	}
 	rest, err := placeXattrs(record, list, mode)
@@ -127,8 +107,8 @@ func (w *Writer) mergeXattrs(i Inode, attrs map[string][]byte, mode uint16) erro
 			return fmt.Errorf("write file system: %w", err)
 		}
 	case rest != nil:
-		le.PutUint32(record[xattrPlace:], w.out.block())
-		if err := w.out.append(rest); err != nil {
+		le.PutUint32(record[xattrPlace:], w.out.Block())
+		if err := w.out.Append(rest); err != nil {
 			return err
 		}
 		sectors += BlockSize / 512
@@ -140,21 +120,6 @@ func (w *Writer) mergeXattrs(i Inode, attrs map[string][]byte, mode uint16) erro
 		sectors -= BlockSize / 512
 	}
 	putSize(record, sizeOf(record), sectors, le.Uint32(record[0x20:]))
-	copy(w.record(i, true), record)
-	return nil
-}
-
-// readBack reads a block that was appended.
-func (w *Writer) readBack(block []byte, number uint32) error {
-	r, ok := w.dst.(io.ReaderAt)
-	if !ok {
-		return errNotReadable
-	}
-	if err := w.out.settle(); err != nil {
-		return err
-	}
-	if _, err := r.ReadAt(block, int64(number)*BlockSize); err != nil {
-		return fmt.Errorf("read file system back: %w", err)
-	}
+	copy(w.tree.Record(i, true), record)
 	return nil
 }

@@ -1,6 +1,10 @@
 package image
 
-import "math/bits"
+import (
+	"math/bits"
+
+	"layervault/crypt/fswriter"
+)
 
 // blockMap fills the block bitmap of one group: 1 is used. Blocks up to end are, but for
 // those that were freed, and those past the end of the file system count as used. freed
@@ -33,14 +37,14 @@ func (w *Writer) blockMap(m []byte, group, groups, end, total uint32) {
 func (w *Writer) inodeMap(m []byte, group, perGroup uint32) (dirs int) {
 	clear(m)
 	setBits(m, perGroup, groupMaxInodes)
-	first, count := group*perGroup, uint32(w.tree.nodes.n)
+	first, count := group*perGroup, uint32(w.tree.Nodes.Len())
 	for i := first; i < min(first+perGroup, count); i++ {
-		n := w.tree.nodes.at(int(i))
-		if n.kind&isGone != 0 {
+		n := w.tree.Nodes.At(int(i))
+		if n.Kind&fswriter.Gone != 0 {
 			continue
 		}
 		setBits(m, i-first, i-first+1)
-		if n.isDir() {
+		if n.IsDir() {
 			dirs++
 		}
 	}

@@ -2,8 +2,9 @@ package image
 
 import (
 	"cmp"
-	"errors"
 	"slices"
+
+	"layervault/crypt/fswriter"
 )
 
 // Close writes all that is known only now and returns the size of the file system in
@@ -20,7 +21,7 @@ func (w *Writer) Close() (size int64, err error) {
 	if err := w.ctx.Err(); err != nil {
 		return 0, err
 	}
-	head := alignedBytes((1 + len(w.layout.descs)) * BlockSize)
+	head := fswriter.AlignedBytes((1 + len(w.layout.descs)) * BlockSize)
 	copy(head, w.layout.super.encode())
 	for i, block := range w.layout.descs {
 		copy(head[(1+i)*BlockSize:], block)
@@ -39,13 +40,11 @@ func (w *Writer) stop() error {
 		return nil
 	}
 	w.closed = true
-	err := w.out.close()
-	w.memory.free()
-	w.err = errClosed
+	err := w.out.Close()
+	w.tree.Memory.Free()
+	w.err = fswriter.ErrClosed
 	return err
 }
-
-var errClosed = errors.New("the file system is written")
 
 // layout is what finish found out.
 type layout struct {
@@ -60,17 +59,17 @@ func (w *Writer) finish() error {
 	if err := w.writeDirs(); err != nil {
 		return err
 	}
-	used := w.out.block() // blocks up to here: descriptors, content, directories
-	count := uint32(w.tree.nodes.n)
+	used := w.out.Block() // blocks up to here: descriptors, content, directories
+	count := uint32(w.tree.Nodes.Len())
 	groups, perGroup := fit(used, count)
-	if int64(groups)*groupBlocks*BlockSize > MaxSize {
-		return ErrTooBig
+	if int64(groups)*groupBlocks*BlockSize > fswriter.MaxSize {
+		return fswriter.ErrTooBig
 	}
-	tableAt := w.out.block()
+	tableAt := w.out.Block()
 	if err := w.writeTable(int(groups * perGroup)); err != nil {
 		return err
 	}
-	bitmapAt := w.out.block()
+	bitmapAt := w.out.Block()
 	end := bitmapAt + 2*groups
 	total := max(end, (groups-1)*groupBlocks+1)
 	slices.SortFunc(w.freed, func(a, b [2]uint32) int { return cmp.Compare(a[0], b[0]) })
@@ -98,17 +97,17 @@ func (w *Writer) finish() error {
 		d.encode(descs[g*descSize:])
 		w.layout.super.freeBlocks += uint32(d.freeBlocks)
 		w.layout.super.freeInodes += uint32(d.freeInodes)
-		if err := w.out.append(blocks); err != nil {
+		if err := w.out.Append(blocks); err != nil {
 			return err
 		}
-		if err := w.out.append(inodes); err != nil {
+		if err := w.out.Append(inodes); err != nil {
 			return err
 		}
 	}
 	for ; len(descs) > 0; descs = descs[BlockSize:] {
 		w.layout.descs = append(w.layout.descs, descs[:BlockSize])
 	}
-	return w.pages.err
+	return w.tree.Pages.Err
 }
 
 // fit finds the fewest block groups that hold the used blocks, their own tables and
@@ -129,9 +128,9 @@ func fit(used, inodes uint32) (groups, inodesPerGroup uint32) {
 
 // writeDirs writes the content of all directories, in the order in which they came.
 func (w *Writer) writeDirs() error {
-	for i := Inode(1); int(i) <= w.tree.nodes.n; i++ {
-		n := w.tree.node(i)
-		if !n.isDir() || n.kind&isGone != 0 {
+	for i := Inode(1); int(i) <= w.tree.Nodes.Len(); i++ {
+		n := w.tree.Node(i)
+		if !n.IsDir() || n.Kind&fswriter.Gone != 0 {
 			continue
 		}
 		if err := w.ctx.Err(); err != nil {
@@ -141,27 +140,27 @@ func (w *Writer) writeDirs() error {
 			return err
 		}
 	}
-	return w.pages.err
+	return w.tree.Pages.Err
 }
 
-func (w *Writer) writeDir(i Inode, n *node) error {
+func (w *Writer) writeDir(i Inode, n *fswriter.Node) error {
 	record := w.buffer[:]
-	copy(record, w.record(i, false))
+	copy(record, w.tree.Record(i, false))
 	list, err := w.dirXattrs(record)
 	if err != nil {
 		return err
 	}
 	clear(record[blockArea : blockArea+60])
-	first := w.out.block()
+	first := w.out.Block()
 	if err := w.putXattrs(record, list, le.Uint16(record)&0o7777); err != nil {
 		return err
 	}
-	at := w.out.block()
+	at := w.out.Block()
 	indexed, err := w.dirBlocks(i, n)
 	if err != nil {
 		return err
 	}
-	blocks := w.out.block() - at
+	blocks := w.out.Block() - at
 	if err := extentTree(w.out, record[blockArea:], appendExtent(nil, extent{0, at, blocks})); err != nil {
 		return err
 	}
@@ -169,9 +168,9 @@ func (w *Writer) writeDir(i Inode, n *node) error {
 	if indexed {
 		flags |= flagDirIndex
 	}
-	putSize(record, int64(blocks)*BlockSize, uint64(w.out.block()-first)*(BlockSize/512), flags)
-	n.links += 2 // its name and its own "."; every child's ".." is counted
-	copy(w.record(i, true), record)
+	putSize(record, int64(blocks)*BlockSize, uint64(w.out.Block()-first)*(BlockSize/512), flags)
+	n.Links += 2 // its name and its own "."; every child's ".." is counted
+	copy(w.tree.Record(i, true), record)
 	return nil
 }
 
@@ -185,27 +184,27 @@ func (w *Writer) hashSeed() (words [4]uint32) {
 // writeTable writes the inode table; what is beyond the last inode is zero.
 func (w *Writer) writeTable(total int) error {
 	block := make([]byte, BlockSize)
-	for at := 0; at < w.tree.nodes.n; at += inodesPerBlock {
+	for at := 0; at < w.tree.Nodes.Len(); at += inodesPerBlock {
 		if err := w.ctx.Err(); err != nil {
 			return err
 		}
 		clear(block)
-		for k := range min(inodesPerBlock, w.tree.nodes.n-at) {
+		for k := range min(inodesPerBlock, w.tree.Nodes.Len()-at) {
 			record := block[k*inodeSize : (k+1)*inodeSize]
-			copy(record, w.record(Inode(at+k+1), false))
-			if n := w.tree.nodes.at(at + k); n.kind&isGone == 0 {
-				putLinks(record, n.links)
+			copy(record, w.tree.Record(Inode(at+k+1), false))
+			if n := w.tree.Nodes.At(at + k); n.Kind&fswriter.Gone == 0 {
+				putLinks(record, n.Links)
 			} else {
 				clear(record)
 			}
 		}
-		if err := w.out.append(block); err != nil {
+		if err := w.out.Append(block); err != nil {
 			return err
 		}
 		total -= inodesPerBlock
 	}
-	if w.pages.err != nil {
-		return w.pages.err
+	if w.tree.Pages.Err != nil {
+		return w.tree.Pages.Err
 	}
-	return w.out.appendZeros(total * inodeSize)
+	return w.out.AppendZeros(total * inodeSize)
 }

@@ -3,6 +3,8 @@ package image
 import (
 	"cmp"
 	"slices"
+
+	"layervault/crypt/fswriter"
 )
 
 // linearBlocks is the size up to which a directory is a plain list. Beyond it, it
@@ -27,39 +29,39 @@ func entrySize(name int) int { return (dirEntryHeader + name + 3) &^ 3 }
 
 // fileType is the kind that a directory entry repeats.
 func fileType(mode uint16) byte {
-	switch mode & modeType {
-	case modeRegular:
+	switch mode & fswriter.ModeType {
+	case fswriter.ModeRegular:
 		return 1
-	case modeDir:
+	case fswriter.ModeDir:
 		return 2
-	case modeChar:
+	case fswriter.ModeChar:
 		return 3
-	case modeBlock:
+	case fswriter.ModeBlock:
 		return 4
-	case modeFIFO:
+	case fswriter.ModeFIFO:
 		return 5
-	case modeSocket:
+	case fswriter.ModeSocket:
 		return 6
-	case modeSymlink:
+	case fswriter.ModeSymlink:
 		return 7
 	}
 	return 0
 }
 
 // dirBlocks writes the content of a directory.
-func (w *Writer) dirBlocks(d Inode, n *node) (indexed bool, err error) {
+func (w *Writer) dirBlocks(d Inode, n *fswriter.Node) (indexed bool, err error) {
 	list, size := w.entries(n)
-	parent := Inode(n.b)
+	parent := Inode(n.B)
 	if size > linearBlocks*BlockSize {
 		return true, w.indexedDir(d, parent, list)
 	}
 	p := packer{out: w.out}
-	p.put([]byte("."), d, modeDir)
-	p.put([]byte(".."), parent, modeDir)
+	p.put([]byte("."), d, fswriter.ModeDir)
+	p.put([]byte(".."), parent, fswriter.ModeDir)
 	// In the order of inode numbers: a reader in this order reads the inode table and the
 	// content sequentially too.
 	slices.SortFunc(list, func(a, b entry) int {
-		return cmp.Or(cmp.Compare(w.tree.names.at(int(a.name)).inode, w.tree.names.at(int(b.name)).inode), cmp.Compare(a.name, b.name))
+		return cmp.Or(cmp.Compare(w.tree.Names.At(int(a.name)).Inode, w.tree.Names.At(int(b.name)).Inode), cmp.Compare(a.name, b.name))
 	})
 	for _, e := range list {
 		w.putName(&p, e)
@@ -69,34 +71,27 @@ func (w *Writer) dirBlocks(d Inode, n *node) (indexed bool, err error) {
 
 // entries lists the names of a directory, in the order in which they were made, and sums
 // what they take.
-func (w *Writer) entries(n *node) (list []entry, size int) {
-	count := 0
-	for at := n.a; at != 0; at = w.tree.names.at(int(at)).next {
-		count++
-	}
-	list = make([]entry, 0, count)
+func (w *Writer) entries(n *fswriter.Node) (list []entry, size int) {
+	names := w.tree.Children(n)
+	list = make([]entry, 0, len(names))
 	size = entrySize(1) + entrySize(2)
-	for at := n.a; at != 0; {
-		e := w.tree.names.at(int(at))
-		if e.inode != 0 {
-			list = append(list, entry{name: at, size: uint16(entrySize(len(w.tree.text.get(e.text))))})
-			size += int(list[len(list)-1].size)
-		}
-		at = e.next
+	for _, name := range names {
+		e := entry{name: name, size: uint16(entrySize(len(w.tree.Spelled(name))))}
+		list = append(list, e)
+		size += int(e.size)
 	}
-	slices.Reverse(list)
 	return list, size
 }
 
 func (w *Writer) putName(p *packer, e entry) (fresh bool) {
-	n := w.tree.names.at(int(e.name))
-	kind := w.tree.node(Inode(n.inode)).kind
-	return p.put(w.tree.text.get(n.text), Inode(n.inode), kind)
+	n := w.tree.Names.At(int(e.name))
+	kind := w.tree.Node(Inode(n.Inode)).Kind
+	return p.put(w.tree.Text.Get(n.Text), Inode(n.Inode), kind)
 }
 
 // packer fills blocks with entries and writes them.
 type packer struct {
-	out   *stream
+	out   *fswriter.Stream
 	block []byte
 	at    int // where the next entry goes in the block
 	last  int // where the one before it begins
@@ -125,7 +120,7 @@ func (p *packer) finish() error {
 		return p.err
 	}
 	le.PutUint16(p.block[p.last+4:], uint16(BlockSize-p.last))
-	return p.out.append(p.block)
+	return p.out.Append(p.block)
 }
 
 func putEntry(b []byte, i Inode, kind uint16, size int, name []byte) {
@@ -141,7 +136,7 @@ func putEntry(b []byte, i Inode, kind uint16, size int, name []byte) {
 func (w *Writer) indexedDir(d, parent Inode, list []entry) error {
 	seed := w.hashSeed()
 	for i := range list {
-		list[i].hash = hashName(w.tree.text.get(w.tree.names.at(int(list[i].name)).text), seed)
+		list[i].hash = hashName(w.tree.Text.Get(w.tree.Names.At(int(list[i].name)).Text), seed)
 	}
 	slices.SortFunc(list, func(a, b entry) int {
 		return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.name, b.name))
@@ -181,13 +176,13 @@ func (w *Writer) putIndexes(d, parent Inode, first []uint32) error {
 		nodes = (len(first) + dxNodeEntries - 1) / dxNodeEntries
 	}
 	root := make([]byte, BlockSize)
-	putEntry(root, d, modeDir, 12, []byte("."))
-	putEntry(root[12:], parent, modeDir, BlockSize-12, []byte(".."))
+	putEntry(root, d, fswriter.ModeDir, 12, []byte("."))
+	putEntry(root[12:], parent, fswriter.ModeDir, BlockSize-12, []byte(".."))
 	root[28], root[29] = hashHalfMD4, 8 // struct dx_root_info: hash version, its length
 	leafAt := uint32(1 + nodes)         // number of the first leaf within the directory
 	if nodes == 0 {
 		putIndex(root[32:], dxRootEntries, first, leafAt, 1)
-		return w.out.append(root)
+		return w.out.Append(root)
 	}
 	root[30] = 1 // levels between the root and the leaves
 	var firstOfNode []uint32
@@ -195,7 +190,7 @@ func (w *Writer) putIndexes(d, parent Inode, first []uint32) error {
 		firstOfNode = append(firstOfNode, left[0])
 	}
 	putIndex(root[32:], dxRootEntries, firstOfNode, 1, 1)
-	if err := w.out.append(root); err != nil {
+	if err := w.out.Append(root); err != nil {
 		return err
 	}
 	for left, at := first, leafAt; len(left) > 0; {
@@ -203,7 +198,7 @@ func (w *Writer) putIndexes(d, parent Inode, first []uint32) error {
 		node := make([]byte, BlockSize)
 		le.PutUint16(node[4:], BlockSize) // an empty entry, for who takes it for a list
 		putIndex(node[8:], dxNodeEntries, left[:n], at, 1)
-		if err := w.out.append(node); err != nil {
+		if err := w.out.Append(node); err != nil {
 			return err
 		}
 		left, at = left[n:], at+uint32(n)

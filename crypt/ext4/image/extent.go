@@ -1,5 +1,7 @@
 package image
 
+import "layervault/crypt/fswriter"
+
 // extent maps blocks of a file to blocks of the image.
 type extent struct {
 	logical, physical uint32
@@ -36,7 +38,7 @@ func appendExtent(list []extent, e extent) []extent {
 
 // extentTree fills root, the 60 bytes in the inode, with a tree over list. Levels
 // that do not fit there go to blocks of their own, appended to s.
-func extentTree(s *stream, root []byte, list []extent) error {
+func extentTree(s *fswriter.Stream, root []byte, list []extent) error {
 	depth := 0
 	// entries of the level being written, and their index for the level above: extents
 	// at the bottom, then (first logical block, block that holds them).
@@ -47,8 +49,8 @@ func extentTree(s *stream, root []byte, list []extent) error {
 			n := min(len(level), extentsInBlock)
 			block := make([]byte, BlockSize)
 			putExtents(block, level[:n], depth)
-			above = append(above, extent{logical: level[0].logical, physical: s.block()})
-			if err := s.append(block); err != nil {
+			above = append(above, extent{logical: level[0].logical, physical: s.Block()})
+			if err := s.Append(block); err != nil {
 				return err
 			}
 			level = level[n:]

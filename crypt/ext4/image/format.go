@@ -2,12 +2,13 @@ package image
 
 import (
 	"encoding/binary"
-	"errors"
+
+	"layervault/crypt/fswriter"
 )
 
 // Sizes in bytes and counts that follow from the block size of 4096.
 const (
-	BlockSize      = 4096
+	BlockSize      = fswriter.BlockSize
 	inodeSize      = 256
 	inodeUsed      = 160 // 128 of the old inode, 32 of the extra fields; xattrs follow
 	groupBlocks    = BlockSize * 8
@@ -16,27 +17,16 @@ const (
 	descSize       = 32
 	descsPerBlock  = BlockSize / descSize
 
-	// DeviceSize is how much of the destination is used while the image is written. It
-	// fixes how many blocks are set aside for group descriptors (64 for 1 TiB); those that
-	// are not needed are never written, so that a larger bound would cost nothing but
-	// length of a sparse file. 1 TiB is ten times the largest container layer ever met, and
-	// every file system holds such a file. Block numbers have 32 bits, for 16 TiB.
-	DeviceSize = 1 << 40
-	descBlocks = DeviceSize / BlockSize / groupBlocks / descsPerBlock
+	// descBlocks is how many blocks are set aside for group descriptors: 64, for 1 TiB.
+	// Those that are not needed are never written. Block numbers have 32 bits, for 16 TiB.
+	descBlocks = fswriter.DeviceSize / BlockSize / groupBlocks / descsPerBlock
 	firstData  = 1 + descBlocks
-
-	// MaxSize bounds an image. What lies behind is used for names and inodes while it is
-	// written, see pager.
-	MaxSize = DeviceSize - scratchSize
 
 	// maxLinks is EXT4_LINK_MAX. A directory with more subdirectories than that counts
 	// as 1 (feature dir_nlink); a file with more names is an error.
 	maxLinks = 65000
 
-	maxName    = 255
-	maxSymlink = BlockSize - 1
-	fastLink   = 60 // shorter targets lie in the inode
-	linkMode   = 0o777
+	fastLink = 60 // shorter targets lie in the inode
 )
 
 // Places in an inode record.
@@ -51,17 +41,6 @@ const (
 	inoRoot      = 2
 	inoLostFound = 11
 	inoFirst     = 11 // below it all are reserved
-)
-
-const (
-	modeFIFO    = 0x1000
-	modeChar    = 0x2000
-	modeDir     = 0x4000
-	modeBlock   = 0x6000
-	modeRegular = 0x8000
-	modeSymlink = 0xa000
-	modeSocket  = 0xc000
-	modeType    = 0xf000
 )
 
 // Features. sparse_super2 without backup groups is what says that there are no
@@ -88,20 +67,6 @@ const (
 )
 
 var le = binary.LittleEndian
-
-// Errors of the writer; the caller adds the name of the file.
-var (
-	// ErrTooBig: the content does not fit into MaxSize.
-	ErrTooBig = errors.New("file system would exceed 1023 GiB")
-	// ErrName: no file can be called that.
-	ErrName = errors.New("bad file name")
-	// ErrXattr: the extended attributes do not fit into an inode and one block.
-	ErrXattr = errors.New("extended attributes too large")
-	// ErrLinks: a file has more than 65000 names.
-	ErrLinks = errors.New("too many hard links")
-	// ErrSymlink: the target of a symbolic link is empty or longer than 4095 bytes.
-	ErrSymlink = errors.New("bad symbolic link")
-)
 
 // superblock is what the fields that vary say.
 type superblock struct {

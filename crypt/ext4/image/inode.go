@@ -1,17 +1,16 @@
 package image
 
-import "time"
+import (
+	"time"
+
+	"layervault/crypt/fswriter"
+)
+
+// Inode is a file of the image, by its number; 0 is none.
+type Inode = fswriter.Inode
 
 // Meta is what every file has.
-type Meta struct {
-	Mode   uint16 // permissions, setuid, setgid and sticky bit: 0 to 07777
-	UID    uint32
-	GID    uint32
-	Atime  time.Time
-	Mtime  time.Time
-	Ctime  time.Time
-	Xattrs map[string][]byte // by full name, "user.x"; values as getxattr(2) gives them
-}
+type Meta = fswriter.Meta
 
 // putInode writes the fixed part of struct ext4_inode. sectors counts blocks of 512
 // bytes, those of the xattrs and of the extent tree included.

@@ -1,6 +1,6 @@
 package image
 
-import "errors"
+import "layervault/crypt/fswriter"
 
 // begin makes an inode that is no directory, under a name that is free, and writes
 // its extended attributes. Its record is put in its place by end.
@@ -8,12 +8,12 @@ func (w *Writer) begin(parent Inode, name string, mode uint16, m Meta) (Inode, [
 	if err := w.ready(name); err != nil {
 		return 0, nil, err
 	}
-	i, err := w.tree.alloc(mode)
+	i, err := w.tree.Alloc(mode)
 	if err != nil {
 		return 0, nil, err
 	}
-	n := w.tree.node(i)
-	n.a, n.links = w.out.block(), 1
+	n := w.tree.Node(i)
+	n.A, n.Links = w.out.Block(), 1
 	record := w.buffer[:]
 	clear(record)
 	if len(m.Xattrs) > 0 {
@@ -25,7 +25,7 @@ func (w *Writer) begin(parent Inode, name string, mode uint16, m Meta) (Inode, [
 			return 0, nil, err
 		}
 	}
-	return i, record, w.tree.attach(parent, name, i)
+	return i, record, w.tree.Attach(parent, name, i)
 }
 
 // putXattrs writes the attributes that do not fit into the inode and notes their block.
@@ -34,69 +34,37 @@ func (w *Writer) putXattrs(record []byte, list []xattr, mode uint16) error {
 	if err != nil || block == nil {
 		return err
 	}
-	le.PutUint32(record[xattrPlace:], w.out.block())
-	return w.out.append(block)
+	le.PutUint32(record[xattrPlace:], w.out.Block())
+	return w.out.Append(block)
 }
 
 // end completes the inode. Its blocks are all those since begin.
 func (w *Writer) end(i Inode, record []byte, m Meta, size int64, flags uint32) error {
-	n := w.tree.node(i)
-	n.b = w.out.block() - n.a
+	n := w.tree.Node(i)
+	n.B = w.out.Block() - n.A
 	w.content += size
-	putInode(record, n.kind&modeType, m, size, uint64(n.b)*(BlockSize/512), flags)
-	copy(w.record(i, true), record)
-	return w.pages.err
+	putInode(record, n.Kind&fswriter.ModeType, m, size, uint64(n.B)*(BlockSize/512), flags)
+	copy(w.tree.Record(i, true), record)
+	return w.tree.Pages.Err
 }
 
 // Unlink takes a name away, and with it all that is below a directory. A file without
 // names is given up: its blocks become free space.
 func (w *Writer) Unlink(parent Inode, name string) error {
-	number, _ := w.tree.find(parent, name)
-	if number == 0 || w.tree.names.at(int(number)).inode == 0 {
-		return w.pages.err
-	}
-	if w.IsDir(Inode(w.tree.names.at(int(number)).inode)) {
-		w.tree.node(parent).links--
-	}
-	return errors.Join(w.drop(number), w.pages.err)
+	return w.tree.Unlink(w.ctx, parent, name, w.giveUp)
 }
 
-// drop gives up what a name names. It calls itself for what lies below, so at most
-// MaxDepth deep.
-func (w *Writer) drop(number uint32) error {
-	e := w.tree.names.at(int(number))
-	i := Inode(e.inode)
-	if i == 0 {
-		return nil
-	}
-	e.inode = 0
-	n := w.tree.node(i)
-	if n.isDir() {
-		n.kind |= isGone
-		if err := w.ctx.Err(); err != nil {
-			return err
-		}
-		for child := n.a; child != 0; child = w.tree.names.at(int(child)).next {
-			if err := w.drop(child); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	if n.links--; n.links > 0 {
-		return nil
-	}
-	n.kind |= isGone
-	record := w.record(i, true)
+func (w *Writer) giveUp(i Inode) error {
+	n, record := w.tree.Node(i), w.tree.Record(i, true)
 	w.content -= sizeOf(record)
 	attrs := le.Uint32(record[xattrPlace:])
 	clear(record)
-	if attrs != 0 && attrs-n.a >= n.b { // added later, elsewhere
+	if attrs != 0 && attrs-n.A >= n.B { // added later, elsewhere
 		if err := w.free(attrs, 1); err != nil {
 			return err
 		}
 	}
-	return w.free(n.a, n.b)
+	return w.free(n.A, n.B)
 }
 
 func (w *Writer) free(first, count uint32) error {
@@ -108,7 +76,7 @@ func (w *Writer) free(first, count uint32) error {
 		return nil
 	}
 	if len(w.freed) >= MaxReplaced {
-		return &LimitError{"pieces of space left by replaced files", MaxReplaced}
+		return &fswriter.LimitError{What: "pieces of space left by replaced files", Limit: MaxReplaced}
 	}
 	w.freed = append(w.freed, [2]uint32{first, count})
 	return nil

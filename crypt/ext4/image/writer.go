@@ -8,24 +8,24 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"layervault/crypt/fswriter"
 )
 
 // Options of an image.
-type Options struct {
-	Label string    // at most 16 bytes
-	Now   time.Time // when it was made
-	Heap  *Heap     // shared by images that are made at the same time; may be nil
-}
+type Options = fswriter.Options
+
+// MaxReplaced bounds how many pieces of free space replaced files leave behind: an
+// archive in which entries replace others that often is no layer.
+const MaxReplaced = 1 << 18
 
 // Writer builds one image. It is used from one goroutine. After an error only Abort
 // is of use.
 type Writer struct {
 	ctx     context.Context
 	dst     io.WriterAt
-	out     *stream
-	memory  *arena
-	pages   *pager
-	tree    tree
+	out     *fswriter.Stream
+	tree    *fswriter.Tree
 	root    Inode
 	freed   [][2]uint32     // first block and count of what was replaced
 	extents []extent        // of the file that is being written
@@ -45,34 +45,30 @@ type Writer struct {
 // 50,000 files, dst must be an io.ReaderAt too: names and inodes are set aside there,
 // between MaxSize and DeviceSize. Close or Abort must be called.
 func New(ctx context.Context, dst io.WriterAt, o Options) *Writer {
-	memory := newArena(o.Heap)
-	w := &Writer{
-		ctx: ctx, dst: dst, label: o.Label, now: o.Now, memory: memory,
-		pages: &pager{dst: dst, memory: memory}, out: newStream(dst, memory, firstData*BlockSize, MaxSize),
-	}
-	memory.outgrown = w.pages.leaveHeap
+	w := &Writer{ctx: ctx, dst: dst, label: o.Label, now: o.Now}
+	w.tree, w.err = fswriter.NewTree(dst, o.Heap, inodeSize, inoFirst)
+	w.out = fswriter.NewStream(dst, w.tree.Memory, firstData*BlockSize, fswriter.MaxSize)
 	_, _ = rand.Read(w.seed[:]) // never fails
 	_, _ = rand.Read(w.uuid[:])
 	w.uuid[6], w.uuid[8] = w.uuid[6]&0x0f|0x40, w.uuid[8]&0x3f|0x80 // RFC 9562, version 4
-	w.err = w.begin0(o.Now)
+	if w.err == nil {
+		w.err = w.begin0(o.Now)
+	}
 	return w
 }
 
 // begin0 makes the files that every file system has.
 func (w *Writer) begin0(now time.Time) error {
-	if err := w.tree.init(w.memory, w.pages); err != nil {
-		return err
-	}
 	for range inoFirst - 1 {
-		if _, err := w.tree.alloc(0); err != nil { // the reserved ones stay empty
+		if _, err := w.tree.Alloc(0); err != nil { // the reserved ones stay empty
 			return err
 		}
 	}
 	w.root = inoRoot
 	plain := Meta{Mode: 0o755, Atime: now, Mtime: now, Ctime: now}
-	root := w.tree.node(w.root)
-	root.kind, root.b = modeDir, inoRoot
-	putInode(w.record(w.root, true), modeDir, plain, 0, 0, 0)
+	root := w.tree.Node(w.root)
+	root.Kind, root.B = fswriter.ModeDir, inoRoot
+	putInode(w.tree.Record(w.root, true), fswriter.ModeDir, plain, 0, 0, 0)
 	plain.Mode = 0o700
 	_, err := w.Mkdir(w.root, "lost+found", plain) // e2fsck wants it; the first inode that is free
 	return err
@@ -90,25 +86,19 @@ func (w *Writer) Mkdir(parent Inode, name string, m Meta) (Inode, error) {
 	if err := w.ready(name); err != nil {
 		return 0, err
 	}
-	depth := w.tree.node(parent).depth
-	if depth >= MaxDepth {
-		return 0, &LimitError{"levels of directories", MaxDepth}
-	}
-	i, err := w.tree.alloc(modeDir)
+	i, err := w.tree.AllocDir(parent)
 	if err != nil {
 		return 0, err
 	}
-	n := w.tree.node(i)
-	n.b, n.depth = uint32(parent), depth+1
-	putInode(w.record(i, true), modeDir, m, 0, 0, 0)
+	putInode(w.tree.Record(i, true), fswriter.ModeDir, m, 0, 0, 0)
 	if err := w.setDirXattrs(i, m.Xattrs, m.Mode); err != nil {
 		return 0, err
 	}
-	if err := w.tree.attach(parent, name, i); err != nil {
+	if err := w.tree.Attach(parent, name, i); err != nil {
 		return 0, err
 	}
-	w.tree.node(parent).links++
-	return i, w.pages.err
+	w.tree.Node(parent).Links++
+	return i, w.tree.Pages.Err
 }
 
 // ready is how everything starts that makes a name.
@@ -116,7 +106,7 @@ func (w *Writer) ready(name string) error {
 	if w.err != nil {
 		return w.err
 	}
-	if err := checkName(name); err != nil {
+	if err := fswriter.CheckName(name); err != nil {
 		return err
 	}
 	return w.ctx.Err()
@@ -126,39 +116,39 @@ func (w *Writer) ready(name string) error {
 // and m has not, stay, but for a file's capabilities: the kernel takes them away when the
 // owner is set. Of a symbolic link only owner and attributes change.
 func (w *Writer) SetMeta(i Inode, m Meta) error {
-	kind := w.tree.node(i).kind & modeType
-	record := w.record(i, true)
-	if kind == modeDir {
+	kind := w.tree.Node(i).Kind & fswriter.ModeType
+	record := w.tree.Record(i, true)
+	if kind == fswriter.ModeDir {
 		putMeta(record, kind, m)
 		if len(m.Xattrs) == 0 {
-			return w.pages.err
+			return w.tree.Pages.Err
 		}
-		return errors.Join(w.mergeDirXattrs(i, m.Xattrs, m.Mode), w.pages.err)
+		return errors.Join(w.mergeDirXattrs(i, m.Xattrs, m.Mode), w.tree.Pages.Err)
 	}
-	if kind == modeSymlink {
+	if kind == fswriter.ModeSymlink {
 		putOwner(record, m)
 	} else {
 		putMeta(record, kind, m)
 	}
 	if len(m.Xattrs) == 0 && le.Uint32(record[inodeUsed:]) == 0 && le.Uint32(record[xattrPlace:]) == 0 {
-		return w.pages.err
+		return w.tree.Pages.Err
 	}
-	return errors.Join(w.mergeXattrs(i, m.Xattrs, m.Mode), w.pages.err)
+	return errors.Join(w.mergeXattrs(i, m.Xattrs, m.Mode), w.tree.Pages.Err)
 }
 
 // SetXattr sets one extended attribute of a directory.
 func (w *Writer) SetXattr(d Inode, name, value string) error {
-	mode := le.Uint16(w.record(d, false)) & 0o7777
-	return errors.Join(w.mergeDirXattrs(d, map[string][]byte{name: []byte(value)}, mode), w.pages.err)
+	mode := le.Uint16(w.tree.Record(d, false)) & 0o7777
+	return errors.Join(w.mergeDirXattrs(d, map[string][]byte{name: []byte(value)}, mode), w.tree.Pages.Err)
 }
 
 // File writes a regular file of size bytes, read from content. Fewer bytes than that
 // are io.ErrUnexpectedEOF. Runs of zeros become holes.
 func (w *Writer) File(parent Inode, name string, m Meta, size int64, content io.Reader) (Inode, error) {
-	if size < 0 || size > MaxFile {
-		return 0, &LimitError{"bytes of one file", MaxFile}
+	if size < 0 || size > fswriter.MaxFile {
+		return 0, &fswriter.LimitError{What: "bytes of one file", Limit: fswriter.MaxFile}
 	}
-	i, record, err := w.begin(parent, name, modeRegular, m)
+	i, record, err := w.begin(parent, name, fswriter.ModeRegular, m)
 	if err != nil {
 		return 0, err
 	}
@@ -186,7 +176,7 @@ func (w *Writer) data(size int64, content io.Reader) ([]extent, error) {
 		if err := w.ctx.Err(); err != nil {
 			return nil, err
 		}
-		piece := w.out.room()
+		piece := w.out.Room()
 		piece = piece[:min(int64(len(piece)), size-done, zeroPiece)]
 		if _, err := io.ReadFull(content, piece); err != nil {
 			if err == io.EOF {
@@ -197,11 +187,11 @@ func (w *Writer) data(size int64, content io.Reader) ([]extent, error) {
 		blocks := uint32((len(piece) + BlockSize - 1) / BlockSize)
 		logical := uint32(done / BlockSize)
 		done += int64(len(piece))
-		if len(extents) < maxPieces && allZero(piece) {
+		if len(extents) < maxPieces && fswriter.AllZero(piece) {
 			continue
 		}
-		extents = appendExtent(extents, extent{logical, w.out.block(), blocks})
-		if err := w.out.advance(len(piece)); err != nil {
+		extents = appendExtent(extents, extent{logical, w.out.Block(), blocks})
+		if err := w.out.Advance(len(piece)); err != nil {
 			return nil, err
 		}
 	}
@@ -211,11 +201,11 @@ func (w *Writer) data(size int64, content io.Reader) ([]extent, error) {
 
 // Symlink makes a symbolic link; nothing is asked of its target.
 func (w *Writer) Symlink(parent Inode, name, target string, m Meta) (Inode, error) {
-	if target == "" || len(target) > maxSymlink || strings.IndexByte(target, 0) >= 0 {
-		return 0, fmt.Errorf("%w: target has %d bytes", ErrSymlink, len(target))
+	if target == "" || len(target) > fswriter.MaxSymlink || strings.IndexByte(target, 0) >= 0 {
+		return 0, fmt.Errorf("%w: target has %d bytes", fswriter.ErrSymlink, len(target))
 	}
-	m.Mode = linkMode
-	i, record, err := w.begin(parent, name, modeSymlink, m)
+	m.Mode = fswriter.LinkMode
+	i, record, err := w.begin(parent, name, fswriter.ModeSymlink, m)
 	if err != nil {
 		return 0, err
 	}
@@ -224,13 +214,13 @@ func (w *Writer) Symlink(parent Inode, name, target string, m Meta) (Inode, erro
 		return i, w.end(i, record, m, int64(len(target)), 0)
 	}
 	// Kept beside, for the names that lead through it.
-	at, err := w.tree.text.add(target)
+	at, err := w.tree.Text.Add(target)
 	if err != nil {
 		return 0, err
 	}
 	le.PutUint32(record[linkText:], at)
-	extents := []extent{{0, w.out.block(), 1}}
-	if err := w.out.append([]byte(target)); err != nil {
+	extents := []extent{{0, w.out.Block(), 1}}
+	if err := w.out.Append([]byte(target)); err != nil {
 		return 0, err
 	}
 	if err := extentTree(w.out, record[blockArea:], extents); err != nil {
@@ -239,33 +229,23 @@ func (w *Writer) Symlink(parent Inode, name, target string, m Meta) (Inode, erro
 	return i, w.end(i, record, m, int64(len(target)), flagExtents)
 }
 
-// Kind of a special file.
-type Kind uint16
-
-// The special files.
-const (
-	FIFO        Kind = modeFIFO
-	CharDevice  Kind = modeChar
-	BlockDevice Kind = modeBlock
-)
-
 // Special makes a pipe or a device node. major has 12 bits, minor 20.
-func (w *Writer) Special(parent Inode, name string, kind Kind, major, minor uint32, m Meta) (Inode, error) {
+func (w *Writer) Special(parent Inode, name string, kind fswriter.Kind, major, minor uint32, m Meta) (Inode, error) {
 	i, record, err := w.begin(parent, name, uint16(kind), m)
 	if err != nil {
 		return 0, err
 	}
-	if kind != FIFO {
+	if kind != fswriter.FIFO {
 		switch {
 		case major>>12 != 0 || minor>>20 != 0:
-			return 0, fmt.Errorf("%w: device %d:%d", ErrName, major, minor)
+			return 0, fmt.Errorf("%w: device %d:%d", fswriter.ErrName, major, minor)
 		case major < 256 && minor < 256:
 			le.PutUint32(record[blockArea:], major<<8|minor)
 		default:
 			le.PutUint32(record[blockArea+4:], minor&0xff|major<<8|minor&^0xff<<12)
 		}
-		if kind == CharDevice && major == 0 && minor == 0 {
-			w.tree.node(i).kind |= isWhiteout
+		if kind == fswriter.CharDevice && major == 0 && minor == 0 {
+			w.tree.Node(i).Kind |= fswriter.Whiteout
 		}
 	}
 	return i, w.end(i, record, m, 0, 0)
@@ -276,32 +256,35 @@ func (w *Writer) Link(parent Inode, name string, target Inode) error {
 	if err := w.ready(name); err != nil {
 		return err
 	}
-	n := w.tree.node(target)
-	if n.links >= maxLinks {
-		return ErrLinks
+	n := w.tree.Node(target)
+	if n.Links >= maxLinks {
+		return fswriter.ErrLinks
 	}
-	n.links++
-	return errors.Join(w.tree.attach(parent, name, target), w.pages.err)
+	n.Links++
+	return errors.Join(w.tree.Attach(parent, name, target), w.tree.Pages.Err)
 }
 
-func checkName(name string) error {
-	if name == "" || name == "." || name == ".." || len(name) > maxName || strings.ContainsAny(name, "/\x00") {
-		return fmt.Errorf("%w: %.300q", ErrName, name)
-	}
-	return nil
-}
+// Child is the file of that name in a directory, 0 where there is none.
+func (w *Writer) Child(dir Inode, name string) Inode { return w.tree.Child(dir, name) }
 
-func allZero(b []byte) bool {
-	for len(b) >= 8 {
-		if le.Uint64(b) != 0 {
-			return false
-		}
-		b = b[8:]
+// Parent is the directory that a directory lies in; of the root the root.
+func (w *Writer) Parent(dir Inode) Inode { return Inode(w.tree.Node(dir).B) }
+
+// IsDir tells directories.
+func (w *Writer) IsDir(i Inode) bool { return w.tree.Node(i).IsDir() }
+
+// IsWhiteout tells overlayfs's mark for "not there": character device 0:0.
+func (w *Writer) IsWhiteout(i Inode) bool { return w.tree.Node(i).Kind&fswriter.Whiteout != 0 }
+
+// Target is where a symbolic link points to; false for every other file.
+func (w *Writer) Target(i Inode) (string, bool) {
+	if w.tree.Node(i).Kind&fswriter.ModeType != fswriter.ModeSymlink {
+		return "", false
 	}
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
+	record := w.tree.Record(i, false)
+	size := sizeOf(record)
+	if size < fastLink {
+		return string(record[blockArea : blockArea+size]), true
 	}
-	return true
+	return string(w.tree.Text.Get(le.Uint32(record[linkText:]))), true
 }

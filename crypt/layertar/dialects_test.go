@@ -1,4 +1,4 @@
-package ext4
+package layertar_test
 
 import (
 	"archive/tar"
@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
+	iofs "io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -18,6 +18,8 @@ import (
 	archive "github.com/moby/go-archive"
 	"github.com/vbatts/tar-split/tar/asm"
 	"github.com/vbatts/tar-split/tar/storage"
+
+	"layervault/crypt/layertar"
 )
 
 // bare makes a header as old tools do, field by field, without a magic.
@@ -129,9 +131,9 @@ func dialects(t testing.TB) []dialect {
 		{name: "GNU tar --format=ustar", body: fixture(t, "gnutar-ustar.tar")},
 		{name: "GNU tar --format=posix", body: fixture(t, "gnutar-posix.tar")},
 		{name: "GNU sparse, old", body: fixture(t, "sparse-gnu.tar"), outcome: refused},
-		{name: "GNU sparse, PAX 0.0", body: fixture(t, "sparse-0.0.tar"), outcome: ours, err: ErrSparse},
-		{name: "GNU sparse, PAX 0.1", body: fixture(t, "sparse-0.1.tar"), outcome: ours, err: ErrSparse},
-		{name: "GNU sparse, PAX 1.0", body: fixture(t, "sparse-1.0.tar"), outcome: ours, err: ErrSparse},
+		{name: "GNU sparse, PAX 0.0", body: fixture(t, "sparse-0.0.tar"), outcome: ours, err: layertar.ErrSparse},
+		{name: "GNU sparse, PAX 0.1", body: fixture(t, "sparse-0.1.tar"), outcome: ours, err: layertar.ErrSparse},
+		{name: "GNU sparse, PAX 1.0", body: fixture(t, "sparse-1.0.tar"), outcome: ours, err: layertar.ErrSparse},
 
 		{name: "v7: no kinds but links, directories by their slash", body: joined(bare(0, "d/", 0o755, 0, ""), bare(0, "d/f", 0o644, 4, ""), padded([]byte("text")), bare('1', "d/g", 0o644, 0, "d/f"), bare('2', "l", 0o777, 0, "d/f"), endMark)},
 		{name: "star: times where ustar has the prefix", body: joined(stamped(stamped(stamped(bare('0', "f", 0o644, 4, ""), 257, "ustar\x0000"), 345+131, "10000000000 10000000001 "), 508, "tar\x00"), padded([]byte("text")), endMark)},
@@ -184,9 +186,9 @@ func dialects(t testing.TB) []dialect {
 		{name: "opaque mark below a symbolic link", body: makeTar(t, append(usrmerge, file("lib/.wh..wh..opq", ""))...)},
 		{name: "directory in the place of a symbolic link", body: makeTar(t, append(usrmerge, directory("lib", 0o700), file("lib/f", "1"))...), outcome: noSave},
 		// Docker 26 refuses the next two as well; its newest unpacker makes the directory.
-		{name: "below a dangling symbolic link", body: makeTar(t, symlink("lib", "usr/lib"), file("lib/f", "1")), outcome: ours, err: ErrParent},
+		{name: "below a dangling symbolic link", body: makeTar(t, symlink("lib", "usr/lib"), file("lib/f", "1")), outcome: ours, err: layertar.ErrParent},
 		{name: "below a symbolic link to a file", body: makeTar(t, file("f", "1"), symlink("l", "f"), file("l/x", "1")), outcome: refused},
-		{name: "symbolic link half way there", body: makeTar(t, directory("usr", 0o755), symlink("lib", "usr/lib"), file("lib/deep/f", "1")), outcome: ours, err: ErrParent},
+		{name: "symbolic link half way there", body: makeTar(t, directory("usr", 0o755), symlink("lib", "usr/lib"), file("lib/deep/f", "1")), outcome: ours, err: layertar.ErrParent},
 		{name: "symbolic links in a circle", body: makeTar(t, symlink("a", "b"), symlink("b", "a"), file("a/f", "1")), outcome: refused},
 
 		{name: "hard link with another owner, mode, time", body: makeTar(t, file("f", "1"), linkWith(hardlink("g", "f"), func(h *tar.Header) { h.Uid, h.Gid, h.Mode, h.ModTime = 7, 8, 0o4755, time.Unix(1600000000, 5) }))},
@@ -209,7 +211,9 @@ func dialects(t testing.TB) []dialect {
 
 // Every dialect gives docker's tree and its size, or is refused with a reason; and what
 // docker notes of it (tar-split) gives the same bytes from our tree.
-func TestFromTarDialects(t *testing.T) {
+func TestFromTarDialects(t *testing.T) { eachFormat(t, testFromTarDialects) }
+
+func testFromTarDialects(t *testing.T, fs format) {
 	for _, c := range dialects(t) {
 		t.Run(c.name, func(t *testing.T) {
 			want := t.TempDir()
@@ -221,13 +225,13 @@ func TestFromTarDialects(t *testing.T) {
 				t.Fatalf("docker: %v", dockerErr)
 			}
 			if c.outcome == refused || c.outcome == ours {
-				_, err := FromTar(t.Context(), bytes.NewReader(c.body), discard{}, TarOptions{Dir: "diff"})
+				_, err := fs.fromTar(t.Context(), bytes.NewReader(c.body), discard{}, layertar.Options{Dir: "diff"})
 				if err == nil || c.err != nil && !errors.Is(err, c.err) {
 					t.Errorf("%v, want %v", err, c.err)
 				}
 				return
 			}
-			got, result := build(t, bytes.NewReader(c.body), TarOptions{})
+			got, result := build(t, fs, bytes.NewReader(c.body), layertar.Options{})
 			if c.outcome == lenient {
 				return
 			}
@@ -299,7 +303,7 @@ func TestSparseCannotBeSaved(t *testing.T) {
 		if err := archive.Unpack(bytes.NewReader(body), dir, nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := os.Lstat(filepath.Join(dir, "sp")); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(filepath.Join(dir, "sp")); errors.Is(err, iofs.ErrNotExist) {
 			t.Fatal(err)
 		}
 		if saved, err := save(t, body, dir); err == nil && bytes.Equal(saved, body) {

@@ -3,7 +3,7 @@
 // The race detector takes several times the memory that is measured here; the suite bombs
 // runs this without.
 
-package ext4
+package layertar_test
 
 import (
 	"archive/tar"
@@ -19,15 +19,19 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"layervault/crypt/layertar"
 )
 
 // A tar costs less than 96 MiB of memory whatever it holds, and exceeds no bound without
 // being told which.
-func TestFromTarMemory(t *testing.T) {
+func TestFromTarMemory(t *testing.T) { eachFormat(t, testFromTarMemory) }
+
+func testFromTarMemory(t *testing.T, fs format) {
 	deep := strings.Repeat("d/", 2000)
 	for _, c := range []struct {
 		name  string
-		limit string // of the LimitError
+		limit string // of the layertar.LimitError
 		err   error  // another that is expected: its text
 		write bomb
 	}{
@@ -35,12 +39,12 @@ func TestFromTarMemory(t *testing.T) {
 		{name: "deep paths", limit: "directories without an entry of their own", write: func(w *tar.Writer, _ io.Writer) error {
 			return each(w, 300, func(i int) tar.Header { return tar.Header{Name: fmt.Sprintf("%d/%sf", i, deep)} })
 		}},
-		{name: "directories with large attributes", err: ErrXattr, write: func(w *tar.Writer, _ io.Writer) error {
+		{name: "directories with large attributes", err: layertar.ErrXattr, write: func(w *tar.Writer, _ io.Writer) error {
 			return each(w, 300, func(i int) tar.Header {
 				return tar.Header{Typeflag: tar.TypeDir, Name: fmt.Sprintf("%d/", i), PAXRecords: paxXattrs("user.x", strings.Repeat("x", 1<<20-100))}
 			})
 		}},
-		{name: "hole of 2^60", err: ErrSparse, write: func(_ *tar.Writer, raw io.Writer) error {
+		{name: "hole of 2^60", err: layertar.ErrSparse, write: func(_ *tar.Writer, raw io.Writer) error {
 			pax := paxRecord("GNU.sparse.major", "1") + paxRecord("GNU.sparse.minor", "0") + paxRecord("GNU.sparse.name", "hole") + paxRecord("GNU.sparse.realsize", strconv.Itoa(1<<60))
 			_, err := raw.Write(bytes.Join([][]byte{rawHeader('x', "x", int64(len(pax))), padded([]byte(pax)), rawHeader('0', "hole", 512), padded([]byte("0\n")), make([]byte, 1024)}, nil))
 			return err
@@ -108,7 +112,7 @@ func TestFromTarMemory(t *testing.T) {
 			}
 			return nil
 		}},
-		{name: "long names of GNU", err: ErrName, write: func(_ *tar.Writer, raw io.Writer) error {
+		{name: "long names of GNU", err: layertar.ErrName, write: func(_ *tar.Writer, raw io.Writer) error {
 			long := bytes.Repeat([]byte("x"), 1<<20-512)
 			_, err := raw.Write(bytes.Join([][]byte{rawHeader('L', "", int64(len(long))), padded(long), rawHeader('K', "", int64(len(long))), padded(long), rawHeader('2', "f", 0)}, nil))
 			return err
@@ -138,7 +142,7 @@ func TestFromTarMemory(t *testing.T) {
 				w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: "s", Linkname: deep}),
 				w.WriteHeader(&tar.Header{Name: "s/" + deep + "f", Mode: 0o644}))
 		}},
-		{name: "symbolic links in a circle", err: ErrParent, write: func(w *tar.Writer, _ io.Writer) error {
+		{name: "symbolic links in a circle", err: layertar.ErrParent, write: func(w *tar.Writer, _ io.Writer) error {
 			return errors.Join(
 				w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: "a", Linkname: "b/" + strings.Repeat("x/../", 800)}),
 				w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: "b", Linkname: "a/" + strings.Repeat("x/../", 800)}),
@@ -180,7 +184,7 @@ func TestFromTarMemory(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "image")
-			peak, limit, text := importApart(t, path, c.write)
+			peak, limit, text := importApart(t, fs, path, c.write)
 			t.Logf("%d MiB, %s", peak>>20, text)
 			if peak > maxMemory*raceFactor {
 				t.Errorf("took %d MiB of memory", peak>>20)
@@ -193,8 +197,8 @@ func TestFromTarMemory(t *testing.T) {
 			case c.limit == "" && c.err == nil && text != "<nil>":
 				t.Error(text)
 			case text == "<nil>":
-				if out, err := exec.Command("e2fsck", "-fn", path).CombinedOutput(); err != nil {
-					t.Errorf("e2fsck: %v\n%s", err, out)
+				if err := fs.check(path); err != nil {
+					t.Error(err)
 				}
 			}
 		})
@@ -202,10 +206,10 @@ func TestFromTarMemory(t *testing.T) {
 }
 
 // importApart imports a tar in a process of its own.
-func importApart(t *testing.T, path string, write bomb) (peak int64, limit, text string) {
+func importApart(t *testing.T, fs format, path string, write bomb) (peak int64, limit, text string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), importInto+"="+path)
+	cmd.Env = append(os.Environ(), importInto+"="+path, importAs+"="+fs.name)
 	if raceFactor == 1 {
 		cmd.Env = append(cmd.Env, importCgroup+"="+memoryCgroup(t))
 	}

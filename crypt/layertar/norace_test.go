@@ -1,5 +1,5 @@
 //go:build !race
 
-package ext4
+package layertar_test
 
 const raceFactor = 1

@@ -1,4 +1,4 @@
-package ext4
+package layertar
 
 import (
 	"archive/tar"
@@ -7,14 +7,14 @@ import (
 	"strings"
 	"time"
 
-	"layervault/crypt/ext4/image"
+	"layervault/crypt/fswriter"
 )
 
 // meta is what an entry says of owner, mode, times and extended attributes.
-func (l *layer) meta(h *tar.Header) (image.Meta, error) {
+func (l *layer) meta(h *tar.Header) (fswriter.Meta, error) {
 	uid, gid, err := l.owner(h.Uid, h.Gid)
 	if err != nil {
-		return image.Meta{}, err
+		return fswriter.Meta{}, err
 	}
 	access := h.AccessTime
 	if access.Before(h.ModTime) {
@@ -22,9 +22,9 @@ func (l *layer) meta(h *tar.Header) (image.Meta, error) {
 	}
 	attrs, err := xattrs(h)
 	if err != nil {
-		return image.Meta{}, err
+		return fswriter.Meta{}, err
 	}
-	return image.Meta{
+	return fswriter.Meta{
 		Mode:   uint16(h.Mode & 0o7777),
 		UID:    uid,
 		GID:    gid,
@@ -61,20 +61,20 @@ func bound(t time.Time) time.Time {
 	return t
 }
 
-// xattrs are those of the entry that an image may bring. Names that ext4 has no
-// namespace for are left out, as by tar without its --xattrs-include.
+// xattrs are those of the entry that an image may bring. Names that no file
+// system has a namespace for are left out, as by tar without its --xattrs-include.
 func xattrs(h *tar.Header) (map[string][]byte, error) {
 	var found map[string][]byte
 	for key, value := range h.PAXRecords {
 		name, ok := strings.CutPrefix(key, paxXattr)
-		if !ok || strings.HasPrefix(name, overlayPrefix) || !image.HasXattrNamespace(name) {
+		if !ok || strings.HasPrefix(name, overlayPrefix) || !fswriter.HasXattrNamespace(name) {
 			continue
 		}
 		if found == nil {
 			found = map[string][]byte{}
 		}
-		if len(found) == image.MaxXattrs {
-			return nil, &LimitError{What: "extended attributes of one file", Limit: image.MaxXattrs}
+		if len(found) == fswriter.MaxXattrs {
+			return nil, &LimitError{What: "extended attributes of one file", Limit: fswriter.MaxXattrs}
 		}
 		found[name] = []byte(value)
 	}

@@ -1,7 +1,6 @@
-package image
+package fswriter
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"runtime/debug"
@@ -17,13 +16,9 @@ const (
 	pageFrames = 224
 )
 
-// scratchSize is how much of the destination is set aside for pages: the inode table of
-// MaxFiles and MaxMetadata, and the largest page number.
-const (
-	scratchSize = 1 << 30
-	tablePages  = MaxFiles*inodeSize/pageSize + 1 // one more for the reserved inodes
-	textPages   = MaxMetadata / pageSize
-)
+// scratchSize is how much of the destination is set aside for pages: MaxFiles inodes of
+// at most 256 bytes, and MaxMetadata.
+const scratchSize = 1 << 30
 
 // frame is a page in memory.
 type frame struct {
@@ -34,22 +29,23 @@ type frame struct {
 	fresh bool // all zeros: no page was in it yet
 }
 
-// pager keeps pages. After an error it goes on with a page that is thrown away, so that
+// Pager keeps pages. After an error it goes on with a page that is thrown away, so that
 // only those who finish something need to ask for it.
-type pager struct {
+type Pager struct {
 	dst    io.WriterAt
-	memory *arena
+	memory *Arena
 	where  []int32 // by page: number of its frame from 1 on, 0 for none
 	saved  []bool  // by page: is at the destination
 	frames []frame
 	hand   int
 	waste  []byte
-	err    error
+	table  int   // how many pages the inodes take; text follows
+	Err    error // the first
 }
 
-func (p *pager) fail(err error) []byte {
-	if p.err == nil {
-		p.err = err
+func (p *Pager) fail(err error) []byte {
+	if p.Err == nil {
+		p.Err = err
 	}
 	if p.waste == nil {
 		p.waste = make([]byte, pageSize)
@@ -57,9 +53,9 @@ func (p *pager) fail(err error) []byte {
 	return p.waste
 }
 
-// page is one page in memory. It stays there until the next call; it is written to only until
+// Page is one page in memory. It stays there until the next call; it is written to only until
 // memory is asked for, since the pages then may leave the heap.
-func (p *pager) page(n int, write bool) []byte {
+func (p *Pager) Page(n int, write bool) []byte {
 	for n >= len(p.where) {
 		p.where, p.saved = append(p.where, 0), append(p.saved, false)
 	}
@@ -74,7 +70,7 @@ func (p *pager) page(n int, write bool) []byte {
 	return f.data
 }
 
-func (p *pager) load(n int) error {
+func (p *Pager) load(n int) error {
 	at, err := p.room()
 	if err != nil {
 		return err
@@ -94,9 +90,9 @@ func (p *pager) load(n int) error {
 }
 
 // room finds a frame, a new one or that of a page not used for long.
-func (p *pager) room() (int, error) {
+func (p *Pager) room() (int, error) {
 	if len(p.frames) < pageFrames {
-		data, err := p.memory.alloc(pageSize)
+		data, err := p.memory.Alloc(pageSize)
 		if err != nil {
 			return 0, err
 		}
@@ -125,9 +121,9 @@ func (p *pager) room() (int, error) {
 }
 
 // leaveHeap moves the pages out of Go's heap, and gives back what the heap has grown to.
-func (p *pager) leaveHeap() error {
+func (p *Pager) leaveHeap() error {
 	for i := range p.frames {
-		moved, err := p.memory.alloc(pageSize)
+		moved, err := p.memory.Alloc(pageSize)
 		if err != nil {
 			return err
 		}
@@ -138,11 +134,9 @@ func (p *pager) leaveHeap() error {
 	return nil
 }
 
-var errNotReadable = errors.New("destination is not readable")
-
-func (p *pager) write(b []byte, n int) error {
+func (p *Pager) write(b []byte, n int) error {
 	if _, ok := p.dst.(io.ReaderAt); !ok {
-		return fmt.Errorf("%w: %w", errNotReadable, &LimitError{"bytes of names and inodes in memory", pageFrames * pageSize})
+		return fmt.Errorf("%w: %w", ErrNotReadable, &LimitError{"bytes of names and inodes in memory", pageFrames * pageSize})
 	}
 	if _, err := p.dst.WriteAt(b, MaxSize+int64(n)*pageSize); err != nil {
 		return fmt.Errorf("write names and inodes to the spill file: %w", err)
@@ -150,10 +144,10 @@ func (p *pager) write(b []byte, n int) error {
 	return nil
 }
 
-func (p *pager) read(b []byte, n int) error {
+func (p *Pager) read(b []byte, n int) error {
 	r, ok := p.dst.(io.ReaderAt)
 	if !ok {
-		return errNotReadable
+		return ErrNotReadable
 	}
 	if _, err := r.ReadAt(b, MaxSize+int64(n)*pageSize); err != nil {
 		return fmt.Errorf("read names and inodes from the spill file: %w", err)
@@ -161,14 +155,14 @@ func (p *pager) read(b []byte, n int) error {
 	return nil
 }
 
-// text keeps strings of bytes, each in one page. It lies behind the inode table.
-type text struct {
-	pages *pager
+// Text keeps strings of bytes, each in one page. It lies behind the inode table.
+type Text struct {
+	pages *Pager
 	end   int64
 }
 
-// add keeps b, at most 8 KiB, and says where. 0 is nowhere.
-func (t *text) add(b string) (uint32, error) {
+// Add keeps b, at most 8 KiB, and says where. 0 is nowhere.
+func (t *Text) Add(b string) (uint32, error) {
 	at := (t.end + textUnit - 1) / textUnit * textUnit
 	if at == 0 {
 		at = textUnit
@@ -180,19 +174,19 @@ func (t *text) add(b string) (uint32, error) {
 	if at+size > MaxMetadata {
 		return 0, &LimitError{"bytes of names, link targets and attributes", MaxMetadata}
 	}
-	room := t.pages.page(tablePages+int(at/pageSize), true)[at%pageSize:]
+	room := t.pages.Page(t.pages.table+int(at/pageSize), true)[at%pageSize:]
 	le.PutUint16(room, uint16(len(b)))
 	copy(room[2:], b)
 	t.end = at + size
-	return uint32(at / textUnit), t.pages.err
+	return uint32(at / textUnit), t.pages.Err
 }
 
 // textUnit is what places of strings are counted in, bytes.
 const textUnit = 4
 
-// get is valid until the next use of the pages.
-func (t *text) get(at uint32) []byte {
-	page := t.pages.page(tablePages+int(int64(at)*textUnit/pageSize), false)
+// Get is valid until the next use of the pages.
+func (t *Text) Get(at uint32) []byte {
+	page := t.pages.Page(t.pages.table+int(int64(at)*textUnit/pageSize), false)
 	b := page[int64(at)*textUnit%pageSize:]
 	n := int(le.Uint16(b))
 	if 2+n > len(b) { // a page that could not be read
@@ -201,9 +195,9 @@ func (t *text) get(at uint32) []byte {
 	return b[2 : 2+n]
 }
 
-// set replaces a string by one that is not longer.
-func (t *text) set(at uint32, b string) {
-	page := t.pages.page(tablePages+int(int64(at)*textUnit/pageSize), true)
+// Set replaces a string by one that is not longer.
+func (t *Text) Set(at uint32, b string) {
+	page := t.pages.Page(t.pages.table+int(int64(at)*textUnit/pageSize), true)
 	room := page[int64(at)*textUnit%pageSize:]
 	le.PutUint16(room, uint16(len(b)))
 	copy(room[2:], b)

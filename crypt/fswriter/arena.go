@@ -1,4 +1,4 @@
-package image
+package fswriter
 
 import (
 	"fmt"
@@ -13,10 +13,10 @@ import (
 // ready. It may be used by many goroutines.
 type Heap struct{ lent atomic.Bool }
 
-// arena hands out memory, which is zero. The first heapShare of it is of Go's heap, which keeps
+// Arena hands out memory, which is zero. The first heapShare of it is of Go's heap, which keeps
 // it for the next image; the rest is memory that the garbage collector does not count: with it the
 // heap does not grow to twice of what is alive before it is collected.
-type arena struct {
+type Arena struct {
 	heap   int // bytes handed out of the heap
 	pieces [][]byte
 
@@ -26,15 +26,15 @@ type arena struct {
 	lender   *Heap
 }
 
-// newArena is an arena that has the heap, if nobody else has it; h may be nil.
-func newArena(h *Heap) *arena {
+// NewArena is an arena that has the heap, if nobody else has it; h may be nil.
+func NewArena(h *Heap) *Arena {
 	switch {
 	case h == nil:
-		return &arena{}
+		return &Arena{}
 	case h.lent.CompareAndSwap(false, true):
-		return &arena{lender: h}
+		return &Arena{lender: h}
 	}
-	return &arena{left: true}
+	return &Arena{left: true}
 }
 
 // heapShare is how much of an arena is of Go's heap, in bytes: all that an image of 40,000 small
@@ -42,7 +42,7 @@ func newArena(h *Heap) *arena {
 // an image in User-Mode Linux. A larger image moves its pages out of the heap.
 const heapShare = 24 << 20
 
-func (a *arena) alloc(n int) ([]byte, error) {
+func (a *Arena) Alloc(n int) ([]byte, error) {
 	if !a.left && a.heap+n <= heapShare {
 		a.heap += n
 		return make([]byte, n), nil
@@ -63,8 +63,8 @@ func (a *arena) alloc(n int) ([]byte, error) {
 	return b, nil
 }
 
-// drop gives back one piece. One of the heap goes when nothing refers to it.
-func (a *arena) drop(b []byte) {
+// Drop gives back one piece. One of the heap goes when nothing refers to it.
+func (a *Arena) Drop(b []byte) {
 	for i, p := range a.pieces {
 		if unsafe.SliceData(p) == unsafe.SliceData(b) {
 			a.pieces = append(a.pieces[:i], a.pieces[i+1:]...)
@@ -74,8 +74,8 @@ func (a *arena) drop(b []byte) {
 	}
 }
 
-// free gives everything back; nothing of it may be touched any more.
-func (a *arena) free() {
+// Free gives everything back; nothing of it may be touched any more.
+func (a *Arena) Free() {
 	for _, p := range a.pieces {
 		_ = unix.Munmap(p) // as in drop
 	}
@@ -89,25 +89,29 @@ func (a *arena) free() {
 // columnChunk is how many values a column grows by.
 const columnChunk = 1 << 13
 
-// column is a list that grows without being copied. T holds no pointers.
-type column[T any] struct {
-	memory *arena
+// Column is a list that grows without being copied. T holds no pointers.
+type Column[T any] struct {
+	memory *Arena
 	chunks [][]T
 	n      int
 }
 
-// add makes one more value, of zeros.
-func (c *column[T]) add() (*T, error) {
+// Add makes one more value, of zeros.
+func (c *Column[T]) Add() (*T, error) {
 	if c.n/columnChunk == len(c.chunks) {
 		var t T
-		b, err := c.memory.alloc(columnChunk * int(unsafe.Sizeof(t)))
+		b, err := c.memory.Alloc(columnChunk * int(unsafe.Sizeof(t)))
 		if err != nil {
 			return nil, err
 		}
 		c.chunks = append(c.chunks, unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), columnChunk))
 	}
 	c.n++
-	return c.at(c.n - 1), nil
+	return c.At(c.n - 1), nil
 }
 
-func (c *column[T]) at(i int) *T { return &c.chunks[i/columnChunk][i%columnChunk] }
+// At is valid until the arena is given back.
+func (c *Column[T]) At(i int) *T { return &c.chunks[i/columnChunk][i%columnChunk] }
+
+// Len is how many values there are.
+func (c *Column[T]) Len() int { return c.n }

@@ -1,4 +1,4 @@
-package ext4
+package layertar_test
 
 import (
 	"archive/tar"
@@ -14,7 +14,8 @@ import (
 	"strings"
 	"testing"
 
-	"layervault/crypt/ext4/image"
+	"layervault/crypt/fswriter"
+	"layervault/crypt/layertar"
 )
 
 // maxMemory is what an import may take, in bytes: of a process of its own, all included.
@@ -27,6 +28,7 @@ const cgroupMemory = 128 << 20
 // The environment of the process that imports.
 const (
 	importInto   = "LAYERVAULT_TEST_IMPORT"
+	importAs     = "LAYERVAULT_TEST_FORMAT"
 	importCgroup = "LAYERVAULT_TEST_CGROUP"
 )
 
@@ -51,13 +53,13 @@ func importStdin(path, cgroup string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	result, err := FromTar(context.Background(), os.Stdin, f, TarOptions{Dir: "diff"})
+	result, err := formatOf(os.Getenv(importAs)).fromTar(context.Background(), os.Stdin, f, layertar.Options{Dir: "diff"})
 	if err == nil {
 		err = f.Truncate(result.Size)
 	}
-	limit, ok := errors.AsType[*LimitError](err)
+	limit, ok := errors.AsType[*layertar.LimitError](err)
 	if !ok {
-		limit = &LimitError{}
+		limit = &layertar.LimitError{}
 	}
 	peak, readErr := peakMemory()
 	if readErr != nil {
@@ -192,7 +194,9 @@ func manyRecords(prefix string) []byte {
 }
 
 // The bounds themselves, not more.
-func TestFromTarBounds(t *testing.T) {
+func TestFromTarBounds(t *testing.T) { eachFormat(t, testFromTarBounds) }
+
+func testFromTarBounds(t *testing.T, fs format) {
 	value := func(n int) map[string]string {
 		records := map[string]string{}
 		for i := range n {
@@ -205,13 +209,13 @@ func TestFromTarBounds(t *testing.T) {
 		item  item
 		limit int64
 	}{
-		{"deepest directory", item{tar.Header{Typeflag: tar.TypeDir, Name: strings.Repeat("d/", image.MaxDepth-1)}, ""}, 0},
+		{"deepest directory", item{tar.Header{Typeflag: tar.TypeDir, Name: strings.Repeat("d/", fswriter.MaxDepth-1)}, ""}, 0},
 		{"attributes that fit", item{tar.Header{Typeflag: tar.TypeReg, Name: "f", PAXRecords: value(200)}, ""}, 0},
-		{"too many attributes", item{tar.Header{Typeflag: tar.TypeReg, Name: "f", PAXRecords: value(256)}, ""}, image.MaxXattrs},
-		{"too many attributes of a directory", item{tar.Header{Typeflag: tar.TypeDir, Name: "f", PAXRecords: value(256)}, ""}, image.MaxXattrs},
+		{"too many attributes", item{tar.Header{Typeflag: tar.TypeReg, Name: "f", PAXRecords: value(256)}, ""}, fswriter.MaxXattrs},
+		{"too many attributes of a directory", item{tar.Header{Typeflag: tar.TypeDir, Name: "f", PAXRecords: value(256)}, ""}, fswriter.MaxXattrs},
 	} {
-		_, err := FromTar(t.Context(), bytes.NewReader(makeTar(t, c.item)), discard{}, TarOptions{Dir: "diff"})
-		limit, ok := errors.AsType[*LimitError](err)
+		_, err := fs.fromTar(t.Context(), bytes.NewReader(makeTar(t, c.item)), discard{}, layertar.Options{Dir: "diff"})
+		limit, ok := errors.AsType[*layertar.LimitError](err)
 		if ok != (c.limit != 0) || ok && limit.Limit != c.limit {
 			t.Errorf("%s: %v", c.name, err)
 		}

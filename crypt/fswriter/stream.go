@@ -1,4 +1,4 @@
-package image
+package fswriter
 
 import (
 	"fmt"
@@ -23,11 +23,11 @@ type buffer struct {
 	at   int64
 }
 
-// stream appends whole blocks. What is appended is collected in large buffers, which
+// Stream appends whole blocks. What is appended is collected in large buffers, which
 // other goroutines write out; order between them does not matter.
-type stream struct {
+type Stream struct {
 	dst    io.WriterAt
-	memory *arena
+	memory *Arena
 	limit  int64 // no byte is written from here on
 	cur    *buffer
 	free   chan *buffer
@@ -38,8 +38,9 @@ type stream struct {
 	err error // the first that a writer met
 }
 
-func newStream(dst io.WriterAt, memory *arena, start, limit int64) *stream {
-	s := &stream{dst: dst, memory: memory, limit: limit, free: make(chan *buffer, chunks), full: make(chan *buffer, chunks)}
+// NewStream appends from start on, to limit at most.
+func NewStream(dst io.WriterAt, memory *Arena, start, limit int64) *Stream {
+	s := &Stream{dst: dst, memory: memory, limit: limit, free: make(chan *buffer, chunks), full: make(chan *buffer, chunks)}
 	for range chunks {
 		s.free <- &buffer{} // allocated when it is needed: most layers are small
 	}
@@ -60,25 +61,25 @@ func newStream(dst io.WriterAt, memory *arena, start, limit int64) *stream {
 }
 
 // next takes an empty buffer for what comes at offset at.
-func (s *stream) next(at int64) {
+func (s *Stream) next(at int64) {
 	s.cur = <-s.free
 	if s.cur.data == nil {
 		var err error
-		if s.cur.data, err = s.memory.alloc(chunk); err != nil {
-			s.cur.data = alignedBytes(chunk)
+		if s.cur.data, err = s.memory.Alloc(chunk); err != nil {
+			s.cur.data = AlignedBytes(chunk)
 		}
 	}
 	s.cur.at, s.cur.n = at, 0
 }
 
-// alignedBytes is a slice that begins on a page.
-func alignedBytes(n int) []byte {
+// AlignedBytes is a slice that begins on a page.
+func AlignedBytes(n int) []byte {
 	b := make([]byte, n+BlockSize)
 	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (BlockSize - 1)
 	return b[skip : skip+n : skip+n]
 }
 
-func (s *stream) fail(err error) {
+func (s *Stream) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err == nil {
@@ -86,21 +87,21 @@ func (s *stream) fail(err error) {
 	}
 }
 
-func (s *stream) failed() error {
+func (s *Stream) failed() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err
 }
 
-// block is the number of the next block.
-func (s *stream) block() uint32 { return uint32((s.cur.at + int64(s.cur.n)) / BlockSize) }
+// Block is the number of the next block.
+func (s *Stream) Block() uint32 { return uint32((s.cur.at + int64(s.cur.n)) / BlockSize) }
 
-// room is where the next bytes go: at least one block. What is put there counts once
+// Room is where the next bytes go: at least one block. What is put there counts once
 // advance has been called.
-func (s *stream) room() []byte { return s.cur.data[s.cur.n:] }
+func (s *Stream) Room() []byte { return s.cur.data[s.cur.n:] }
 
-// advance takes n bytes of room and pads them with zeros to whole blocks.
-func (s *stream) advance(n int) error {
+// Advance takes n bytes of room and pads them with zeros to whole blocks.
+func (s *Stream) Advance(n int) error {
 	end := s.cur.n + n
 	whole := (end + BlockSize - 1) &^ (BlockSize - 1)
 	clear(s.cur.data[end:whole])
@@ -109,25 +110,25 @@ func (s *stream) advance(n int) error {
 		return ErrTooBig
 	}
 	if s.cur.n == len(s.cur.data) {
-		return s.flush()
+		return s.Flush()
 	}
 	return nil
 }
 
-// append copies b, padded to whole blocks.
-func (s *stream) append(b []byte) error {
+// Append copies b, padded to whole blocks.
+func (s *Stream) Append(b []byte) error {
 	for len(b) > 0 {
-		n := copy(s.room(), b)
+		n := copy(s.Room(), b)
 		b = b[n:]
-		if err := s.advance(n); err != nil {
+		if err := s.Advance(n); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// flush hands the buffer to the writers and takes another.
-func (s *stream) flush() error {
+// Flush hands the buffer to the writers and takes another.
+func (s *Stream) Flush() error {
 	if s.cur.n > 0 {
 		at := s.cur.at + int64(s.cur.n)
 		s.full <- s.cur
@@ -136,13 +137,13 @@ func (s *stream) flush() error {
 	return s.failed()
 }
 
-// appendZeros appends n bytes of zeros, whole blocks.
-func (s *stream) appendZeros(n int) error {
+// AppendZeros appends n bytes of zeros, whole blocks.
+func (s *Stream) AppendZeros(n int) error {
 	for n > 0 {
-		piece := s.room()
+		piece := s.Room()
 		piece = piece[:min(n, len(piece))]
 		clear(piece)
-		if err := s.advance(len(piece)); err != nil {
+		if err := s.Advance(len(piece)); err != nil {
 			return err
 		}
 		n -= len(piece)
@@ -150,9 +151,9 @@ func (s *stream) appendZeros(n int) error {
 	return nil
 }
 
-// settle waits until all that was appended is on dst. It is slow.
-func (s *stream) settle() error {
-	if err := s.flush(); err != nil {
+// Settle waits until all that was appended is on dst. It is slow.
+func (s *Stream) Settle() error {
+	if err := s.Flush(); err != nil {
 		return err
 	}
 	for range chunks - 1 { // one is being filled
@@ -162,13 +163,44 @@ func (s *stream) settle() error {
 	return s.failed()
 }
 
-// close writes out what is left and ends the goroutines.
-func (s *stream) close() error {
-	err := s.flush()
+// Close writes out what is left and ends the goroutines.
+func (s *Stream) Close() error {
+	err := s.Flush()
 	close(s.full)
 	s.wg.Wait()
 	if err == nil {
 		err = s.failed()
 	}
 	return err
+}
+
+// ReadAt reads back what was appended, whole blocks. It is slow.
+func (s *Stream) ReadAt(b []byte, at int64) error {
+	r, ok := s.dst.(io.ReaderAt)
+	if !ok {
+		return ErrNotReadable
+	}
+	if err := s.Settle(); err != nil {
+		return err
+	}
+	if _, err := r.ReadAt(b, at); err != nil {
+		return fmt.Errorf("read file system back: %w", err)
+	}
+	return nil
+}
+
+// AllZero tells runs of zeros, which become holes.
+func AllZero(b []byte) bool {
+	for len(b) >= 8 {
+		if le.Uint64(b) != 0 {
+			return false
+		}
+		b = b[8:]
+	}
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
 }

@@ -1,4 +1,4 @@
-package ext4
+package layertar
 
 import (
 	"archive/tar"
@@ -9,7 +9,7 @@ import (
 	"io"
 )
 
-// Vetted is a tar on its way to another unpacker than FromTar, which would write out the
+// Vetted is a tar on its way to another unpacker than ours, which would write out the
 // holes of sparse entries, however large, and could not be told to stop. It is handed on
 // entry by entry: before a sparse one, and when ctx ends, Read fails.
 type Vetted struct {

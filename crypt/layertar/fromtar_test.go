@@ -1,4 +1,4 @@
-package ext4
+package layertar_test
 
 import (
 	"archive/tar"
@@ -8,11 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
+	iofs "io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,6 +23,7 @@ import (
 	"github.com/moby/sys/user"
 	"golang.org/x/sys/unix"
 
+	"layervault/crypt/layertar"
 	"layervault/crypt/loop"
 )
 
@@ -85,9 +85,9 @@ func makeTar(t testing.TB, items ...item) []byte {
 	return b.Bytes()
 }
 
-// build writes an image from a tar, lets e2fsck look for any fault, mounts it, and
+// build writes an image from a tar, has it checked for any fault, mounts it, and
 // returns the content's directory.
-func build(t testing.TB, r io.Reader, o TarOptions) (dir string, result TarResult) {
+func build(t testing.TB, fs format, r io.Reader, o layertar.Options) (dir string, result layertar.Result) {
 	t.Helper()
 	o.Dir = "diff"
 	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
@@ -95,15 +95,15 @@ func build(t testing.TB, r io.Reader, o TarOptions) (dir string, result TarResul
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
-	result, err = FromTar(t.Context(), r, f, o)
+	result, err = fs.fromTar(t.Context(), r, f, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Truncate(result.Size); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("e2fsck", "-fn", f.Name()).CombinedOutput(); err != nil {
-		t.Fatalf("e2fsck: %v\n%s", err, out)
+	if err := fs.check(f.Name()); err != nil {
+		t.Fatal(err)
 	}
 	d, err := loop.Attach(context.Background(), f, loop.Options{ReadOnly: true})
 	if err != nil {
@@ -111,7 +111,7 @@ func build(t testing.TB, r io.Reader, o TarOptions) (dir string, result TarResul
 	}
 	defer func() { _ = d.Close() }()
 	mnt := t.TempDir()
-	if err := unix.Mount(d.Name(), mnt, "ext4", unix.MS_RDONLY, ""); err != nil {
+	if err := unix.Mount(d.Name(), mnt, fs.name, unix.MS_RDONLY, ""); err != nil {
 		t.Fatalf("mount: %v", err)
 	}
 	t.Cleanup(func() {
@@ -124,7 +124,7 @@ func build(t testing.TB, r io.Reader, o TarOptions) (dir string, result TarResul
 
 // state is what a comparison looks at.
 type state struct {
-	Mode     fs.FileMode
+	Mode     iofs.FileMode
 	UID, GID uint32
 	Size     int64
 	Mtime    string
@@ -139,7 +139,7 @@ type state struct {
 func tree(t testing.TB, root string) map[string]state {
 	t.Helper()
 	found, first := map[string]state{}, map[uint64]string{}
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(path string, d iofs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -162,7 +162,7 @@ func tree(t testing.TB, root string) map[string]state {
 			s.First = first[st.Ino]
 		}
 		switch {
-		case d.Type()&fs.ModeSymlink != 0:
+		case d.Type()&iofs.ModeSymlink != 0:
 			s.Target, err = os.Readlink(path)
 		case d.Type().IsRegular():
 			h := sha256.New()
@@ -219,7 +219,9 @@ func size(nodes map[string]state) (sum int64) {
 }
 
 // Every tar that docker unpacks gives the same tree, file by file.
-func TestFromTarAsDockerUnpacks(t *testing.T) {
+func TestFromTarAsDockerUnpacks(t *testing.T) { eachFormat(t, testFromTarAsDockerUnpacks) }
+
+func testFromTarAsDockerUnpacks(t *testing.T, fs format) {
 	long := strings.Repeat("n", 250)
 	random := rand.NewChaCha8([32]byte{1})
 	big := make([]byte, 5<<20+17)
@@ -273,7 +275,7 @@ func TestFromTarAsDockerUnpacks(t *testing.T) {
 			if err := archive.Unpack(bytes.NewReader(body), want, &archive.TarOptions{WhiteoutFormat: archive.OverlayWhiteoutFormat}); err != nil {
 				t.Fatal(err)
 			}
-			got, result := build(t, bytes.NewReader(body), TarOptions{})
+			got, result := build(t, fs, bytes.NewReader(body), layertar.Options{})
 			a, b := tree(t, want), tree(t, got)
 			// When they were made, which both take from the clock.
 			for _, nodes := range []map[string]state{a, b} {
@@ -296,7 +298,9 @@ func TestFromTarAsDockerUnpacks(t *testing.T) {
 }
 
 // Directories of each shape: a list, an index of one level and of two.
-func TestFromTarLargeDirectories(t *testing.T) {
+func TestFromTarLargeDirectories(t *testing.T) { eachFormat(t, testFromTarLargeDirectories) }
+
+func testFromTarLargeDirectories(t *testing.T, fs format) {
 	for _, n := range []int{50, 300, 5000, 12000} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			pad := ""
@@ -307,7 +311,7 @@ func TestFromTarLargeDirectories(t *testing.T) {
 			for i := range items {
 				items[i] = file(fmt.Sprintf("d/%sfile-%d", pad, i), "")
 			}
-			dir, _ := build(t, bytes.NewReader(makeTar(t, items...)), TarOptions{})
+			dir, _ := build(t, fs, bytes.NewReader(makeTar(t, items...)), layertar.Options{})
 			entries, err := os.ReadDir(filepath.Join(dir, "d"))
 			if err != nil || len(entries) != n {
 				t.Fatalf("%d entries, want %d, %v", len(entries), n, err)
@@ -322,12 +326,14 @@ func TestFromTarLargeDirectories(t *testing.T) {
 }
 
 // More inodes than the blocks of their content would bring along, and many groups.
-func TestFromTarManyInodes(t *testing.T) {
+func TestFromTarManyInodes(t *testing.T) { eachFormat(t, testFromTarManyInodes) }
+
+func testFromTarManyInodes(t *testing.T, fs format) {
 	items := []item{}
 	for i := range 34000 {
 		items = append(items, file(fmt.Sprintf("%d/%d", i%340, i), ""))
 	}
-	dir, result := build(t, bytes.NewReader(makeTar(t, items...)), TarOptions{})
+	dir, result := build(t, fs, bytes.NewReader(makeTar(t, items...)), layertar.Options{})
 	if n := len(tree(t, dir)); n != 34000+340+1 {
 		t.Errorf("%d files", n)
 	}
@@ -336,7 +342,9 @@ func TestFromTarManyInodes(t *testing.T) {
 	}
 }
 
-func TestFromTarRefuses(t *testing.T) {
+func TestFromTarRefuses(t *testing.T) { eachFormat(t, testFromTarRefuses) }
+
+func testFromTarRefuses(t *testing.T, fs format) {
 	whole := makeTar(t, file("a", strings.Repeat("content ", 1000)), file("b", "more"), file("c", ""))
 	damaged := slices.Clone(whole)
 	damaged[148] ^= 0xff // checksum
@@ -345,35 +353,35 @@ func TestFromTarRefuses(t *testing.T) {
 		name string
 		body []byte
 		want error
-		o    TarOptions
+		o    layertar.Options
 	}{
-		{name: "damaged header", body: damaged, want: ErrBadTar},
-		{name: "no tar", body: bytes.Repeat([]byte("not a tar "), 200), want: ErrBadTar},
-		{name: "dot dot", body: makeTar(t, file("../x", "")), want: ErrBreakout},
-		{name: "dot dot inside", body: makeTar(t, file("a/../../x", "")), want: ErrBreakout},
-		{name: "absolute dot dot", body: makeTar(t, file("/../x", "")), want: ErrBreakout},
-		{name: "name too long", body: makeTar(t, file(strings.Repeat("n", 256), "")), want: ErrName},
-		{name: "path too long", body: makeTar(t, file(strings.Repeat("n/", 2100)+"n", "")), want: ErrName},
-		{name: "hard link to nothing", body: makeTar(t, hardlink("a", "b")), want: ErrLinkTarget},
-		{name: "hard link to a later one", body: makeTar(t, hardlink("a", "b"), file("b", "")), want: ErrLinkTarget},
-		{name: "hard link to a directory", body: makeTar(t, directory("b", 0o755), hardlink("a", "b")), want: ErrLinkTarget},
-		{name: "hard link out", body: makeTar(t, hardlink("a", "../../etc/shadow")), want: ErrBreakout},
-		{name: "hard link through a symbolic link", body: makeTar(t, symlink("s", "/etc"), hardlink("a", "s/shadow")), want: ErrLinkTarget},
-		{name: "below a symbolic link", body: makeTar(t, symlink("s", "/etc"), file("s/x", "")), want: ErrParent},
-		{name: "below a file", body: makeTar(t, file("f", "1"), file("f/x", "")), want: ErrParent},
-		{name: "root as a file", body: makeTar(t, symlink(".", "x")), want: ErrEntryType},
-		{name: "whiteout of nothing", body: makeTar(t, file("d/.wh.", "")), want: ErrName},
-		{name: "whiteout of dot dot", body: makeTar(t, file("d/.wh...", "")), want: ErrName},
-		{name: "xattr too large", body: makeTar(t, file("x", "").xattr("user.x", strings.Repeat("x", 4096))), want: ErrXattr},
-		{name: "not an access control list", body: makeTar(t, file("x", "").xattr("system.posix_acl_access", "acl")), want: ErrXattr},
-		{name: "unmapped owner", body: makeTar(t, file("x", "").owner(1000, 0)), want: ErrUnmappedID, o: TarOptions{UIDMaps: maps1000, GIDMaps: maps1000}},
-		{name: "unmapped root", body: makeTar(t), want: ErrUnmappedID, o: TarOptions{UIDMaps: []user.IDMap{{ID: 5, ParentID: 5, Count: 1}}}},
-		{name: "no owner", body: makeTar(t, file("x", "").owner(1<<32-1, 0)), want: ErrUnmappedID},
-		{name: "long symbolic link", body: makeTar(t, symlink("s", strings.Repeat("x", 4096))), want: ErrSymlink},
+		{name: "damaged header", body: damaged, want: layertar.ErrBadTar},
+		{name: "no tar", body: bytes.Repeat([]byte("not a tar "), 200), want: layertar.ErrBadTar},
+		{name: "dot dot", body: makeTar(t, file("../x", "")), want: layertar.ErrBreakout},
+		{name: "dot dot inside", body: makeTar(t, file("a/../../x", "")), want: layertar.ErrBreakout},
+		{name: "absolute dot dot", body: makeTar(t, file("/../x", "")), want: layertar.ErrBreakout},
+		{name: "name too long", body: makeTar(t, file(strings.Repeat("n", 256), "")), want: layertar.ErrName},
+		{name: "path too long", body: makeTar(t, file(strings.Repeat("n/", 2100)+"n", "")), want: layertar.ErrName},
+		{name: "hard link to nothing", body: makeTar(t, hardlink("a", "b")), want: layertar.ErrLinkTarget},
+		{name: "hard link to a later one", body: makeTar(t, hardlink("a", "b"), file("b", "")), want: layertar.ErrLinkTarget},
+		{name: "hard link to a directory", body: makeTar(t, directory("b", 0o755), hardlink("a", "b")), want: layertar.ErrLinkTarget},
+		{name: "hard link out", body: makeTar(t, hardlink("a", "../../etc/shadow")), want: layertar.ErrBreakout},
+		{name: "hard link through a symbolic link", body: makeTar(t, symlink("s", "/etc"), hardlink("a", "s/shadow")), want: layertar.ErrLinkTarget},
+		{name: "below a symbolic link", body: makeTar(t, symlink("s", "/etc"), file("s/x", "")), want: layertar.ErrParent},
+		{name: "below a file", body: makeTar(t, file("f", "1"), file("f/x", "")), want: layertar.ErrParent},
+		{name: "root as a file", body: makeTar(t, symlink(".", "x")), want: layertar.ErrEntryType},
+		{name: "whiteout of nothing", body: makeTar(t, file("d/.wh.", "")), want: layertar.ErrName},
+		{name: "whiteout of dot dot", body: makeTar(t, file("d/.wh...", "")), want: layertar.ErrName},
+		{name: "xattr too large", body: makeTar(t, file("x", "").xattr("user.x", strings.Repeat("x", 4096))), want: layertar.ErrXattr},
+		{name: "not an access control list", body: makeTar(t, file("x", "").xattr("system.posix_acl_access", "acl")), want: layertar.ErrXattr},
+		{name: "unmapped owner", body: makeTar(t, file("x", "").owner(1000, 0)), want: layertar.ErrUnmappedID, o: layertar.Options{UIDMaps: maps1000, GIDMaps: maps1000}},
+		{name: "unmapped root", body: makeTar(t), want: layertar.ErrUnmappedID, o: layertar.Options{UIDMaps: []user.IDMap{{ID: 5, ParentID: 5, Count: 1}}}},
+		{name: "no owner", body: makeTar(t, file("x", "").owner(1<<32-1, 0)), want: layertar.ErrUnmappedID},
+		{name: "long symbolic link", body: makeTar(t, symlink("s", strings.Repeat("x", 4096))), want: layertar.ErrSymlink},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.o.Dir = "diff"
-			_, err := FromTar(t.Context(), bytes.NewReader(c.body), discard{}, c.o)
+			_, err := fs.fromTar(t.Context(), bytes.NewReader(c.body), discard{}, c.o)
 			if !errors.Is(err, c.want) {
 				t.Errorf("%v, want %v", err, c.want)
 			}
@@ -383,7 +391,9 @@ func TestFromTarRefuses(t *testing.T) {
 
 // Wherever the stream is cut off within an entry, that is seen. Between entries it is
 // whole, as for docker, and so it is where only the last entry's padding is missing.
-func TestFromTarCutOff(t *testing.T) {
+func TestFromTarCutOff(t *testing.T) { eachFormat(t, testFromTarCutOff) }
+
+func testFromTarCutOff(t *testing.T, fs format) {
 	whole := makeTar(t, file("a", strings.Repeat("content ", 1000)), file("b", "more"), file("c", ""))
 	ends := map[int]bool{0: true}
 	at := 0
@@ -398,7 +408,7 @@ func TestFromTarCutOff(t *testing.T) {
 		if n%512 > 1 && n%512 < 511 && n%100 != 0 && !ends[n] {
 			continue
 		}
-		_, err := FromTar(t.Context(), bytes.NewReader(whole[:n]), discard{}, TarOptions{Dir: "diff"})
+		_, err := fs.fromTar(t.Context(), bytes.NewReader(whole[:n]), discard{}, layertar.Options{Dir: "diff"})
 		switch complete := ends[n] || n >= len(whole)-1024 && n%512 == 0; {
 		case complete && err != nil:
 			t.Fatalf("cut off at %d: %v", n, err)
@@ -413,8 +423,10 @@ type discard struct{}
 
 func (discard) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }
 
-func TestFromTarOverlayAttributes(t *testing.T) {
-	dir, _ := build(t, bytes.NewReader(makeTar(t,
+func TestFromTarOverlayAttributes(t *testing.T) { eachFormat(t, testFromTarOverlayAttributes) }
+
+func testFromTarOverlayAttributes(t *testing.T, fs format) {
+	dir, _ := build(t, fs, bytes.NewReader(makeTar(t,
 		directory("a", 0o755).xattr("trusted.overlay.redirect", "/elsewhere").xattr("trusted.overlay.opaque", "y").xattr("user.keep", "1"),
 		file("f", "1").xattr("trusted.overlay.metacopy", ""),
 		file("d/.wh..wh..opq", ""), directory("d", 0o755).xattr("user.late", "1"),
@@ -422,7 +434,7 @@ func TestFromTarOverlayAttributes(t *testing.T) {
 		directory("x", 0o755), file("x/kept", "1"), file(".wh.x", ""),
 		file("y", "kept"), file(".wh.y", ""), symlink("sym", "t").xattr("trusted.s", "sym").xattr("user.none", "left out"),
 		file(".wh..wh.plnk/1", "aufs"), file(".wh..wh.aufs", "aufs"), file("s/.wh..wh.orph", "aufs"),
-	)), TarOptions{})
+	)), layertar.Options{})
 	got := tree(t, dir)
 	for path, want := range map[string]map[string]string{
 		"a": {"user.keep": "1"}, "f": {}, "d": {"trusted.overlay.opaque": "y", "user.late": "1"},
@@ -437,7 +449,7 @@ func TestFromTarOverlayAttributes(t *testing.T) {
 	}
 	// aufs's own names are whiteouts like others.
 	for _, path := range []string{".wh.aufs", "s/.wh.orph"} {
-		if s := got[path]; s.Mode&fs.ModeCharDevice == 0 || s.Rdev != 0 {
+		if s := got[path]; s.Mode&iofs.ModeCharDevice == 0 || s.Rdev != 0 {
 			t.Errorf("%s is %v", path, s.Mode)
 		}
 	}
@@ -446,10 +458,12 @@ func TestFromTarOverlayAttributes(t *testing.T) {
 	}
 }
 
-func TestFromTarMapsOwners(t *testing.T) {
+func TestFromTarMapsOwners(t *testing.T) { eachFormat(t, testFromTarMapsOwners) }
+
+func testFromTarMapsOwners(t *testing.T, fs format) {
 	m := []user.IDMap{{ID: 0, ParentID: 100000, Count: 65536}}
-	dir, _ := build(t, bytes.NewReader(makeTar(t,
-		directory("./", 0o750).owner(3, 4), file("implied/f", "").owner(1000, 5), file(".wh.w", ""))), TarOptions{UIDMaps: m, GIDMaps: m})
+	dir, _ := build(t, fs, bytes.NewReader(makeTar(t,
+		directory("./", 0o750).owner(3, 4), file("implied/f", "").owner(1000, 5), file(".wh.w", ""))), layertar.Options{UIDMaps: m, GIDMaps: m})
 	got := tree(t, dir)
 	for path, want := range map[string][2]uint32{".": {100003, 100004}, "implied": {100000, 100000}, "implied/f": {101000, 100005}, "w": {100000, 100000}} {
 		if s := got[path]; s.UID != want[0] || s.GID != want[1] {
@@ -461,10 +475,12 @@ func TestFromTarMapsOwners(t *testing.T) {
 	}
 }
 
-func TestFromTarReadsToTheEnd(t *testing.T) {
+func TestFromTarReadsToTheEnd(t *testing.T) { eachFormat(t, testFromTarReadsToTheEnd) }
+
+func testFromTarReadsToTheEnd(t *testing.T, fs format) {
 	body := append(makeTar(t, file("a", "1")), bytes.Repeat([]byte{7}, 3<<20)...)
 	r := bytes.NewReader(body)
-	dir, _ := build(t, r, TarOptions{})
+	dir, _ := build(t, fs, r, layertar.Options{})
 	if r.Len() != 0 {
 		t.Errorf("%d bytes were left unread", r.Len())
 	}
@@ -473,12 +489,14 @@ func TestFromTarReadsToTheEnd(t *testing.T) {
 	}
 }
 
-func TestFromTarErrors(t *testing.T) {
+func TestFromTarErrors(t *testing.T) { eachFormat(t, testFromTarErrors) }
+
+func testFromTarErrors(t *testing.T, fs format) {
 	body := makeTar(t, file("a", strings.Repeat("x", 20<<20)))
 	t.Run("cancelled", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := FromTar(ctx, bytes.NewReader(body), discard{}, TarOptions{Dir: "diff"}); !errors.Is(err, context.Canceled) {
+		if _, err := fs.fromTar(ctx, bytes.NewReader(body), discard{}, layertar.Options{Dir: "diff"}); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 	})
@@ -489,7 +507,7 @@ func TestFromTarErrors(t *testing.T) {
 			_, _ = out.Write(body[:1<<20]) // all of it is read when this returns, and more is wanted
 			cancel()
 		}()
-		if _, err := FromTar(ctx, in, discard{}, TarOptions{Dir: "diff"}); !errors.Is(err, context.Canceled) {
+		if _, err := fs.fromTar(ctx, in, discard{}, layertar.Options{Dir: "diff"}); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 		_ = out.Close()
@@ -498,19 +516,19 @@ func TestFromTarErrors(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		// A file that never ends, of zeros: no block is written, no read ever waits.
 		r := io.MultiReader(bytes.NewReader(rawHeader('0', "f", 1<<43)), zeroReader{cancel})
-		if _, err := FromTar(ctx, r, discard{}, TarOptions{Dir: "diff"}); !errors.Is(err, context.Canceled) {
+		if _, err := fs.fromTar(ctx, r, discard{}, layertar.Options{Dir: "diff"}); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 	})
 	t.Run("device full", func(t *testing.T) {
-		if _, err := FromTar(t.Context(), bytes.NewReader(body), full{}, TarOptions{Dir: "diff"}); !errors.Is(err, unix.ENOSPC) {
+		if _, err := fs.fromTar(t.Context(), bytes.NewReader(body), full{}, layertar.Options{Dir: "diff"}); !errors.Is(err, unix.ENOSPC) {
 			t.Error(err)
 		}
 	})
 	t.Run("stream fails", func(t *testing.T) {
 		broken := errors.New("connection reset")
 		r := io.MultiReader(bytes.NewReader(body[:1<<20]), errReader{broken})
-		if _, err := FromTar(t.Context(), r, discard{}, TarOptions{Dir: "diff"}); !errors.Is(err, broken) {
+		if _, err := fs.fromTar(t.Context(), r, discard{}, layertar.Options{Dir: "diff"}); !errors.Is(err, broken) {
 			t.Error(err)
 		}
 	})

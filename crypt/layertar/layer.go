@@ -1,4 +1,4 @@
-package ext4
+package layertar
 
 import (
 	"archive/tar"
@@ -11,7 +11,7 @@ import (
 
 	"github.com/moby/sys/user"
 
-	"layervault/crypt/ext4/image"
+	"layervault/crypt/fswriter"
 )
 
 // Names with a meaning in a layer's tar.
@@ -30,7 +30,7 @@ const (
 // maxPath is PATH_MAX without its NUL: what lies deeper cannot be named in a system call.
 const maxPath = 4095
 
-// layer puts the entries of a layer's tar into an image. An entry is not trusted:
+// layer puts the entries of a layer's tar into an fswriter. An entry is not trusted:
 //
 //   - a name must stay inside; it is taken relative to the content's root;
 //   - a symbolic link of the same tar within a name is followed as in a chroot into the
@@ -49,27 +49,27 @@ const maxPath = 4095
 //
 // The result is what docker's overlay2 makes of the same tar.
 type layer struct {
-	w    *image.Writer
+	w    Writer
 	ids  user.IdentityMapping
-	top  image.Inode
-	root image.Meta // of directories that the tar only implies
+	top  fswriter.Inode
+	root fswriter.Meta // of directories that the tar only implies
 	now  time.Time
 
 	implied int // directories made without an entry of their own
 }
 
-func newLayer(w *image.Writer, o TarOptions, now time.Time) (*layer, error) {
+func newLayer(w Writer, o Options, now time.Time) (*layer, error) {
 	l := &layer{w: w, ids: user.IdentityMapping{UIDMaps: o.UIDMaps, GIDMaps: o.GIDMaps}, now: now}
 	uid, gid, err := l.owner(0, 0)
 	if err != nil {
 		return nil, err
 	}
-	l.root = image.Meta{Mode: 0o755, UID: uid, GID: gid, Atime: now, Mtime: now, Ctime: now}
+	l.root = fswriter.Meta{Mode: 0o755, UID: uid, GID: gid, Atime: now, Mtime: now, Ctime: now}
 	l.top, err = w.Mkdir(w.Root(), o.Dir, l.root)
 	return l, err
 }
 
-// add puts one entry into the image.
+// add puts one entry into the fswriter.
 func (l *layer) add(h *tar.Header, content io.Reader) error {
 	if h.Typeflag == tar.TypeXGlobalHeader {
 		return nil
@@ -147,12 +147,12 @@ func (l *layer) addTop(h *tar.Header) error {
 const maxFollow = 40
 
 // parents finds the directory an entry lies in and makes what is missing.
-func (l *layer) parents(dir string) (image.Inode, error) { return l.walk(dir, true) }
+func (l *layer) parents(dir string) (fswriter.Inode, error) { return l.walk(dir, true) }
 
 // walk follows a path from the root of the content to a directory, through symbolic
 // links too, of which none leads above the root. What is missing is made if make is set,
 // but not where a link leads to.
-func (l *layer) walk(dir string, make bool) (image.Inode, error) {
+func (l *layer) walk(dir string, make bool) (fswriter.Inode, error) {
 	at, links := l.top, 0
 	own := len(dir) // how much of dir is left when the last link's target was walked
 	for dir != "" {
@@ -198,9 +198,9 @@ func (l *layer) walk(dir string, make bool) (image.Inode, error) {
 
 // imply makes a directory that has no entry of its own, yet. Where old is a whiteout,
 // what lies below in other layers was deleted first: it must not show through.
-func (l *layer) imply(parent image.Inode, name string, old image.Inode) (image.Inode, error) {
-	if l.implied++; l.implied > image.MaxImplied {
-		return 0, &LimitError{What: "directories without an entry of their own", Limit: image.MaxImplied}
+func (l *layer) imply(parent fswriter.Inode, name string, old fswriter.Inode) (fswriter.Inode, error) {
+	if l.implied++; l.implied > fswriter.MaxImplied {
+		return 0, &LimitError{What: "directories without an entry of their own", Limit: fswriter.MaxImplied}
 	}
 	if old != 0 {
 		if err := l.w.Unlink(parent, name); err != nil {
@@ -215,7 +215,7 @@ func (l *layer) imply(parent image.Inode, name string, old image.Inode) (image.I
 }
 
 // directory makes a directory, or gives one that exists new owner, mode and times.
-func (l *layer) directory(parent image.Inode, name string, meta image.Meta) error {
+func (l *layer) directory(parent fswriter.Inode, name string, meta fswriter.Meta) error {
 	if old := l.w.Child(parent, name); old != 0 && l.w.IsDir(old) {
 		return l.w.SetMeta(old, meta)
 	}
@@ -228,14 +228,14 @@ func (l *layer) directory(parent image.Inode, name string, meta image.Meta) erro
 
 // whiteout hides a name of the layers below. Where this layer has the name itself, a
 // file hides it anyway and a directory must not let it show through.
-func (l *layer) whiteout(parent image.Inode, name string, meta image.Meta) error {
+func (l *layer) whiteout(parent fswriter.Inode, name string, meta fswriter.Meta) error {
 	if name == "" || name == "." || name == ".." {
 		return fmt.Errorf("%w: whiteout without a name", ErrName)
 	}
 	switch old := l.w.Child(parent, name); {
 	case old == 0:
 		meta.Mode, meta.Xattrs = 0, nil
-		_, err := l.w.Special(parent, name, image.CharDevice, 0, 0, meta)
+		_, err := l.w.Special(parent, name, fswriter.CharDevice, 0, 0, meta)
 		return err
 	case l.w.IsDir(old):
 		return l.w.SetXattr(old, overlayOpaque, "y")
@@ -244,7 +244,7 @@ func (l *layer) whiteout(parent image.Inode, name string, meta image.Meta) error
 }
 
 // file makes anything but a whiteout.
-func (l *layer) file(parent image.Inode, name string, h *tar.Header, meta image.Meta, content io.Reader) (err error) {
+func (l *layer) file(parent fswriter.Inode, name string, h *tar.Header, meta fswriter.Meta, content io.Reader) (err error) {
 	switch h.Typeflag {
 	case tar.TypeDir:
 		return l.directory(parent, name, meta)
@@ -260,18 +260,18 @@ func (l *layer) file(parent image.Inode, name string, h *tar.Header, meta image.
 	case tar.TypeSymlink:
 		_, err = l.w.Symlink(parent, name, h.Linkname, meta)
 	case tar.TypeFifo:
-		_, err = l.w.Special(parent, name, image.FIFO, 0, 0, meta)
+		_, err = l.w.Special(parent, name, fswriter.FIFO, 0, 0, meta)
 	case tar.TypeChar:
-		_, err = l.w.Special(parent, name, image.CharDevice, uint32(h.Devmajor), uint32(h.Devminor), meta)
+		_, err = l.w.Special(parent, name, fswriter.CharDevice, uint32(h.Devmajor), uint32(h.Devminor), meta)
 	case tar.TypeBlock:
-		_, err = l.w.Special(parent, name, image.BlockDevice, uint32(h.Devmajor), uint32(h.Devminor), meta)
+		_, err = l.w.Special(parent, name, fswriter.BlockDevice, uint32(h.Devmajor), uint32(h.Devminor), meta)
 	default:
 		err = fmt.Errorf("%w: %q", ErrEntryType, h.Typeflag)
 	}
 	return err
 }
 
-func (l *layer) link(parent image.Inode, name, target string, meta image.Meta) error {
+func (l *layer) link(parent fswriter.Inode, name, target string, meta fswriter.Meta) error {
 	target, err := clean(target)
 	if err != nil {
 		return fmt.Errorf("hard link: %w", err)

@@ -1,4 +1,4 @@
-package image
+package fswriter
 
 import "fmt"
 
@@ -24,12 +24,9 @@ const (
 	// attributes of directories. MaxFiles names of 255 bytes fit, and as much again.
 	MaxMetadata = 512 << 20
 
-	// MaxFile bounds one file in bytes: ext4 counts a file's blocks with 32 bits.
+	// MaxFile bounds one file in bytes: ext4 counts a file's blocks with 32 bits. What ext4
+	// refuses is refused elsewhere, too: which format a host can mount decides nothing else.
 	MaxFile = (1<<32 - 1) * BlockSize
-
-	// MaxReplaced bounds how many pieces of free space replaced files leave behind: an
-	// archive in which entries replace others that often is no layer.
-	MaxReplaced = 1 << 18
 
 	// MaxXattrs bounds the extended attributes of one file. No more fit into an inode and
 	// a block, of which each takes 20 bytes at least.
