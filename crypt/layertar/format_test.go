@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"layervault/crypt/erofs"
 	"layervault/crypt/ext4"
 	"layervault/crypt/layertar"
 )
@@ -28,6 +29,7 @@ type format struct {
 }
 
 var formats = []format{
+	{"erofs", erofs.FromTar, checkEROFS},
 	{"ext4", ext4.FromTar, func(path string) error { return silent("e2fsck", "-fn", path) }},
 }
 
@@ -52,6 +54,19 @@ func silent(command string, args ...string) error {
 	out, err := exec.Command(command, args...).CombinedOutput()
 	if err != nil {
 		return errors.Join(err, errors.New(strings.TrimSpace(string(out))))
+	}
+	return nil
+}
+
+// checkEROFS wants fsck.erofs to say nothing at all: it warns of what it takes for odd.
+func checkEROFS(path string) error {
+	out, err := exec.Command("fsck.erofs", "--extract", path).CombinedOutput()
+	text := strings.TrimSpace(string(out))
+	if err == nil && text != "" && text != "No errors found" {
+		err = errors.New("not silent")
+	}
+	if err != nil {
+		return errors.Join(err, errors.New(text))
 	}
 	return nil
 }
