@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"layervault/crypt/fswriter"
 	"layervault/crypt/layertar"
 )
@@ -36,7 +38,7 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(importInto); path != "" {
 		os.Exit(importStdin(path, os.Getenv(importCgroup)))
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // importStdin imports what comes from standard input, and says on standard output the

@@ -34,6 +34,7 @@ func testFromTarMemory(t *testing.T, fs format) {
 		limit string // of the layertar.LimitError
 		err   error  // another that is expected: its text
 		write bomb
+		ext4  bool // the bound is ext4's alone
 	}{
 		// Those of the security review.
 		{name: "deep paths", limit: "directories without an entry of their own", write: func(w *tar.Writer, _ io.Writer) error {
@@ -72,7 +73,7 @@ func testFromTarMemory(t *testing.T, fs format) {
 		{name: "one name again and again", limit: "files and directories", write: func(_ *tar.Writer, raw io.Writer) error {
 			return repeat(raw, 2<<20, rawHeader('0', "f", 0))
 		}},
-		{name: "every other file replaced", limit: "pieces of space left by replaced files", write: func(w *tar.Writer, _ io.Writer) error {
+		{name: "every other file replaced", limit: "pieces of space left by replaced files", ext4: true, write: func(w *tar.Writer, _ io.Writer) error {
 			for i := range 600000 {
 				if err := w.WriteHeader(&tar.Header{Name: []string{"f", strconv.Itoa(i)}[i%2], Size: 1, Mode: 0o644}); err != nil {
 					return err
@@ -183,6 +184,9 @@ func testFromTarMemory(t *testing.T, fs format) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.ext4 && fs.name != "ext4" {
+				c.limit = ""
+			}
 			path := filepath.Join(t.TempDir(), "image")
 			peak, limit, text := importApart(t, fs, path, c.write)
 			t.Logf("%d MiB, %s", peak>>20, text)

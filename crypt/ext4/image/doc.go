@@ -12,9 +12,9 @@
 //	                    directories
 //	                    inode table of all groups, then the bitmaps of all groups
 //
-// While it is written, names and inodes that memory has no room for lie behind MaxSize; the
+// While it is written, names and inodes that memory has no room for lie behind fswriter.MaxSize; the
 // image is cut off before. The stream may be hostile: whatever grows with it is bounded, see
-// LimitError and the constants beside it, and memory is too.
+// package fswriter, and memory is too.
 //
 // There is no journal and there are no backups. Blocks that the file system does not
 // use are never written, nor read by the kernel: they may hold anything.
