@@ -9,10 +9,15 @@ import (
 	"layervault/crypt/fswriter"
 )
 
-// keyed is a name to be sorted, with the next 8 bytes of how it is spelled.
+// keyed is a name to be sorted, with the next 8 bytes of how it is spelled: 12 MiB for
+// MaxFiles names in one directory.
 type keyed struct {
-	key  uint64
+	key  [2]uint32
 	name uint32
+}
+
+func (a keyed) compare(b keyed) int {
+	return cmp.Or(cmp.Compare(a.key[0], b.key[0]), cmp.Compare(a.key[1], b.key[1]), cmp.Compare(a.name, b.name))
 }
 
 // compareAll is up to how many names with a common beginning are compared as they are: at
@@ -31,11 +36,9 @@ func (w *Writer) sortNames(list []keyed, at int) error {
 	for i := range list {
 		var key [8]byte
 		copy(key[:], w.tree.Spelled(list[i].name)[at:])
-		list[i].key = binary.BigEndian.Uint64(key[:])
+		list[i].key = [2]uint32{binary.BigEndian.Uint32(key[:4]), binary.BigEndian.Uint32(key[4:])}
 	}
-	slices.SortFunc(list, func(a, b keyed) int {
-		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.name, b.name))
-	})
+	slices.SortFunc(list, keyed.compare)
 	for len(list) > 0 {
 		n := 1
 		for n < len(list) && list[n].key == list[0].key {
@@ -70,10 +73,15 @@ func (w *Writer) sortFew(list []keyed, at int) error {
 
 // sortDir puts the names of a directory in order, and takes those out that are gone.
 func (w *Writer) sortDir(d *fswriter.Node) error {
-	names := w.tree.Children(d)
-	list := make([]keyed, len(names))
-	for i, name := range names {
-		list[i].name = name
+	count := 0
+	for at := d.A; at != 0; at = w.tree.Names.At(int(at)).Next {
+		count++
+	}
+	list := make([]keyed, 0, count)
+	for at := d.A; at != 0; at = w.tree.Names.At(int(at)).Next {
+		if w.tree.Names.At(int(at)).Inode != 0 {
+			list = append(list, keyed{name: at})
+		}
 	}
 	if err := w.sortNames(list, 0); err != nil {
 		return err

@@ -22,6 +22,12 @@ type Meta = fswriter.Meta
 // attributes, which leaves the old place unused: no layer does that but for a few files.
 const MaxMoved = 1 << 30
 
+// sizes: records are a quarter of ext4's, so half of the pages do. While an image of a
+// million files is written the stream's 8 MiB are in use, too, and the garbage collector
+// lets the heap grow to twice of what is alive. The number of names is the bound that is
+// met first, as in ext4.
+var sizes = fswriter.Sizes{Record: inodeSize, Reserved: 2, Frames: 112, Heap: 16 << 20}
+
 // root is the first inode.
 const root Inode = 1
 
@@ -55,7 +61,7 @@ type Writer struct {
 // called.
 func New(ctx context.Context, dst io.WriterAt, o fswriter.Options) *Writer {
 	w := &Writer{ctx: ctx, dst: dst, label: o.Label, now: o.Now}
-	w.tree, w.err = fswriter.NewTree(dst, o.Heap, inodeSize, 1)
+	w.tree, w.err = fswriter.NewTree(dst, o.Heap, sizes)
 	w.out = fswriter.NewStream(dst, w.tree.Memory, blockSize, fswriter.MaxSize)
 	_, _ = rand.Read(w.uuid[:])                                     // never fails
 	w.uuid[6], w.uuid[8] = w.uuid[6]&0x0f|0x40, w.uuid[8]&0x3f|0x80 // RFC 9562, version 4

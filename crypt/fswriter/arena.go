@@ -13,11 +13,12 @@ import (
 // ready. It may be used by many goroutines.
 type Heap struct{ lent atomic.Bool }
 
-// Arena hands out memory, which is zero. The first heapShare of it is of Go's heap, which keeps
+// Arena hands out memory, which is zero. The first share of it is of Go's heap, which keeps
 // it for the next image; the rest is memory that the garbage collector does not count: with it the
 // heap does not grow to twice of what is alive before it is collected.
 type Arena struct {
 	heap   int // bytes handed out of the heap
+	share  int // how many may be
 	pieces [][]byte
 
 	// outgrown is called once, before the first piece that the heap has no share for.
@@ -37,13 +38,9 @@ func NewArena(h *Heap) *Arena {
 	return &Arena{left: true}
 }
 
-// heapShare is how much of an arena is of Go's heap, in bytes: all that an image of 40,000 small
-// files takes. The kernel makes a mapping anew each time, page by page: half of the time of such
-// an image in User-Mode Linux. A larger image moves its pages out of the heap.
-const heapShare = 24 << 20
-
+// Alloc hands out n bytes.
 func (a *Arena) Alloc(n int) ([]byte, error) {
-	if !a.left && a.heap+n <= heapShare {
+	if !a.left && a.heap+n <= a.share {
 		a.heap += n
 		return make([]byte, n), nil
 	}

@@ -11,6 +11,7 @@ func TestHeapIsLentOnce(t *testing.T) {
 	first, second := NewArena(heap), NewArena(heap)
 	mapped := func(a *Arena) bool {
 		t.Helper()
+		a.share = pageSize
 		if _, err := a.Alloc(pageSize); err != nil {
 			t.Fatal(err)
 		}
@@ -34,8 +35,9 @@ func TestHeapIsLentOnce(t *testing.T) {
 
 // An image that outgrows the heap moves its pages out of it, with what they hold.
 func TestPagesLeaveTheHeap(t *testing.T) {
-	memory := new(Arena)
-	p := &Pager{memory: memory}
+	const heapShare = 24 << 20
+	memory := &Arena{share: heapShare}
+	p := &Pager{memory: memory, most: 224}
 	memory.outgrown = p.leaveHeap
 	defer memory.Free()
 	const pages = 20

@@ -7,14 +7,10 @@ import (
 )
 
 // What is known of a file before the image is complete (its inode record, its name)
-// lies in pages. pageFrames of them are kept in memory, 14 MiB, which is all of them for
-// 40,000 files; what is more is written to the upper end of the destination, past the
+// lies in pages. Some of them are kept in memory, all of them for 40,000 files; what is more is written to the upper end of the destination, past the
 // largest file system, and read back when it is needed. The destination is the encrypted
 // device: nothing goes elsewhere. Who cuts the image to its size cuts them off.
-const (
-	pageSize   = 64 << 10
-	pageFrames = 224
-)
+const pageSize = 64 << 10
 
 // scratchSize is how much of the destination is set aside for pages: MaxFiles inodes of
 // at most 256 bytes, and MaxMetadata.
@@ -39,6 +35,7 @@ type Pager struct {
 	frames []frame
 	hand   int
 	waste  []byte
+	most   int   // frames
 	table  int   // how many pages the inodes take; text follows
 	Err    error // the first
 }
@@ -91,7 +88,7 @@ func (p *Pager) load(n int) error {
 
 // room finds a frame, a new one or that of a page not used for long.
 func (p *Pager) room() (int, error) {
-	if len(p.frames) < pageFrames {
+	if len(p.frames) < p.most {
 		data, err := p.memory.Alloc(pageSize)
 		if err != nil {
 			return 0, err
@@ -136,7 +133,7 @@ func (p *Pager) leaveHeap() error {
 
 func (p *Pager) write(b []byte, n int) error {
 	if _, ok := p.dst.(io.ReaderAt); !ok {
-		return fmt.Errorf("%w: %w", ErrNotReadable, &LimitError{"bytes of names and inodes in memory", pageFrames * pageSize})
+		return fmt.Errorf("%w: %w", ErrNotReadable, &LimitError{"bytes of names and inodes in memory", int64(p.most) * pageSize})
 	}
 	if _, err := p.dst.WriteAt(b, MaxSize+int64(n)*pageSize); err != nil {
 		return fmt.Errorf("write names and inodes to the spill file: %w", err)

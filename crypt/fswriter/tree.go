@@ -62,14 +62,22 @@ type Tree struct {
 // firstBuckets is how many there are at first; they double when there are as many names.
 const firstBuckets = 1 << 12
 
-// NewTree has no inode yet. Of the inodes to come, reserved ones do not count as files.
-// recordSize divides a page.
-func NewTree(dst io.WriterAt, heap *Heap, recordSize, reserved int) (*Tree, error) {
+// Sizes of a format.
+type Sizes struct {
+	Record   int // bytes kept of each inode; divides a page
+	Reserved int // inodes that do not count as files
+	Frames   int // pages in memory, of 64 KiB
+	Heap     int // bytes that may be of Go's heap
+}
+
+// NewTree has no inode yet.
+func NewTree(dst io.WriterAt, heap *Heap, o Sizes) (*Tree, error) {
 	memory := NewArena(heap)
-	table := (MaxFiles+reserved)*recordSize/pageSize + 1
+	memory.share = o.Heap
+	table := (MaxFiles+o.Reserved)*o.Record/pageSize + 1
 	t := &Tree{
-		Memory: memory, Pages: &Pager{dst: dst, memory: memory, table: table},
-		reserved: reserved, recordSize: recordSize, seed: maphash.MakeSeed(),
+		Memory: memory, Pages: &Pager{dst: dst, memory: memory, table: table, most: o.Frames},
+		reserved: o.Reserved, recordSize: o.Record, seed: maphash.MakeSeed(),
 	}
 	memory.outgrown = t.Pages.leaveHeap
 	t.Text.pages, t.Nodes.memory, t.Names.memory = t.Pages, memory, memory
