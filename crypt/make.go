@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,10 +13,8 @@ import (
 	"github.com/moby/sys/user"
 	"golang.org/x/sys/unix"
 
-	"layervault/crypt/dm"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
-	"layervault/crypt/verity"
 	"layervault/internal/durable"
 )
 
@@ -43,6 +40,8 @@ type Making struct {
 	// Tokens are the LUKS2 tokens: JSON objects with "type" and "keyslots", which this
 	// package does not interpret.
 	Tokens []json.RawMessage
+	// FileSystem is that of a sealed image: "" for EROFS where this kernel has it, else ext4.
+	FileSystem FileSystem
 	// Inodes is how many files a writable image has room for, see ext4.CheckInodes; 0 for
 	// as many as its size asks for.
 	Inodes int64
@@ -55,16 +54,6 @@ type Making struct {
 
 // Templates remembers empty file systems; see ext4.Templates. The zero value is ready.
 type Templates = ext4.Templates
-
-// ImportResult describes a sealed image that was just made.
-type ImportResult struct {
-	// Size is the sum of the sizes of the content's files in bytes, as docker's
-	// overlay2 counts a layer: each inode once, symbolic links by the length of
-	// their target, directories not at all.
-	Size  int64
-	Bytes int64  // length of the image file
-	UUID  string // LUKS2 UUID
-}
 
 // Create makes a writable image of size bytes (the file system's size): a sparse file with
 // an ext4 file system that has DirDiff and DirWork. Very little of it is on disk. ErrExists
@@ -109,108 +98,6 @@ func (im *Image) CreateHeld(ctx context.Context, size int64, m Making) (*Held, e
 		return nil, errors.Join(err, closeDevice(context.WithoutCancel(ctx), held.file, held.uuid))
 	}
 	return held, err
-}
-
-// Import makes a sealed image from an uncompressed layer tar, which it reads to its end.
-// When it returns the image is durable, or nothing is left. The image file is as long as
-// its content needs.
-func (im *Image) Import(ctx context.Context, diffTar io.Reader, m Making) (ImportResult, error) {
-	var result ImportResult
-	hashed, err := m.Params.hashed()
-	if err != nil {
-		return ImportResult{}, err
-	}
-	size := int64(ext4.MaxTarSize)
-	if hashed {
-		size = importSize
-	}
-	result.UUID, err = im.make(ctx, size, m, func(n unfinished) error {
-		var used int64
-		var tree *verity.Tree
-		held, err := im.fillOpen(ctx, n, func(node *os.File) error {
-			done, t, err := fill(ctx, node, diffTar, hashed, ext4.TarOptions{
-				Dir: DirDiff, Label: im.fsLabel(), UIDMaps: m.IDMap.UIDMaps, GIDMaps: m.IDMap.GIDMaps, Heap: m.Heap,
-			})
-			result.Size, used, tree = done.ContentSize, done.Size, t
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		if err := closeDevice(context.WithoutCancel(ctx), held.file, held.uuid); err != nil {
-			return err
-		}
-		if tree != nil {
-			used = tree.End()
-			if err := im.keepTree(n, *tree); err != nil {
-				return err
-			}
-		}
-		return n.file.Truncate(n.header.Segment().Offset + used)
-	})
-	if err != nil {
-		return ImportResult{}, err
-	}
-	info, err := os.Stat(im.Path)
-	if err != nil {
-		return ImportResult{}, err
-	}
-	result.Bytes = info.Size()
-	return result, nil
-}
-
-// fill writes the file system past the page cache: its blocks are encrypted by the
-// goroutines that write them, all processors at once, and are not kept twice. With a hash tree
-// behind it if hashed.
-func fill(ctx context.Context, node *os.File, diffTar io.Reader, hashed bool, o ext4.TarOptions) (ext4.TarResult, *verity.Tree, error) {
-	direct, err := os.OpenFile(node.Name(), os.O_RDWR|unix.O_DIRECT, 0)
-	if err != nil {
-		direct = node
-	} else {
-		defer func() { _ = direct.Close() }()
-	}
-	if !hashed {
-		done, err := ext4.FromTar(ctx, diffTar, direct, o)
-		return done, nil, err
-	}
-	w, err := verity.NewWriter(direct, verity.Options{Limit: ext4.MaxTarSize, Scratch: treeScratch})
-	if err != nil {
-		return ext4.TarResult{}, nil, err
-	}
-	done, err := ext4.FromTar(ctx, diffTar, w, o)
-	if err != nil {
-		return done, nil, err
-	}
-	tree, err := w.Finish(ctx, done.Size)
-	return done, &tree, err
-}
-
-// hashed says whether new sealed images get a hash tree: where the kernel can check one. A device
-// of dm-verity takes requests of whole hash blocks only, so that direct I/O of 512 bytes, which is
-// what people choose smaller sectors for, would not work in a sealed layer.
-func (p Params) hashed() (bool, error) {
-	if p.SectorSize != 0 && p.SectorSize != verity.BlockSize {
-		return false, nil
-	}
-	control, err := dm.Open()
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = control.Close() }()
-	return control.HasVerity(), nil
-}
-
-// keepTree writes the tree into the header.
-func (im *Image) keepTree(n unfinished, t verity.Tree) error {
-	c, err := newContent(t)
-	if err != nil {
-		return err
-	}
-	token, err := json.Marshal(c)
-	if err != nil {
-		return err
-	}
-	return n.header.SetSealedToken(n.file, im.Owner, n.passphrase, token)
 }
 
 // unfinished is an image that is being made.
@@ -335,7 +222,7 @@ func (im *Image) fillOpen(ctx context.Context, n unfinished, write func(node *os
 	if err != nil {
 		return nil, errors.Join(err, closeDevice(context.WithoutCancel(ctx), node, c.uuid))
 	}
-	return &Held{file: node, node: node.Name(), uuid: c.uuid}, nil
+	return &Held{file: node, node: node.Name(), uuid: c.uuid, fs: Ext4}, nil
 }
 
 // readBack checks that a new image can be opened, before it gets its name.

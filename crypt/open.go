@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/crypt/dm"
+	"layervault/crypt/erofs"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
 )
@@ -19,8 +20,8 @@ import (
 // Only the mount keeps the image open afterwards: after the last unmount, overlays on
 // the image included, the kernel removes the dm-crypt and loop devices.
 func (im *Image) Mount(ctx context.Context, at string, options MountOptions) error {
-	return im.use(ctx, func(node *os.File) error {
-		if err := mountImage(node.Name(), at, im.ReadOnly, options); err != nil {
+	return im.use(ctx, func(node *os.File, fs FileSystem) error {
+		if err := mountImage(fs, node.Name(), at, im.ReadOnly, options); err != nil {
 			return fmt.Errorf("image %s: %w", im.Path, err)
 		}
 		return node.Close()
@@ -29,7 +30,7 @@ func (im *Image) Mount(ctx context.Context, at string, options MountOptions) err
 
 // mountImage mounts the file system of an open device. All mounts of one image use the
 // same flags, as the kernel requires.
-func mountImage(node, at string, readOnly bool, more MountOptions) error {
+func mountImage(fs FileSystem, node, at string, readOnly bool, more MountOptions) error {
 	flags, data := more.Flags, "discard,noinit_itable"
 	if more.Data != "" {
 		data += "," + more.Data
@@ -37,7 +38,7 @@ func mountImage(node, at string, readOnly bool, more MountOptions) error {
 	if readOnly {
 		flags, data = unix.MS_RDONLY, ""
 	}
-	if err := unix.Mount(node, at, "ext4", flags, data); err != nil {
+	if err := unix.Mount(node, at, string(fs), flags, data); err != nil {
 		return fmt.Errorf("mount %s at %s: %w", node, at, err)
 	}
 	return nil
@@ -50,6 +51,7 @@ type Held struct {
 	node     string
 	uuid     string // of a device
 	readOnly bool
+	fs       FileSystem
 }
 
 // Hold keeps what Mount mounted at a directory open, device and file system, until the
@@ -64,13 +66,24 @@ func (im *Image) Hold(at string) (*Held, error) {
 		_ = dir.Close()
 		return nil, fmt.Errorf("hold image %s: %w", im.Path, err)
 	}
-	// An ext4's device number is that of the device it lies on.
-	return &Held{file: dir, node: dm.NodePath(uint64(st.Dev)), readOnly: im.ReadOnly}, nil //nolint:unconvert // 32 bit has another type
+	var vfs unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &vfs); err != nil {
+		_ = dir.Close()
+		return nil, fmt.Errorf("hold image %s: %w", im.Path, err)
+	}
+	fs := Ext4
+	if vfs.Type == unix.EROFS_SUPER_MAGIC_V1 {
+		fs = EROFS
+	}
+	// Either file system's device number is that of the device it lies on.
+	return &Held{file: dir, node: dm.NodePath(uint64(st.Dev)), readOnly: im.ReadOnly, fs: fs}, nil //nolint:unconvert // 32 bit has another type
 }
 
 // Mount mounts the image once more: one system call, without reading the header and
 // without a key. The device number cannot be reused while the image is held.
-func (h *Held) Mount(at string) error { return mountImage(h.node, at, h.readOnly, MountOptions{}) }
+func (h *Held) Mount(at string) error {
+	return mountImage(h.fs, h.node, at, h.readOnly, MountOptions{})
+}
 
 // Close closes the image.
 func (h *Held) Close() error { return h.file.Close() }
@@ -78,7 +91,7 @@ func (h *Held) Close() error { return h.file.Close() }
 // use calls f with the open node of the image's device; f closes the node, except on
 // error. The image is locked meanwhile, so that no other process mounts a file system
 // during its check.
-func (im *Image) use(ctx context.Context, f func(node *os.File) error) error {
+func (im *Image) use(ctx context.Context, f func(node *os.File, fs FileSystem) error) error {
 	if err := im.check(); err != nil {
 		return err
 	}
@@ -102,8 +115,8 @@ func (im *Image) use(ctx context.Context, f func(node *os.File) error) error {
 	if err != nil {
 		return err
 	}
-	if v.tree != nil {
-		if err := checkTree(*v.tree, c.size); err != nil {
+	if v.content.tree != nil {
+		if err := checkTree(*v.content.tree, c.size); err != nil {
 			return fmt.Errorf("image %s: %w", im.Path, err)
 		}
 	}
@@ -121,15 +134,15 @@ func (im *Image) use(ctx context.Context, f func(node *os.File) error) error {
 			return fmt.Errorf("open image %s: %w", im.Path, err)
 		}
 		node, err := attach(ctx, c, v.key)
-		if err == nil && v.tree != nil {
-			node, err = attachTree(node, c.uuid, *v.tree)
+		if err == nil && v.content.tree != nil {
+			node, err = attachTree(node, c.uuid, *v.content.tree)
 		}
 		if err != nil {
 			return fmt.Errorf("open image %s: %w", im.Path, err)
 		}
-		err = im.fresh(ctx, node, c.size)
+		err = im.fresh(ctx, node, v.content.fs, c.size)
 		if err == nil {
-			err = f(node)
+			err = f(node, v.content.fs)
 		}
 		if err != nil {
 			_ = node.Close()
@@ -139,7 +152,7 @@ func (im *Image) use(ctx context.Context, f func(node *os.File) error) error {
 }
 
 // openLive calls f with the device of an open image and reports whether there was one.
-func (im *Image) openLive(ctx context.Context, v *verified, f func(node *os.File) error) (bool, error) {
+func (im *Image) openLive(ctx context.Context, v *verified, f func(node *os.File, fs FileSystem) error) (bool, error) {
 	unlock, err := im.lock(ctx)
 	if err != nil {
 		return false, err
@@ -152,7 +165,7 @@ func (im *Image) openLive(ctx context.Context, v *verified, f func(node *os.File
 	if node == nil {
 		return false, nil
 	}
-	if err := f(node); err != nil {
+	if err := f(node, v.content.fs); err != nil {
 		_ = node.Close()
 		return true, err
 	}
@@ -161,14 +174,24 @@ func (im *Image) openLive(ctx context.Context, v *verified, f func(node *os.File
 
 // live opens the device that an open image's file system lies on, nil where the image is closed.
 func (v *verified) live(readOnly bool) (*os.File, error) {
-	if v.tree != nil {
-		return liveTree(v.file, v.header.UUID(), *v.tree)
+	if v.content.tree != nil {
+		return liveTree(v.file, v.header.UUID(), *v.content.tree)
 	}
 	return live(v.file, deviceUUID(v.header.UUID()), readOnly)
 }
 
 // fresh checks the file system of a newly opened device before its first mount.
-func (im *Image) fresh(ctx context.Context, node *os.File, size int64) error {
+func (im *Image) fresh(ctx context.Context, node *os.File, fs FileSystem, size int64) error {
+	if fs == EROFS {
+		used, err := erofs.ReadSuper(node)
+		if err == nil && used > size {
+			err = fmt.Errorf("%w: file is truncated to %d of %d bytes", luks2.ErrDamaged, size, used)
+		}
+		if err != nil {
+			return fmt.Errorf("image %s: %w", im.Path, err)
+		}
+		return nil
+	}
 	s, err := ext4.ReadSuper(node)
 	if err != nil {
 		return fmt.Errorf("image %s: %w", im.Path, err)

@@ -25,6 +25,7 @@ func treeImage(t *testing.T) (d *testImage, uuid string, content []byte) {
 	content = make([]byte, 300*verity.BlockSize)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(content)
 	d = device(t, readOnly)
+	d.making.FileSystem = crypt.Ext4 // whose content has a known place
 	_, err := d.load(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"big": string(content)})))
 	must(t, err)
 	uuid, err = d.UUID()

@@ -7,7 +7,6 @@ import (
 	"os"
 
 	"layervault/crypt/luks2"
-	"layervault/crypt/verity"
 )
 
 // verified is an image with a verified header: before verification no header data
@@ -24,8 +23,8 @@ type verified struct {
 	file       *os.File
 	header     *luks2.Header
 	passphrase []byte
-	tree       *verity.Tree // nil for an image without
-	key        []byte       // nil until unlock
+	content    content
+	key        []byte // nil until unlock
 }
 
 // verified opens the image's file and verifies its header. The caller closes the result. A
@@ -55,7 +54,7 @@ func (im *Image) verified(ctx context.Context, mode int) (_ *verified, err error
 	if err := im.believe(ctx, v); err != nil {
 		return nil, err
 	}
-	if v.tree, err = treeOf(v.header); err != nil {
+	if v.content, err = contentOf(v.header); err != nil {
 		return nil, fmt.Errorf("image %s: %w", im.Path, err)
 	}
 	if !v.header.NeedsRepair() {

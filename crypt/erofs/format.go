@@ -150,12 +150,12 @@ func (s superblock) encode(block []byte) {
 	clear(b)
 	le.PutUint32(b[0x00:], magic)
 	le.PutUint32(b[0x08:], compatChecksum|compatMtime)
-	b[0x0c] = byte(bits.TrailingZeros(blockSize))
+	b[atBlockBits] = blockBits
 	le.PutUint16(b[0x0e:], rootOffset/slot)
 	le.PutUint64(b[0x10:], s.inodes)
 	le.PutUint64(b[0x18:], uint64(s.created.Unix()))
 	le.PutUint32(b[0x20:], uint32(s.created.Nanosecond()))
-	le.PutUint32(b[0x24:], s.blocks)
+	le.PutUint32(b[atBlocks:], s.blocks)
 	le.PutUint32(b[0x28:], 0) // numbers of inodes count from block 0
 	le.PutUint32(b[0x2c:], s.shared)
 	copy(b[0x30:0x40], s.uuid[:])
@@ -163,5 +163,8 @@ func (s superblock) encode(block []byte) {
 	if s.chunked {
 		le.PutUint32(b[0x50:], incompatChunked)
 	}
-	le.PutUint32(b[0x04:], ^crc32.Checksum(block[superOffset:], crc32.MakeTable(crc32.Castagnoli)))
+	le.PutUint32(b[atChecksum:], checksum(block[superOffset:]))
 }
+
+// checksum is that of block 0 from the superblock on, whose own checksum is 0.
+func checksum(b []byte) uint32 { return ^crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
