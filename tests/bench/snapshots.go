@@ -129,7 +129,7 @@ func (b *bench) runSnapshots(ctx context.Context, debian []byte) error {
 	}
 	var sides []func(int) (float64, error)
 	for _, snapshotter := range b.snapshotters {
-		if err := b.containerd.ctr(ctx, "image", "import", "--snapshotter", snapshotter, file); err != nil {
+		if err := b.containerd.ctr(ctx, "image", "import", "--local", "--snapshotter", snapshotter, file); err != nil {
 			return err
 		}
 		sides = append(sides, func(int) (float64, error) {
