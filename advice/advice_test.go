@@ -10,6 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/advice"
+	"layervault/area"
+	"layervault/content"
 	"layervault/crypt"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
@@ -123,6 +125,16 @@ func TestExitStatus(t *testing.T) {
 		{"two volumes of one name", volume.ErrAmbiguous, 6, "layervault volume remove"},
 		{"immutable file", volume.ErrImmutable, 1, "chattr"},
 		{"disk without its image", disk.ErrImageMissing, 6, ".init_done"},
+		{"no layout", vault.ErrNoLayout, 4, "persist init"},
+		{"area without an image", area.ErrAbsent, 4, "persist init"},
+		{"closed area", area.ErrClosed, 5, "persist open"},
+		{"place of an area taken", area.ErrInTheWay, 5, "move it away"},
+		{"disk full up to the floor", area.ErrFloor, 7, "content gc"},
+		{"wrong digest", content.ErrDigest, 10, ""},
+		{"download cut off", content.ErrInterrupted, 1, "receive it again"},
+		{"step of another user", &content.UserError{Step: "verify", Have: 1, Want: 2}, 9, "as root"},
+		{"no such content", content.ErrNotFound, 4, "content list"},
+		{"reported already", &advice.ReportedError{Status: 7}, 7, ""},
 		{"not root", &fs.PathError{Op: "open", Path: "/p", Err: unix.EACCES}, 9, "run the command as root"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"layervault/area"
+	"layervault/content"
 	"layervault/crypt"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
@@ -105,6 +107,14 @@ var (
 		{errs: []error{keys.ErrLastSlot}, step: "enroll another slot first: layervault key enroll"},
 		{errs: []error{keys.ErrNoRing}, step: "the vault is made when the plugin first starts: docker plugin enable layervault"},
 		{errs: []error{keys.ErrNotFound}, step: "layervault key list"},
+		{errs: []error{vault.ErrNoLayout, area.ErrAbsent}, step: "layervault persist init"},
+		{errs: []error{area.ErrClosed}, step: "layervault persist open"},
+		{errs: []error{area.ErrInTheWay}, step: "layervault persist status says what lies there; move it away, or unmount it"},
+		{errs: []error{area.ErrInUse}, step: "stop the user of the area, then try again"},
+		{errs: []error{area.ErrFloor}, step: "remove content: layervault content gc; layervault persist du shows what takes the room"},
+		{errs: []error{content.ErrNotFound}, step: "layervault content list"},
+		{errs: []error{content.ErrInterrupted, content.ErrOffset}, step: "receive it again; layervault content list shows how much has come"},
+		{errs: []error{content.ErrUser}, step: "run the command as root"},
 		{errs: []error{volume.ErrNotFound}, step: "layervault volume list"},
 		{errs: []error{volume.ErrNoRevision}, step: "layervault revision set REVISION"},
 		{errs: []error{volume.ErrNoDisk}, step: "layervault disk list; the plugin's setting is: docker plugin set layervault disks=/persist/device.json"},

@@ -16,6 +16,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -108,7 +109,7 @@ func short(id string) string {
 
 // report prints an error with its hint.
 func (a *app) report(err error) {
-	if err == nil {
+	if _, reported := errors.AsType[*advice.ReportedError](err); reported || err == nil {
 		return
 	}
 	hint := advice.Step(err)
