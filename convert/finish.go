@@ -205,15 +205,36 @@ func sameXattrs(from *folder, name string, to *folder, toName string) (string, e
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// unmarkAll removes the marks of a complete copy. Times of change, which no copy keeps, are the
-// only thing that this alters.
-func unmarkAll(ctx context.Context, at *folder, name string, depth int) error {
+// agent is the owner of an area.
+type agent struct{ uid, gid int }
+
+// agentOf is who owns what lies in a target's area: the agents' areas are closed to everybody
+// else, and an agent could not read what keeps the owner that it had. nil: the owners stay.
+func agentOf(t Target, at *folder) *agent {
+	if t.Area != Verifier && t.Area != Downloader {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(at.fd, &st); err != nil || st.Uid == 0 && st.Gid == 0 {
+		return nil
+	}
+	return &agent{int(st.Uid), int(st.Gid)}
+}
+
+// settle removes the marks of a complete copy, and gives it to its agent, if there is one.
+// Times of change of the inode, which no copy keeps, are all else that this alters.
+func settle(ctx context.Context, at *folder, name string, to *agent, depth int) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	st, err := at.stat(name)
 	if err != nil {
 		return err
+	}
+	if to != nil {
+		if err := unix.Fchownat(at.fd, name, to.uid, to.gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return at.fail("set the owner of", name, err)
+		}
 	}
 	switch kindOf(&st) {
 	case unix.S_IFREG:
@@ -235,7 +256,7 @@ func unmarkAll(ctx context.Context, at *folder, name string, depth int) error {
 		return err
 	}
 	for _, n := range names {
-		if err := unmarkAll(ctx, below, n, depth+1); err != nil {
+		if err := settle(ctx, below, n, to, depth+1); err != nil {
 			return err
 		}
 	}

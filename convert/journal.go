@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -194,7 +195,7 @@ func (r *record) check(source string) error {
 		return fmt.Errorf("unknown kind %q", r.Kind)
 	case !form.MatchString(source) || filepath.Clean(source) != source || strings.Contains(source, "/../") || strings.ContainsRune(source, 0):
 		return fmt.Errorf("no source of kind %s", r.Kind)
-	case r.Target.String() == "" || badName(r.Target.Name) || r.Target.Volume != "" && !persist.IsVolumeName(r.Target.Volume):
+	case !slices.Contains(areas, r.Target.Area) || badName(r.Target.Name) || r.Target.Volume != "" && !persist.IsVolumeName(r.Target.Volume):
 		return fmt.Errorf("bad target %q", r.Target)
 	case r.Target.Dir != "" && r.Target.Dir != "pending" && r.Target.Dir != "verified":
 		return fmt.Errorf("bad folder %q", r.Target.Dir)

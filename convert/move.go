@@ -20,7 +20,8 @@ import (
 //	                              marked files are complete and durable, others are copied again
 //	4  finished, disk synced      all of it, with its links and metadata
 //	5  journal: ready             the same: from here on the staged copy alone counts
-//	6  marks removed, disk synced the same, with some marks or none
+//	6  marks removed, disk synced the same, with some marks or none; in an area of an agent,
+//	                              given to it in part
 //	7  renamed, folder synced     the staged copy, or the copy by its name: never both, and
 //	                              never in the place of another (RENAME_NOREPLACE)
 //	8  journal: copied            the copy; the source is kept
@@ -83,7 +84,7 @@ func (r *run) copy(it *Item, rec *record) (err error) {
 			return err
 		}
 	}
-	to, release, err := r.open(it.Target, it.tree.need())
+	to, release, err := r.open(it.Target, it.tree.room())
 	if err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func (r *run) copy(it *Item, rec *record) (err error) {
 }
 
 // open opens the folder that a target goes into.
-func (r *run) open(t Target, need int64) (*folder, func() error, error) {
+func (r *run) open(t Target, need Need) (*folder, func() error, error) {
 	dir, release, err := r.Places.Open(r.ctx, t, need)
 	if err != nil {
 		return nil, nil, err
@@ -237,7 +238,7 @@ func (r *run) rename(it *Item, to *folder, stage string) error {
 		}
 		return to.sync()
 	}
-	if err := unmarkAll(r.ctx, to, stage, 0); err != nil {
+	if err := settle(r.ctx, to, stage, agentOf(it.Target, to), 0); err != nil {
 		return err
 	}
 	if err := to.syncDisk(); err != nil {

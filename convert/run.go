@@ -195,7 +195,7 @@ func (r *run) dropStale(items []*Item) error {
 		if t, moves := now[source]; rec.Phase != copying || moves && t == rec.Target {
 			continue
 		}
-		to, release, err := r.open(rec.Target, 0)
+		to, release, err := r.open(rec.Target, Need{})
 		if err == nil {
 			err = errors.Join(to.remove(stageName(source)), release())
 		}
@@ -243,7 +243,7 @@ var decisions = []error{ErrName, ErrKind, ErrReserved, ErrNoApp, ErrNoDrive, Err
 
 // isDecision tells a reason to leave an item from a failure that another run may mend.
 func isDecision(err error) bool {
-	return slices.ContainsFunc(decisions, func(d error) bool { return errors.Is(err, d) })
+	return !errors.Is(err, ErrNoConfig) && slices.ContainsFunc(decisions, func(d error) bool { return errors.Is(err, d) })
 }
 
 // trim tells the disk of the sources to forget what is free, once they are destroyed.

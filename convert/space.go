@@ -102,7 +102,7 @@ func (r *run) staged(it *Item) int64 {
 	if r.DryRun || r.state.j.Items[it.Source] == nil {
 		return 0
 	}
-	to, release, err := r.open(it.Target, it.tree.need())
+	to, release, err := r.open(it.Target, it.tree.room())
 	if err != nil {
 		return 0
 	}

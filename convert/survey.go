@@ -14,6 +14,8 @@ import (
 type tree struct {
 	files int64 // names, folders among them
 	bytes int64 // on the disk
+	// logical is the size of all files with their holes: what they can grow to.
+	logical int64
 	// state changes whenever anything in the source does: the digest of every name's inode,
 	// kind, owner, mode, size, and times of change.
 	state string
@@ -27,6 +29,11 @@ const perName = 512
 
 // need is the space that a copy takes.
 func (t tree) need() int64 { return t.bytes + t.files*perName }
+
+// room is what a new volume must have room for.
+func (t tree) room() Need {
+	return Need{Bytes: max(t.need(), t.logical+t.files*perName), Files: t.files}
+}
 
 // surveyor reads a tree's names.
 type surveyor struct {
@@ -70,6 +77,9 @@ func (s *surveyor) entry(at *folder, name, rel string, depth int) error {
 	}
 	if !again {
 		s.t.bytes += st.Blocks * 512
+		if kindOf(&st) == unix.S_IFREG {
+			s.t.logical += st.Size
+		}
 	}
 	fmt.Fprintf(s.sum, "%q %d %o %d %d %d %d %d %d %d\n", rel, st.Ino, st.Mode, st.Uid, st.Gid, st.Rdev, st.Nlink, sizeOf(&st), st.Mtim.Nano(), st.Ctim.Nano())
 	if kindOf(&st) != unix.S_IFDIR {

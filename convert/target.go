@@ -26,6 +26,9 @@ const (
 	Case         Area = "case"          // vault/case: containerd's root and content
 )
 
+// areas are all of them.
+var areas = []Area{Volumes, ClearVolumes, Verifier, Downloader, Case}
+
 // Target is where an item goes: one name in a folder.
 type Target struct {
 	Area Area `json:"area"`
@@ -66,9 +69,12 @@ type Places interface {
 	// Room says what a target's disk has room for. It makes nothing.
 	Room(ctx context.Context, t Target) (Room, error)
 	// Open gives the path of the folder that the target's name goes into, and makes the folder,
-	// or a volume of at least the size need. The path stays valid until release.
-	Open(ctx context.Context, t Target, need int64) (dir string, release func() error, err error)
+	// or a volume with room for need. The path stays valid until release.
+	Open(ctx context.Context, t Target, need Need) (dir string, release func() error, err error)
 }
+
+// Need is what a volume must have room for: its files, with their holes.
+type Need struct{ Bytes, Files int64 }
 
 // ErrNoArea: an area is not open.
 var ErrNoArea = errors.New("area is not open")
@@ -121,7 +127,7 @@ func (f Folders) Room(_ context.Context, t Target) (Room, error) {
 }
 
 // Open implements Places.
-func (f Folders) Open(_ context.Context, t Target, _ int64) (string, func() error, error) {
+func (f Folders) Open(_ context.Context, t Target, _ Need) (string, func() error, error) {
 	dir, err := f.dir(t)
 	if err != nil {
 		return "", nil, err
@@ -135,8 +141,44 @@ func (f Folders) Open(_ context.Context, t Target, _ int64) (string, func() erro
 		if err := root.MkdirAll(below, 0o700); err != nil {
 			return "", nil, err
 		}
+		if err := giveToAgent(root, below); err != nil {
+			return "", nil, err
+		}
 	}
 	return dir, func() error { return nil }, nil
+}
+
+// giveToAgent gives a folder to the owner of its area.
+func giveToAgent(area *os.Root, below string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(area.Name(), &st); err != nil {
+		return &os.PathError{Op: "stat", Path: area.Name(), Err: err}
+	}
+	if st.Uid == 0 && st.Gid == 0 {
+		return nil
+	}
+	return area.Chown(below, int(st.Uid), int(st.Gid))
+}
+
+// Split takes volumes and areas from two sources.
+type Split struct{ Volumes, Areas Places }
+
+func (s Split) of(t Target) Places {
+	if t.Volume != "" {
+		return s.Volumes
+	}
+	return s.Areas
+}
+
+// Look implements Places.
+func (s Split) Look(ctx context.Context, t Target) (bool, error) { return s.of(t).Look(ctx, t) }
+
+// Room implements Places.
+func (s Split) Room(ctx context.Context, t Target) (Room, error) { return s.of(t).Room(ctx, t) }
+
+// Open implements Places.
+func (s Split) Open(ctx context.Context, t Target, need Need) (string, func() error, error) {
+	return s.of(t).Open(ctx, t, need)
 }
 
 // Disk names the disk that a folder lies on, and says how many bytes are free for root.

@@ -74,7 +74,7 @@ func newRootCommand(a *app) *cobra.Command {
 	}
 	add("daily", newStatusCommand(a), newDoctorCommand(a))
 	add("keys", newKeyCommand(a), newVaultCommand(a))
-	add("volumes", newVolumeCommand(a), newRevisionCommand(a), newDiskCommand(a))
+	add("volumes", newVolumeCommand(a), newRevisionCommand(a), newDiskCommand(a), newPersistCommand(a))
 	add("layers", newImageCommand(a), newSnapshotCommand(a))
 	add("host", newServeCommand(a), newContainerdCommand(a), newVersionCommand(a))
 	root.SetHelpCommandGroupID("daily")
