@@ -67,7 +67,7 @@ func newCopier(ctx context.Context, count *counter, plain bool) *copier {
 }
 
 func (c *copier) begin() {
-	c.group, _ = errgroup.WithContext(c.ctx)
+	c.group = new(errgroup.Group)
 	c.group.SetLimit(min(maxWorkers, max(2, runtime.NumCPU())))
 }
 

@@ -84,8 +84,8 @@ func stateFolder(l persist.Layout) string { return filepath.Join(l.Tier(persist.
 
 // openState locks the state and reads the journal. With dry nothing is made, and a state that
 // does not exist is empty.
-func openState(l persist.Layout, dry bool) (s *state, err error) {
-	s = &state{j: &journal{Version: journalFormat.Newest, Begun: time.Now().UTC().Truncate(time.Second), Items: map[string]*record{}}}
+func openState(l persist.Layout, dry bool) (_ *state, err error) {
+	s := &state{j: &journal{Version: journalFormat.Newest, Begun: time.Now().UTC().Truncate(time.Second), Items: map[string]*record{}}}
 	dir := stateFolder(l)
 	if !dry {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
