@@ -102,6 +102,9 @@ func (p *planner) within(dir string, kind Kind, do func(at *folder, name string,
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
+	if errors.Is(err, unix.ENOTDIR) { // a file, or a symbolic link, which is not followed
+		err = fmt.Errorf("%w: %w", ErrKind, err)
+	}
 	if err != nil {
 		p.leave(dir, kind, err)
 		return nil
