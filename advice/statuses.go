@@ -10,6 +10,7 @@ import (
 
 	"layervault/area"
 	"layervault/content"
+	"layervault/convert"
 	"layervault/crypt"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
@@ -53,12 +54,12 @@ var statuses = []struct {
 	{StatusUsage, []error{keys.ErrNoProvider, keys.ErrUnknownProvider, keys.ErrAmbiguous, pemkey.ErrBadPEM, layer.ErrBadID, vault.ErrAmbiguous, secretio.ErrLength, secretio.ErrDiffer, crypt.ErrBadParams,
 		volume.ErrBadName, volume.ErrBadOption, volume.ErrUnknownOption, volume.ErrNotHere, content.ErrBadDigest, content.ErrOffset, disk.ErrBadFile, disk.ErrUnsupported}},
 	{StatusRefused, []error{content.ErrDigest, content.ErrSize}},
-	{StatusNoSpace, []error{area.ErrFloor, crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}},
+	{StatusNoSpace, []error{area.ErrFloor, convert.ErrNoSpace, crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}},
 	{StatusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost, keys.ErrWeakSlot, keys.ErrWrongKey, vault.ErrOpensNothing, luks2.ErrNoKey}},
-	{StatusDamaged, []error{keys.ErrForgedRing, keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, vault.ErrOtherImages, layer.ErrDamaged, volume.ErrDamaged, volume.ErrAmbiguous, disk.ErrKeyMissing, disk.ErrImageMissing, disk.ErrBadKey, ext4.ErrNotExt4, disk.ErrFaulty, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly, crypt.ErrOldFormat, vault.ErrUnfinished, content.ErrDamaged, content.ErrNotFile, engine.ErrTOML, engine.ErrJSON, plugin.ErrSnapshots}},
+	{StatusDamaged, []error{keys.ErrForgedRing, keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, vault.ErrOtherImages, layer.ErrDamaged, volume.ErrDamaged, volume.ErrAmbiguous, disk.ErrKeyMissing, disk.ErrImageMissing, disk.ErrBadKey, ext4.ErrNotExt4, disk.ErrFaulty, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly, crypt.ErrOldFormat, vault.ErrUnfinished, content.ErrDamaged, content.ErrNotFile, engine.ErrTOML, engine.ErrJSON, plugin.ErrSnapshots, convert.ErrBadJournal}},
 	{StatusDenied, []error{keys.ErrBadMode, content.ErrUser, disk.ErrOutside, fs.ErrPermission}},
 	{StatusHost, []error{doctor.ErrHost, keys.ErrAnchor, exec.ErrNotFound, disk.ErrTool, engine.ErrNone, engine.ErrNotConfigurable}},
-	{StatusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse, snapshotter.ErrRunning, snapshotter.ErrInUse, volume.ErrExists, volume.ErrInUse, volume.ErrBusyPath, area.ErrInTheWay, area.ErrInUse, area.ErrClosed, content.ErrBusy, vault.ErrNoDirectory}},
+	{StatusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse, snapshotter.ErrRunning, snapshotter.ErrInUse, volume.ErrExists, volume.ErrInUse, volume.ErrBusyPath, area.ErrInTheWay, area.ErrInUse, area.ErrClosed, content.ErrBusy, vault.ErrNoDirectory, convert.ErrContainerd, convert.ErrMigrating, convert.ErrRunning}},
 	{StatusMissing, []error{area.ErrAbsent, content.ErrNotFound, vault.ErrNoLayout, keys.ErrNotFound, keys.ErrNoRing, handover.ErrNobody, layer.ErrNotFound, crypt.ErrNotExist, volume.ErrNotFound, volume.ErrNoDisk, volume.ErrNoRevision, disk.ErrNotFound, fs.ErrNotExist}},
 	{StatusFailed, []error{context.Canceled}},
 }

@@ -10,6 +10,7 @@ import (
 
 	"layervault/area"
 	"layervault/content"
+	"layervault/convert"
 	"layervault/crypt"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
@@ -96,6 +97,8 @@ var (
 		{errs: []error{keys.ErrNoProvider}, step: "docker plugin set layervault key=tpm (or key=versatile where there is no TPM); for serve: --key"},
 	}
 	ofTheRest = []rule{
+		{errs: []error{convert.ErrNoSpace}, step: "layervault persist upgrade --commit frees each source once it is copied; -n shows the space"},
+		{errs: []error{convert.ErrUnfinished}, step: "layervault persist upgrade -n names the reasons; then run it again"},
 		{errs: []error{handover.ErrNobody}, step: "layervault key unlock --wait, then start docker"},
 		{errs: []error{keys.ErrUnknownProvider}, step: "layervault serve --help lists the key providers"},
 		of(func(e *keys.RecordedRing) string {

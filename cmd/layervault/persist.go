@@ -26,7 +26,7 @@ func newPersistCommand(a *app) *cobra.Command {
 	}
 	cmd := group("persist", "Manage the layout: tiers, directories and areas",
 		verb((*persistVerb).init), verb((*persistVerb).status), verb((*persistVerb).open), verb((*persistVerb).close),
-		verb((*persistVerb).du), verb((*persistVerb).gc),
+		verb((*persistVerb).du), verb((*persistVerb).gc), newPersistUpgradeCommand(a),
 	)
 	cmd.Long = `Manage the layout of /persist: its tiers, its directories, and the areas downloader, verifier
 and case, which lie on encrypted images of their own ("layervault help persist").`
