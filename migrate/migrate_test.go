@@ -205,7 +205,9 @@ func TestFaults(t *testing.T) {
 		"answer breaks off":  {says(`{"stream":"Loa`), migrate.ErrUnfinished, "unexpected EOF", 1},
 		"other content":      {func(h *hosts) { h.to.Spoil = func(im *dockertest.Image) { im.Env = []string{"OTHER=1"} } }, migrate.ErrContent, "differs on the new engine: env", 2},
 		"other layers":       {func(h *hosts) { h.to.Spoil = func(im *dockertest.Image) { im.Layers = im.Layers[:1] } }, migrate.ErrContent, "layers", 2},
-		"not there":          {func(h *hosts) { h.to.Spoil = func(*dockertest.Image) { h.to.Fault = gone("/images/a:1/json", "/images/b:1/json") } }, migrate.ErrContent, "not there", 2},
+		"not there": {func(h *hosts) {
+			h.to.Spoil = func(*dockertest.Image) { h.to.Fault = gone("/images/a:1/json", "/images/b:1/json") }
+		}, migrate.ErrContent, "not there", 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHosts(t, image("a", "a:1"), image("b", "b:1"))

@@ -115,8 +115,8 @@ func readState(dir string) (*State, error) {
 	return DecodeState(data)
 }
 
-// encode is what write writes.
-func (s *State) encode() ([]byte, error) {
+// Encode is the content of state.json.
+func (s *State) Encode() ([]byte, error) {
 	data, err := json.MarshalIndent(s, "", " ")
 	if err != nil {
 		return nil, fmt.Errorf("write the state: %w", err)
@@ -126,7 +126,7 @@ func (s *State) encode() ([]byte, error) {
 
 // write replaces the state of a folder. A crash leaves the old state or the new one.
 func (s *State) write(dir string) error {
-	data, err := s.encode()
+	data, err := s.Encode()
 	if err != nil {
 		return err
 	}
