@@ -199,6 +199,17 @@ func TestFaults(t *testing.T) {
 		"save ends early":    {half("", false), migrate.ErrArchive, "unexpected EOF", 2},
 		"save ends in JSON":  {half(`{"errorDetail":{"message":"x"}}`, false), migrate.ErrArchive, "", 2},
 		"disk full":          {says(`{"errorDetail":{"message":"write /x: no space left on device"},"error":"x"}`), unix.ENOSPC, "no space left", 1},
+		"refused at once": {func(h *hosts) {
+			for _, im := range h.from.Images { // more than the sockets and the server hold
+				im.Layers = append(im.Layers, bytes.Repeat(im.Layers[1], 1000))
+			}
+			h.to.Fault = func(w http.ResponseWriter, _ *http.Request, at string) bool {
+				if at == "/images/load" {
+					_, _ = w.Write([]byte(`{"errorDetail":{"message":"no space left on device"}}`))
+				}
+				return at == "/images/load"
+			}
+		}, unix.ENOSPC, "no space left", 1},
 		"load fails":         {says(`{"error":"invalid tar"}`), migrate.ErrUnfinished, "invalid tar", 2},
 		"not unpacked":       {says(`{"stream":"Error unpacking image a:1: failed to extract"}`), docker.ErrUnpack, "failed to extract", 2},
 		"disk full unpacked": {says(`{"stream":"Error unpacking image a:1: no space left on device"}`), unix.ENOSPC, "", 1},

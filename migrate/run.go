@@ -205,8 +205,8 @@ func (m *Migration) load(ctx context.Context, e *Entry) (loaded []string, err er
 	}
 	defer done()
 	loaded, err = m.To.Load(ctx, tar)
-	if tar.err != nil { // what the other side says is only its consequence
-		return nil, tar.err
+	if failure := tar.Failure(); failure != nil { // what the other side says is only its consequence
+		return nil, failure
 	}
 	if err != nil {
 		return nil, fmt.Errorf("new engine: %w", err)

@@ -11,6 +11,7 @@ import (
 	"io"
 	"path"
 	"strings"
+	"sync"
 )
 
 const (
@@ -26,7 +27,8 @@ const (
 )
 
 // guard passes a stream on, but its end only after a check: so that whoever reads it can never
-// take what is damaged for complete. It must be closed.
+// take what is damaged for complete. It must be closed. An HTTP client may still read when its
+// request is answered already: Failure and Close may be called meanwhile.
 type guard struct {
 	src    io.Reader
 	seen   io.Writer    // sees all that is read
@@ -35,18 +37,33 @@ type guard struct {
 	buffer []byte       // for src
 	held   []byte       // read, and not passed on
 	ended  bool         // src is at its end, and the check passed
-	err    error        // why no more is passed on
+
+	mu  sync.Mutex
+	err error // why no more is passed on
+}
+
+// Failure is why the stream was not passed on to its end, nil if that did not happen.
+func (g *guard) Failure() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.err
+}
+
+func (g *guard) fail(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.err = err
 }
 
 // Read implements io.Reader.
 func (g *guard) Read(p []byte) (int, error) {
-	for g.err == nil && !g.ended && len(g.held) <= endOfTar {
+	for g.Failure() == nil && !g.ended && len(g.held) <= endOfTar {
 		g.fill()
 	}
 	free := len(g.held)
-	switch {
-	case g.err != nil:
-		return 0, g.err
+	switch err := g.Failure(); {
+	case err != nil:
+		return 0, err
 	case g.ended && free == 0:
 		return 0, io.EOF
 	case !g.ended:
@@ -62,16 +79,17 @@ func (g *guard) fill() {
 	n, err := g.src.Read(g.buffer)
 	g.held = append(g.held, g.buffer[:n]...)
 	if _, seenErr := g.seen.Write(g.buffer[:n]); seenErr != nil {
-		g.err = seenErr
+		g.fail(seenErr)
 		return
 	}
 	switch {
 	case errors.Is(err, io.EOF):
-		g.err = g.finish()
-		g.ended = g.err == nil
-	case err != nil:
-		g.err = err
+		err = g.finish()
+		g.ended = err == nil
+	case err == nil:
+		return
 	}
+	g.fail(err)
 }
 
 // Close ends the check.
