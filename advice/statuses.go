@@ -20,6 +20,8 @@ import (
 	"layervault/keys/secretio"
 	"layervault/keys/unlock"
 	"layervault/layer"
+	"layervault/migrate"
+	"layervault/migrate/docker"
 	"layervault/plugin"
 	"layervault/plugin/socket"
 	"layervault/snapshotter"
@@ -48,14 +50,14 @@ var statuses = []struct {
 	errs   []error
 }{
 	{StatusUsage, []error{keys.ErrNoProvider, keys.ErrUnknownProvider, keys.ErrAmbiguous, pemkey.ErrBadPEM, layer.ErrBadID, vault.ErrAmbiguous, secretio.ErrLength, secretio.ErrDiffer, crypt.ErrBadParams,
-		volume.ErrBadName, volume.ErrBadOption, volume.ErrUnknownOption, volume.ErrNotHere, disk.ErrBadFile, disk.ErrUnsupported}},
-	{StatusNoSpace, []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}},
+		volume.ErrBadName, volume.ErrBadOption, volume.ErrUnknownOption, volume.ErrNotHere, disk.ErrBadFile, disk.ErrUnsupported, docker.ErrAddress, migrate.ErrSameEngine}},
+	{StatusNoSpace, []error{crypt.ErrNoSpace, migrate.ErrSpace, unix.ENOSPC, unix.EDQUOT}},
 	{StatusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost, keys.ErrWeakSlot, keys.ErrWrongKey, vault.ErrOpensNothing, luks2.ErrNoKey}},
-	{StatusDamaged, []error{keys.ErrForgedRing, keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, vault.ErrOtherImages, layer.ErrDamaged, volume.ErrDamaged, volume.ErrAmbiguous, disk.ErrKeyMissing, disk.ErrImageMissing, disk.ErrBadKey, ext4.ErrNotExt4, disk.ErrFaulty, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly, crypt.ErrOldFormat, vault.ErrUnfinished, engine.ErrTOML, engine.ErrJSON, plugin.ErrSnapshots}},
+	{StatusDamaged, []error{keys.ErrForgedRing, keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, vault.ErrOtherImages, layer.ErrDamaged, volume.ErrDamaged, volume.ErrAmbiguous, disk.ErrKeyMissing, disk.ErrImageMissing, disk.ErrBadKey, ext4.ErrNotExt4, disk.ErrFaulty, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly, crypt.ErrOldFormat, vault.ErrUnfinished, engine.ErrTOML, engine.ErrJSON, plugin.ErrSnapshots, migrate.ErrState, migrate.ErrContent, migrate.ErrArchive}},
 	{StatusDenied, []error{keys.ErrBadMode, disk.ErrOutside, fs.ErrPermission}},
-	{StatusHost, []error{doctor.ErrHost, keys.ErrAnchor, exec.ErrNotFound, disk.ErrTool, engine.ErrNone, engine.ErrNotConfigurable}},
-	{StatusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse, snapshotter.ErrRunning, snapshotter.ErrInUse, volume.ErrExists, volume.ErrInUse, volume.ErrBusyPath}},
-	{StatusMissing, []error{keys.ErrNotFound, keys.ErrNoRing, handover.ErrNobody, layer.ErrNotFound, crypt.ErrNotExist, volume.ErrNotFound, volume.ErrNoDisk, volume.ErrNoRevision, disk.ErrNotFound, fs.ErrNotExist}},
+	{StatusHost, []error{doctor.ErrHost, keys.ErrAnchor, exec.ErrNotFound, disk.ErrTool, engine.ErrNone, engine.ErrNotConfigurable, docker.ErrNoEngine, docker.ErrAPI, migrate.ErrClearEngine, migrate.ErrClearFolder}},
+	{StatusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse, snapshotter.ErrRunning, snapshotter.ErrInUse, volume.ErrExists, volume.ErrInUse, volume.ErrBusyPath, migrate.ErrBusy, migrate.ErrOtherImage, docker.ErrConflict}},
+	{StatusMissing, []error{keys.ErrNotFound, keys.ErrNoRing, handover.ErrNobody, layer.ErrNotFound, crypt.ErrNotExist, volume.ErrNotFound, volume.ErrNoDisk, volume.ErrNoRevision, disk.ErrNotFound, docker.ErrNotFound, fs.ErrNotExist}},
 	{StatusFailed, []error{context.Canceled}},
 }
 

@@ -93,9 +93,6 @@ func minor(version string) (int, bool) {
 	return n, ok && err == nil && n >= 0
 }
 
-// Address is where the engine is.
-func (c *Client) Address() string { return c.address }
-
 // do sends a request. An answer that is no success becomes an *Error.
 func (c *Client) do(ctx context.Context, doing, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
 	target := url.URL{Scheme: "http", Host: hostName, Path: path, RawQuery: query.Encode()}

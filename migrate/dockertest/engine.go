@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Image is an image of the engine.
@@ -93,7 +94,7 @@ func (e *Engine) Serve(socket string) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	server := &http.Server{Handler: e}
+	server := &http.Server{Handler: e, ReadHeaderTimeout: time.Minute}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.Serve(l) }()
 	return func() { _ = server.Close(); <-done }, nil
@@ -143,12 +144,9 @@ func Refuse(w http.ResponseWriter, status int, message string) {
 }
 
 func (e *Engine) answer(w http.ResponseWriter, r *http.Request, path string) error {
-	query, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return err
-	}
-	image, isImage := strings.CutPrefix(path, "/images/")
-	switch method := r.Method; {
+	switch image, isImage := strings.CutPrefix(path, "/images/"); {
+	case isImage:
+		return e.image(w, r, image)
 	case path == "/version":
 		return reply(w, map[string]string{"Version": e.Version, "ApiVersion": e.API, "MinAPIVersion": e.MinAPI})
 	case path == "/info":
@@ -167,28 +165,43 @@ func (e *Engine) answer(w http.ResponseWriter, r *http.Request, path string) err
 		return reply(w, map[string]any{"Volumes": list(e.Volumes)})
 	case path == "/networks":
 		return reply(w, list(e.Networks))
-	case path == "/images/json":
+	}
+	return errors.New("page not found: " + path)
+}
+
+// image answers what is asked below /images.
+func (e *Engine) image(w http.ResponseWriter, r *http.Request, path string) error {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return err
+	}
+	name, verb := path, ""
+	if slash := strings.LastIndexByte(path, '/'); slash >= 0 {
+		name, verb = path[:slash], path[slash+1:]
+	}
+	switch {
+	case r.Method == http.MethodDelete:
+		return e.remove(w, path)
+	case path == "json":
 		return e.list(w)
-	case path == "/images/get":
+	case path == "get":
 		return e.save(w, query["names"])
-	case path == "/images/load":
+	case path == "load":
 		return e.load(w, r.Body)
-	case path == "/images/create":
+	case path == "create":
 		return e.pull(w, query.Get("fromImage"))
-	case isImage && method == http.MethodDelete:
-		return e.remove(w, image)
-	case isImage && strings.HasSuffix(image, "/tag"):
-		im := e.find(strings.TrimSuffix(image, "/tag"))
+	case verb == "json":
+		return e.inspect(w, name)
+	case verb == "tag":
+		im := e.find(name)
 		if im == nil {
-			return noSuch(w, image)
+			return noSuch(w, name)
 		}
 		e.tag(im, query.Get("repo")+":"+query.Get("tag"))
 		w.WriteHeader(http.StatusCreated)
 		return nil
-	case isImage && strings.HasSuffix(image, "/json"):
-		return e.inspect(w, strings.TrimSuffix(image, "/json"))
 	}
-	return errors.New("page not found: " + path)
+	return errors.New("page not found: /images/" + path)
 }
 
 func reply(w http.ResponseWriter, v any) error { return json.NewEncoder(w).Encode(v) }
