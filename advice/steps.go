@@ -22,6 +22,8 @@ import (
 	"layervault/keys/handover"
 	"layervault/keys/unlock"
 	"layervault/layer"
+	"layervault/migrate"
+	"layervault/migrate/docker"
 	"layervault/plugin"
 	"layervault/plugin/socket"
 	"layervault/snapshotter"
@@ -161,6 +163,17 @@ var (
 		{errs: []error{ext4.ErrNeedsRepair}, step: "layervault volume key VOLUME (or image key IMAGE) | cryptsetup open --key-file - IMAGE repair, then: e2fsck -f /dev/mapper/repair"},
 		{errs: []error{volume.ErrUnclean}, step: "layervault volume key VOLUME | cryptsetup open --readonly --key-file - IMAGE rescue, then: mount -o ro,noload /dev/mapper/rescue PATH"},
 		{errs: []error{unix.EROFS}, step: "the disk is mounted read-only: verbs that read work (volume key, image key, volume mount), with --recovery-key-file where no slot opens"},
+		{errs: []error{docker.ErrNoEngine}, step: "start the engine, and name its socket: --from or --to unix:///PATH"},
+		{errs: []error{docker.ErrAPI}, step: "Docker 20.10 to 29 can be used; for a newer engine use a newer layervault"},
+		{errs: []error{migrate.ErrClearEngine}, step: "layervault containerd config --write --docker, then restart containerd and docker; --clear moves the images anyway"},
+		{errs: []error{migrate.ErrClearFolder}, step: "layervault volume create migration, layervault volume mount migration DIR, then: --dir DIR; --clear accepts any folder"},
+		{errs: []error{migrate.ErrSpace}, step: "free some space, or use a folder on another disk (--dir DIR with one engine at a time); --no-space-check goes on anyway"},
+		{errs: []error{migrate.ErrBusy}, step: "wait until the other migration ends, then run the command again"},
+		{errs: []error{migrate.ErrState}, step: "move state.json away to begin anew: images that were moved are then moved again"},
+		{errs: []error{migrate.ErrOtherImage}, step: "remove or rename that tag on one of the two engines, then run the command again"},
+		{errs: []error{migrate.ErrArchive}, step: "save the image again from the old engine: layervault migrate run --from ADDRESS --dir DIR"},
+		{errs: []error{migrate.ErrUnfinished}, step: "free some space, then run the command again: it goes on where it ended", in: unix.ENOSPC},
+		{errs: []error{migrate.ErrUnfinished}, step: "layervault help containerd, \"Moving a host\"; run the command again: it goes on where it ended"},
 		{errs: []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}, step: "layervault status shows the space; docker system prune frees some"},
 		{errs: []error{engine.ErrNotConfigurable}, step: "run containerd by itself: apt-get install containerd, systemctl enable --now containerd; and name its socket in daemon.json: layervault help containerd"},
 		{errs: []error{snapshotter.ErrRunning, snapshotter.ErrInUse}, step: "systemctl stop docker containerd layervault.socket layervault, then try again"},

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -143,9 +142,6 @@ func (a *app) showChanges(title, path string, changes []luks2.Change, yes bool) 
 	for _, c := range changes {
 		fmt.Fprintf(&b, "  %s\n", c)
 	}
-	if !yes {
-		b.WriteString("Adopt it as it is now? [y/N] ")
-	}
 	// A question and its context are no result.
 	if _, err := io.WriteString(a.err, b.String()); err != nil {
 		return fmt.Errorf("ask: %w", err)
@@ -153,13 +149,8 @@ func (a *app) showChanges(title, path string, changes []luks2.Change, yes bool) 
 	if yes {
 		return nil
 	}
-	answer, err := bufio.NewReader(a.in).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read the answer: %w", err)
-	}
-	switch strings.ToLower(strings.TrimSpace(answer)) {
-	case "y", "yes":
-		return nil
+	if adopt, err := a.confirm("Adopt it as it is now?"); adopt || err != nil {
+		return err
 	}
 	return errNotAdopted
 }

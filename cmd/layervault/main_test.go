@@ -47,9 +47,10 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits,
-			"post":  post,
-			"old":   oldVault,
+			"exits":         exits,
+			"post":          post,
+			"old":           oldVault,
+			"docker-engine": dockerEngine,
 		},
 	})
 }

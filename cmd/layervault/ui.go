@@ -15,10 +15,12 @@ package main
 //   - The exit status says what kind of failure it was; package advice has the list.
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/docker/go-units"
@@ -89,6 +91,22 @@ func (a *app) progress(verb string) func(done, total int, things string) {
 			_, _ = fmt.Fprintln(a.err)
 		}
 	}
+}
+
+// confirm asks a person. Only y and yes are a yes. A question and its context are no result.
+func (a *app) confirm(question string) (bool, error) {
+	if _, err := io.WriteString(a.err, question+" [y/N] "); err != nil {
+		return false, fmt.Errorf("ask: %w", err)
+	}
+	answer, err := bufio.NewReader(a.in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("read the answer: %w", err)
+	}
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return true, nil
+	}
+	return false, nil
 }
 
 // size prints bytes for people.
