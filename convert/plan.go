@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"layervault/persist"
 )
 
 // Kind is what an item was in the old layout.
