@@ -107,7 +107,7 @@ func (v VolumeStore) Open(ctx context.Context, t Target, need Need) (dir string,
 	if err != nil {
 		return "", nil, err
 	}
-	at := filepath.Join(v.Mounts, id.String())
+	at := filepath.Join(v.Mounts, name) // a folder with the volume's ID for a name is docker's
 	if err := v.Store.MountAt(ctx, name, at); err != nil {
 		return "", nil, err
 	}

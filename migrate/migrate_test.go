@@ -231,13 +231,23 @@ func TestFaults(t *testing.T) {
 				t.Errorf("tried %v, want %d images", got, tc.tried)
 			}
 			// The next run, without the fault, does the rest.
-			h.from.Fault, h.to.Fault, h.to.Spoil, h.to.LoadSays = nil, nil, nil, ""
-			h.to.Images = nil
+			h.mend()
 			got, err = h.outcomes(t)
 			must(t, err)
 			wants(t, got, map[string]migrate.Outcome{"a:1": migrate.OutcomeMoved, "b:1": migrate.OutcomeMoved})
 		})
 	}
+}
+
+// mend takes the faults away, and the images of the new engine. A request that was broken off may
+// still be at its end.
+func (h *hosts) mend() {
+	h.from.Lock()
+	h.from.Fault = nil
+	h.from.Unlock()
+	h.to.Lock()
+	h.to.Fault, h.to.Spoil, h.to.LoadSays, h.to.Images = nil, nil, "", nil
+	h.to.Unlock()
 }
 
 // gone answers that there is no such image, once it was asked for that before.
