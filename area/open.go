@@ -111,7 +111,11 @@ func (s *Set) mounted(a persist.Area) (bool, error) {
 // directory that nobody may write to.
 func (s *Set) point(a persist.Area) error {
 	at := s.cfg.Layout.Area(a)
-	if mounted, err := mounts.IsMounted(at); err != nil || mounted {
+	// A link is looked at before what is mounted where the link leads.
+	if info, err := os.Lstat(at); err == nil && !info.IsDir() {
+		return fmt.Errorf("area %s: %w: %s is no directory; move it away", a, ErrInTheWay, at)
+	}
+	if mounted, err := s.mounted(a); err != nil || mounted {
 		return err
 	}
 	err := os.Mkdir(at, 0)
@@ -119,9 +123,6 @@ func (s *Set) point(a persist.Area) error {
 		return fmt.Errorf("make the mount point of area %s: %w", a, err)
 	}
 	dir, err := os.OpenFile(at, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-		return fmt.Errorf("area %s: %w: %s is no directory; move it away", a, ErrInTheWay, at)
-	}
 	if err != nil {
 		return err
 	}

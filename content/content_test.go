@@ -327,6 +327,18 @@ func TestClosed(t *testing.T) {
 	f.holds(persist.Downloader)
 }
 
+// A link in an area's place, to what is mounted elsewhere, is not followed.
+func TestLinkInPlace(t *testing.T) {
+	f := newFixture(t, 1<<10)
+	at := f.cfg.Layout.Area(persist.Downloader)
+	f.must(unix.Unmount(at, 0))
+	f.must(os.Remove(at))
+	f.must(os.Symlink(f.cfg.Layout.Area(persist.Case), at))
+	_, err := f.receive(bytes.NewReader(f.data), content.Announced{})
+	f.is(err, area.ErrInTheWay)
+	f.holds(persist.Case)
+}
+
 // Below the floor nothing is written, and what has come is kept.
 func TestFloor(t *testing.T) {
 	f := newFixture(t, 4<<20)

@@ -98,7 +98,7 @@ func (s *Store) enter(a persist.Area) (*os.Root, error) {
 	if err != nil {
 		return nil, fmt.Errorf("area %s: %w", a, err)
 	}
-	// It may have been closed in between.
+	// It may have been closed in between, and a link may lead to what is mounted elsewhere.
 	inside, err := root.Stat(".")
 	if err == nil {
 		var above unix.Stat_t
@@ -106,6 +106,9 @@ func (s *Store) enter(a persist.Area) (*os.Root, error) {
 		if st, known := inside.Sys().(*syscall.Stat_t); err == nil && known && above.Dev == st.Dev {
 			err = area.ErrClosed
 		}
+	}
+	if here, lstatErr := os.Lstat(at); err == nil && (lstatErr != nil || !os.SameFile(here, inside)) {
+		err = fmt.Errorf("%w: %s is a link; remove the link", area.ErrInTheWay, at)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("area %s: %w", a, err), root.Close())

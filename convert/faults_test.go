@@ -168,7 +168,7 @@ func TestAppears(t *testing.T) {
 }
 
 func TestRefuses(t *testing.T) {
-	d, source, _ := small(t, 10)
+	d, _, _ := small(t, 10)
 	socket := filepath.Join(t.TempDir(), "containerd.sock")
 	l, err := net.Listen("unix", socket)
 	must(t, err)
@@ -201,7 +201,7 @@ func TestRefuses(t *testing.T) {
 	must(t, err)
 
 	// Two at a time.
-	d, source, _ = small(t, 10)
+	d, source, _ := small(t, 10)
 	_, err = d.run(func(c *convert.Config) {
 		c.Checkpoint = func(step string) error {
 			if step == "copying" {

@@ -203,15 +203,18 @@ func (r *record) check(source string) error {
 	if (r.Target.Area == Volumes || r.Target.Area == ClearVolumes) != (r.Target.Volume != "") {
 		return fmt.Errorf("bad target %q", r.Target)
 	}
-	for i, p := range phases {
-		if p == r.Phase {
-			if i >= 1 && (!hexSum.MatchString(r.State) || !hexSum.MatchString(r.Digest)) {
-				return errors.New("no digest")
-			}
-			return nil
-		}
+	return r.checkPhase()
+}
+
+// checkPhase wants a known phase, and from the second one on digests.
+func (r *record) checkPhase() error {
+	switch i := slices.Index(phases, r.Phase); {
+	case i < 0:
+		return fmt.Errorf("unknown phase %q", r.Phase)
+	case i > 0 && (!hexSum.MatchString(r.State) || !hexSum.MatchString(r.Digest)):
+		return errors.New("no digest")
 	}
-	return fmt.Errorf("unknown phase %q", r.Phase)
+	return nil
 }
 
 func badName(name string) bool {

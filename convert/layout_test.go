@@ -185,7 +185,7 @@ func (d *device) tree(rel string, files int) {
 	must(d.t, os.Lchown(in("dangling"), 7, 8))
 	must(d.t, unix.Mkfifo(in("fifo"), 0o620))
 	must(d.t, unix.Mknod(in("null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
-	must(d.t, unix.Mknod(in("whiteout"), unix.S_IFCHR|0o000, int(unix.Mkdev(0, 0))))
+	must(d.t, unix.Mknod(in("whiteout"), unix.S_IFCHR, int(unix.Mkdev(0, 0))))
 	must(d.t, unix.Mknod(in("socket"), unix.S_IFSOCK|0o700, 0))
 	must(d.t, unix.Setxattr(in("etc/passwd"), "user.note", []byte("kept"), 0))
 	must(d.t, unix.Setxattr(in("usr/bin/sudo"), "security.capability", []byte{1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 0))

@@ -23,31 +23,31 @@ const (
 type command struct{ words []string }
 
 // flag adds a flag; an empty value is none.
-func (c *command) flag(name, value string) {
+func (cmd *command) flag(name, value string) {
 	if value != "" {
-		c.words = append(c.words, name, value)
+		cmd.words = append(cmd.words, name, value)
 	}
 }
 
-func (c *command) list(name string, values []string) {
+func (cmd *command) list(name string, values []string) {
 	for _, v := range values {
-		c.flag(name, v)
+		cmd.flag(name, v)
 	}
 }
 
-func (c *command) pairs(name string, values map[string]string) {
+func (cmd *command) pairs(name string, values map[string]string) {
 	for _, key := range slices.Sorted(maps.Keys(values)) {
 		value := key
 		if values[key] != "" {
 			value += "=" + values[key]
 		}
-		c.flag(name, value)
+		cmd.flag(name, value)
 	}
 }
 
-func (c *command) is(name string, set bool) {
+func (cmd *command) is(name string, set bool) {
 	if set {
-		c.words = append(c.words, name)
+		cmd.words = append(cmd.words, name)
 	}
 }
 

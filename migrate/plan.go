@@ -30,6 +30,7 @@ type Migration struct {
 // Action is what becomes of an image.
 type Action string
 
+// The actions.
 const (
 	Move     Action = "move"     // saved by the one engine, loaded by the other
 	Pull     Action = "pull"     // pulled by its digest, or moved if that fails

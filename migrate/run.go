@@ -16,6 +16,7 @@ import (
 // Outcome is what became of an image.
 type Outcome string
 
+// The outcomes.
 const (
 	OutcomeMoved  Outcome = "moved"  // loaded, and the same on both engines
 	OutcomePulled Outcome = "pulled" // pulled, and the same

@@ -28,11 +28,10 @@ var stateFormat = durable.Format{Oldest: 1, Newest: 1, MaxSize: maxState}
 // Stage is how far an image is.
 type Stage string
 
+// The stages.
 const (
-	// Saved: its tar is in the folder.
-	Saved Stage = "saved"
-	// Verified: the new engine has it, and told the same of it as the old one.
-	Verified Stage = "verified"
+	Saved    Stage = "saved"    // its tar is in the folder
+	Verified Stage = "verified" // the new engine has it, and told the same of it as the old one
 )
 
 // Entry is one image in the state. An image that is not in the state was not moved.

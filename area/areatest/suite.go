@@ -175,10 +175,12 @@ func inTheWay(e *env) {
 		e.Errorf("%v, %v", info, err)
 	}
 	e.must(os.RemoveAll(at))
-	e.must(os.Symlink("/tmp", at))
-	_, err = e.set().Create(ctx, persist.Case)
-	e.is(err, area.ErrInTheWay)
-	e.must(os.Remove(at))
+	for _, target := range []string{e.TempDir(), "/proc"} { // a folder, and what is mounted elsewhere
+		e.must(os.Symlink(target, at))
+		_, err = e.set().Create(ctx, persist.Case)
+		e.is(err, area.ErrInTheWay)
+		e.must(os.Remove(at))
+	}
 
 	_, err = e.set().Create(ctx, persist.Case)
 	e.must(err)

@@ -16,7 +16,8 @@ import (
 // openPersist makes the layout and opens its areas, until the test ends.
 func openPersist(t *testing.T) {
 	t.Helper()
-	sh(t, `layervault persist init --key versatile; layervault persist open`)
+	t.Setenv("key", "versatile")
+	sh(t, `layervault persist init; layervault persist open`)
 	t.Cleanup(func() {
 		sh(t, `find /persist/vault/downloader /persist/vault/verifier /persist/vault/case -mindepth 1 -delete; layervault persist close`)
 	})
