@@ -137,13 +137,20 @@ func (d *device) write(rel string, content []byte) {
 	must(d.t, os.WriteFile(d.path(rel), content, 0o640))
 }
 
+// random makes content. A long one has the canary in its middle.
 func (d *device) random(n int) []byte {
 	b := make([]byte, n+8)
 	for i := 0; i < n; i += 8 {
 		binary.LittleEndian.PutUint64(b[i:], d.rng.Uint64())
 	}
+	if n > 10*len(canary) {
+		copy(b[n/2:], canary)
+	}
 	return b[:n]
 }
+
+// canary is in what must not stay on the disk in the clear.
+const canary = "ohY5ohpheiQuoh2eiLoosh3e"
 
 // goes makes a file that moves.
 func (d *device) goes(rel, to string, content []byte) {
@@ -171,7 +178,7 @@ func (d *device) tree(rel string, files int) {
 		must(d.t, os.WriteFile(in(fmt.Sprintf("usr/bin/tool%05d", i)), d.random(d.rng.IntN(9000)), 0o755))
 	}
 	must(d.t, os.WriteFile(in("etc/passwd"), []byte("root:x:0:0\n"), 0o644))
-	must(d.t, os.WriteFile(in("etc/shadow"), []byte("secret\n"), 0o000))
+	must(d.t, os.WriteFile(in("etc/shadow"), []byte(canary+"\n"), 0o000))
 	must(d.t, os.WriteFile(in("usr/bin/sudo"), []byte("#!"), 0o755))
 	must(d.t, os.Chown(in("usr/bin/sudo"), 1000, 1001))
 	must(d.t, os.Chmod(in("usr/bin/sudo"), 0o755|fs.ModeSetuid|fs.ModeSetgid))
@@ -202,9 +209,16 @@ func (d *device) tree(rel string, files int) {
 	}
 }
 
-// full makes a layout with every case, and returns the configuration.
+// full makes a layout with every case.
 func full(t testing.TB, files int) *device {
 	d := newDevice(t)
+	d.everything(files)
+	return d
+}
+
+// everything makes every case, with a configuration. files is how many a container has.
+func (d *device) everything(files int) {
+	t := d.t
 	vm, purged, twice, few, ct := uuidOf("vm"), uuidOf("purged"), uuidOf("twice"), uuidOf("few"), uuidOf("container")
 	a, b, c := shaOf("a"), shaOf("b"), shaOf("c")
 	vol := func(n int) string { return uuidOf(fmt.Sprint("volume", n)) }
@@ -267,7 +281,6 @@ func full(t testing.TB, files int) *device {
 	// What is no business of the converter's.
 	d.write("certs/device.cert", []byte("certificate"))
 	d.write("vault/ext-imga.img", []byte("EVE's"))
-	return d
 }
 
 func (d *device) downloads() {

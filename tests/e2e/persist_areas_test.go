@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"os"
@@ -19,7 +20,11 @@ func openPersist(t *testing.T) {
 	t.Setenv("key", "versatile")
 	sh(t, `layervault persist init; layervault persist open`)
 	t.Cleanup(func() {
-		sh(t, `find /persist/vault/downloader /persist/vault/verifier /persist/vault/case -mindepth 1 -delete; layervault persist close`)
+		out, err := run(context.Background(), "bash", "-ec",
+			`find /persist/vault/downloader /persist/vault/verifier /persist/vault/case -mindepth 1 -delete; layervault persist close`)
+		if err != nil {
+			t.Errorf("close the areas: %v\n%s", err, out)
+		}
 	})
 }
 
