@@ -1,15 +1,18 @@
-// Command olddevice makes a small device of EVE's older layout, for make demo-persist.
+// Command olddevice makes a small device of EVE's older layout, for make demo-persist, and searches
+// a disk.
 //
-//	olddevice ROOT MARKER
+//	olddevice make ROOT MARKER
+//	olddevice count DISK MARKER
 //
 // One VM with a disk, one container, one verified download, and containerd's folder lie below
-// ROOT. MARKER is in each of them, as it would be if it were a secret. Names and messages are as
-// in docs/persist-upgrade.md.
+// ROOT. MARKER is in each of them, as if it were a secret. Names and messages are as in
+// docs/persist-upgrade.md. count prints how often a disk, which is a sparse file, has MARKER.
 package main
 
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -20,17 +23,24 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-const arguments = 3
-
 func main() {
-	if len(os.Args) != arguments {
-		fmt.Fprintln(os.Stderr, "usage: olddevice ROOT MARKER")
-		os.Exit(2)
-	}
-	if err := makeDevice(os.Args[1], os.Args[2]); err != nil {
+	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "olddevice:", err)
 		os.Exit(1)
 	}
+}
+
+func run(args []string) error {
+	const words = 3
+	switch {
+	case len(args) == words && args[0] == "make":
+		return makeDevice(args[1], args[2])
+	case len(args) == words && args[0] == "count":
+		n, err := count(args[1], args[2])
+		fmt.Println(n)
+		return err
+	}
+	return errors.New("usage: olddevice make ROOT MARKER, or olddevice count DISK MARKER")
 }
 
 const (
