@@ -41,7 +41,7 @@ const flash = "/run/flash/flash.img"
 
 // newDisk mounts an empty disk at /persist.
 func newDisk(t testing.TB) {
-	sh(t, `mkdir -p /run/flash; mount --bind /persist /run/flash; truncate -s 8G "$1"; mkfs.ext4 -q "$1"; mount -o loop "$1" /persist`, flash)
+	sh(t, `mkdir -p /run/flash; mount --bind --make-private /persist /run/flash; truncate -s 8G "$1"; mkfs.ext4 -q "$1"; mount -o loop "$1" /persist`, flash)
 }
 
 // onDisk counts how often the raw disk has the canary.
@@ -89,7 +89,7 @@ func TestGuest(t *testing.T) {
 	before := d.before()
 	sh(t, `layervault persist init; layervault persist open`)
 	t.Cleanup(func() {
-		if out, err := trySh(`umount /run/look/*; layervault persist close`); err != nil {
+		if out, err := trySh(`for at in /run/look/*; do mountpoint -q "$at" && umount "$at"; done; layervault persist close`); err != nil {
 			t.Error(err, out)
 		}
 	})
