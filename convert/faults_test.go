@@ -416,9 +416,20 @@ type pretend struct {
 	free int64
 }
 
-func (p pretend) Room(context.Context, convert.Target) (convert.Room, error) {
+func (p pretend) Room(context.Context, convert.Target) ([]convert.Room, error) {
 	pool, _, err := convert.Disk(p.root)
-	return convert.Room{Pool: pool, Free: p.free}, err
+	return []convert.Room{{Pool: pool, Free: p.free}}, err
+}
+
+// An area has room inside, and the disk that its image grows on has none.
+func TestSpaceBelowImages(t *testing.T) {
+	d, _, _ := small(t, 10)
+	d.goes("downloads/x.obj/pending/big", "downloader/pending/big", d.random(8<<20))
+	disk := t.TempDir()
+	tmpfs(t, disk, 4<<20)
+	_, err := d.run(func(c *convert.Config) { c.Places = convert.Images{Folders: d.places(), On: disk} })
+	wantErr(t, err, convert.ErrNoSpace, "")
+	exists(t, filepath.Join(d.areas, "downloader/pending"), false)
 }
 
 // A disk that fills up all the same fails that item, gives its space back, and lets the others

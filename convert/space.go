@@ -62,19 +62,21 @@ func (r *run) space(items []*Item) (needs, error) {
 		}
 		all.files += it.tree.files
 		all.bytes += it.tree.bytes
-		room, err := r.Places.Room(r.ctx, it.Target)
+		rooms, err := r.Places.Room(r.ctx, it.Target)
 		if err != nil {
 			it.Left = err
 			r.stays(it)
 			continue
 		}
-		p := pools[room.Pool]
-		if p == nil {
-			p = &pool{free: room.Free}
-			pools[room.Pool] = p
+		takes := it.tree.need() - r.staged(it)
+		for _, room := range rooms {
+			if pools[room.Pool] == nil {
+				pools[room.Pool] = &pool{free: room.Free}
+			}
+			p := pools[room.Pool]
+			p.now += takes + room.Extra
+			p.needed = max(p.needed, p.now)
 		}
-		p.now += it.tree.need() + room.Extra - r.staged(it)
-		p.needed = max(p.needed, p.now)
 		if from := pools[sources]; r.Commit && from != nil && it.tree.outside == 0 {
 			from.now -= it.tree.bytes
 		}

@@ -66,8 +66,9 @@ type Room struct {
 type Places interface {
 	// Look says whether a target is taken. It makes nothing.
 	Look(ctx context.Context, t Target) (taken bool, err error)
-	// Room says what a target's disk has room for. It makes nothing.
-	Room(ctx context.Context, t Target) (Room, error)
+	// Room says what the disks that a target takes space of have room for: an image takes space of
+	// its own and of the disk below. It makes nothing.
+	Room(ctx context.Context, t Target) ([]Room, error)
 	// Open gives the path of the folder that the target's name goes into, and makes the folder,
 	// or a volume with room for need. The path stays valid until release.
 	Open(ctx context.Context, t Target, need Need) (dir string, release func() error, err error)
@@ -118,12 +119,17 @@ func holdsOther(dir string) (bool, error) {
 }
 
 // Room implements Places.
-func (f Folders) Room(_ context.Context, t Target) (Room, error) {
+func (f Folders) Room(_ context.Context, t Target) ([]Room, error) {
 	if _, err := f.dir(t); err != nil {
-		return Room{}, err
+		return nil, err
 	}
-	pool, free, err := Disk(f[t.Area])
-	return Room{Pool: pool, Free: free}, err
+	return roomOn(f[t.Area])
+}
+
+// roomOn is the room of one disk.
+func roomOn(path string) ([]Room, error) {
+	pool, free, err := Disk(path)
+	return []Room{{Pool: pool, Free: free}}, err
 }
 
 // Open implements Places.
@@ -160,6 +166,23 @@ func giveToAgent(area *os.Root, below string) error {
 	return area.Chown(below, int(st.Uid), int(st.Gid))
 }
 
+// Images are Folders on images that grow on one disk.
+type Images struct {
+	Folders
+
+	On string // a folder of the disk
+}
+
+// Room implements Places.
+func (i Images) Room(ctx context.Context, t Target) ([]Room, error) {
+	inside, err := i.Folders.Room(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	below, err := roomOn(i.On)
+	return append(inside, below...), err
+}
+
 // Split takes volumes and areas from two sources.
 type Split struct{ Volumes, Areas Places }
 
@@ -174,7 +197,7 @@ func (s Split) of(t Target) Places {
 func (s Split) Look(ctx context.Context, t Target) (bool, error) { return s.of(t).Look(ctx, t) }
 
 // Room implements Places.
-func (s Split) Room(ctx context.Context, t Target) (Room, error) { return s.of(t).Room(ctx, t) }
+func (s Split) Room(ctx context.Context, t Target) ([]Room, error) { return s.of(t).Room(ctx, t) }
 
 // Open implements Places.
 func (s Split) Open(ctx context.Context, t Target, need Need) (string, func() error, error) {

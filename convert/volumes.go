@@ -77,15 +77,14 @@ func (v VolumeStore) Look(ctx context.Context, t Target) (bool, error) {
 }
 
 // Room implements Places.
-func (v VolumeStore) Room(_ context.Context, t Target) (Room, error) {
+func (v VolumeStore) Room(_ context.Context, t Target) ([]Room, error) {
 	at := v.Layout.Volumes(tierOf(t))
 	if _, err := os.Stat(at); errors.Is(err, os.ErrNotExist) {
 		at = v.Layout.Root // it will be made there
 	}
-	pool, free, err := Disk(at)
-	room := Room{Pool: pool, Free: free}
+	room, err := roomOn(at)
 	if tierOf(t) != persist.Clear {
-		room.Extra = imageExtra
+		room[0].Extra = imageExtra
 	}
 	return room, err
 }

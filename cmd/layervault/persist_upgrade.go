@@ -55,7 +55,7 @@ func (u *persistUpgradeVerb) run(ctx context.Context) error {
 		layout := u.app.layout()
 		report, err := convert.Run(ctx, convert.Config{
 			Layout: layout, Commit: u.commit, DryRun: u.dryRun, Progress: u.app.copyProgress(), Log: u.app.ringLog(),
-			Places: convert.Split{Volumes: convert.VolumeStore{Store: store, Layout: layout, Mounts: convertMounts}, Areas: openAreas(v.Areas(), layout)},
+			Places: convert.Split{Volumes: convert.VolumeStore{Store: store, Layout: layout, Mounts: convertMounts}, Areas: convert.Images{Folders: openAreas(v.Areas(), layout), On: layout.Root}},
 		})
 		if len(report.Items) == 0 && err != nil {
 			return err
