@@ -31,11 +31,17 @@ func unit(t *testing.T, name string) string {
 // TestOrder: the areas are there before all that could use them, and what cannot do without them
 // does not start without them.
 func TestOrder(t *testing.T) {
-	text := unit(t, "layervault-persist.service")
+	text, upgrade := unit(t, "layervault-persist.service"), unit(t, "layervault-persist-upgrade.service")
 	for _, later := range []string{"layervault.service", "layervault.socket", "layervault-volumes.service", "containerd.service", "docker.service", "docker.socket"} {
 		if !slices.Contains(values(text, "Before"), later) {
 			t.Errorf("the areas are not opened before %s", later)
 		}
+		if !slices.Contains(values(upgrade, "Before"), later) {
+			t.Errorf("the older layout is not upgraded before %s", later)
+		}
+	}
+	if !slices.Contains(values(upgrade, "After"), "layervault-persist.service") {
+		t.Error("the older layout is upgraded before the areas are open")
 	}
 	if !slices.Contains(values(text, "RequiredBy"), "containerd.service") {
 		t.Error("containerd starts without the areas")
