@@ -82,9 +82,12 @@ guest-shell: build $(if $(GUEST_BARE),,plugin) ## The same with a login
 
 ##@ Show and measure
 
-.PHONY: demo bench
+.PHONY: demo demo-persist bench
 demo: ## Show it: containers on encrypted layers, and the search of the raw disk for what they wrote
 	@tests/demo/demo
+
+demo-persist: ## Show it: a device of EVE's older /persist layout, before and after layervault persist upgrade
+	@tests/demo/persist
 
 bench: build $(if $(BASE),,plugin) ## Measure against plain overlay2, or with BASE=COMMIT against that commit (ONLY=apply,run,..., TURNS=n)
 	@ONLY='$(ONLY)' BASE='$(BASE)' TURNS='$(TURNS)' tests/bench/bench

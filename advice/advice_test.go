@@ -10,6 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/advice"
+	"layervault/area"
+	"layervault/content"
 	"layervault/crypt"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
@@ -23,6 +25,8 @@ import (
 	"layervault/keys/trusted"
 	"layervault/keys/versatile"
 	"layervault/layer"
+	"layervault/migrate"
+	"layervault/migrate/docker"
 	"layervault/plugin/socket"
 	"layervault/snapshotter"
 	"layervault/vault"
@@ -123,6 +127,29 @@ func TestExitStatus(t *testing.T) {
 		{"two volumes of one name", volume.ErrAmbiguous, 6, "layervault volume remove"},
 		{"immutable file", volume.ErrImmutable, 1, "chattr"},
 		{"disk without its image", disk.ErrImageMissing, 6, ".init_done"},
+		{"no layout", vault.ErrNoLayout, 4, "persist init"},
+		{"area without an image", area.ErrAbsent, 4, "persist init"},
+		{"closed area", area.ErrClosed, 5, "persist open"},
+		{"place of an area taken", area.ErrInTheWay, 5, "move it away"},
+		{"disk full up to the floor", area.ErrFloor, 7, "content gc"},
+		{"wrong digest", content.ErrDigest, 10, ""},
+		{"download cut off", content.ErrInterrupted, 1, "receive it again"},
+		{"step of another user", &content.UserError{Step: "verify", Have: 1, Want: 2}, 9, "as root"},
+		{"no such content", content.ErrNotFound, 4, "content list"},
+		{"reported already", &advice.ReportedError{Status: 7}, 7, ""},
+		{"no docker", fmt.Errorf("%w at x: %w", docker.ErrNoEngine, fs.ErrNotExist), 8, "start the engine"},
+		{"no common API", fmt.Errorf("%w: %w", docker.ErrNoEngine, docker.ErrAPI), 8, ""},
+		{"address of an engine", docker.ErrAddress, 2, ""},
+		{"needed by a container", &docker.Error{Status: 409}, 5, ""},
+		{"no image in docker", &docker.Error{Status: 404}, 4, ""},
+		{"engine in the clear", migrate.ErrClearEngine, 8, "layervault containerd config --write --docker"},
+		{"folder in the clear", migrate.ErrClearFolder, 8, "layervault volume create"},
+		{"no room to migrate", migrate.ErrSpace, 7, "--no-space-check"},
+		{"disk full in docker", fmt.Errorf("%w: %w", migrate.ErrUnfinished, &docker.Error{Message: "x: no space left on device"}), 7, "free some space"},
+		{"image differs", fmt.Errorf("%w: %w", migrate.ErrUnfinished, &migrate.ContentError{}), 6, "run the command again"},
+		{"another image's tag", fmt.Errorf("%w: %w", migrate.ErrUnfinished, migrate.ErrOtherImage), 5, "remove or rename that tag"},
+		{"two migrations", migrate.ErrBusy, 5, "wait"},
+		{"state of a migration", migrate.ErrState, 6, "state.json"},
 		{"not root", &fs.PathError{Op: "open", Path: "/p", Err: unix.EACCES}, 9, "run the command as root"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

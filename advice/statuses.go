@@ -8,6 +8,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"layervault/area"
+	"layervault/content"
+	"layervault/convert"
 	"layervault/crypt"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
@@ -20,6 +23,8 @@ import (
 	"layervault/keys/secretio"
 	"layervault/keys/unlock"
 	"layervault/layer"
+	"layervault/migrate"
+	"layervault/migrate/docker"
 	"layervault/plugin"
 	"layervault/plugin/socket"
 	"layervault/snapshotter"
@@ -37,8 +42,9 @@ const (
 	StatusInUse   = 5 // exists already, or another process has it
 	StatusDamaged = 6 // on-disk data is broken; nothing was changed
 	StatusNoSpace = 7
-	StatusHost    = 8 // the host lacks something
-	StatusDenied  = 9 // permissions, of the caller or of a key file
+	StatusHost    = 8  // the host lacks something
+	StatusDenied  = 9  // permissions, of the caller or of a key file
+	StatusRefused = 10 // content has another digest than claimed
 )
 
 // statuses maps errors to exit statuses. The first row that matches counts: a
@@ -48,14 +54,15 @@ var statuses = []struct {
 	errs   []error
 }{
 	{StatusUsage, []error{keys.ErrNoProvider, keys.ErrUnknownProvider, keys.ErrAmbiguous, pemkey.ErrBadPEM, layer.ErrBadID, vault.ErrAmbiguous, secretio.ErrLength, secretio.ErrDiffer, crypt.ErrBadParams,
-		volume.ErrBadName, volume.ErrBadOption, volume.ErrUnknownOption, volume.ErrNotHere, disk.ErrBadFile, disk.ErrUnsupported}},
-	{StatusNoSpace, []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}},
+		volume.ErrBadName, volume.ErrBadOption, volume.ErrUnknownOption, volume.ErrNotHere, content.ErrBadDigest, content.ErrOffset, disk.ErrBadFile, disk.ErrUnsupported, docker.ErrAddress, migrate.ErrSameEngine}},
+	{StatusRefused, []error{content.ErrDigest, content.ErrSize}},
+	{StatusNoSpace, []error{area.ErrFloor, convert.ErrNoSpace, crypt.ErrNoSpace, migrate.ErrSpace, unix.ENOSPC, unix.EDQUOT}},
 	{StatusLocked, []error{keys.ErrLocked, keys.ErrNeedsPerson, keys.ErrOlderRing, keys.ErrOtherRing, keys.ErrAnchorLost, keys.ErrWeakSlot, keys.ErrWrongKey, vault.ErrOpensNothing, luks2.ErrNoKey}},
-	{StatusDamaged, []error{keys.ErrForgedRing, keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, vault.ErrOtherImages, layer.ErrDamaged, volume.ErrDamaged, volume.ErrAmbiguous, disk.ErrKeyMissing, disk.ErrImageMissing, disk.ErrBadKey, ext4.ErrNotExt4, disk.ErrFaulty, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly, crypt.ErrOldFormat, vault.ErrUnfinished, engine.ErrTOML, engine.ErrJSON, plugin.ErrSnapshots}},
-	{StatusDenied, []error{keys.ErrBadMode, disk.ErrOutside, fs.ErrPermission}},
-	{StatusHost, []error{doctor.ErrHost, keys.ErrAnchor, exec.ErrNotFound, disk.ErrTool, engine.ErrNone, engine.ErrNotConfigurable}},
-	{StatusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse, snapshotter.ErrRunning, snapshotter.ErrInUse, volume.ErrExists, volume.ErrInUse, volume.ErrBusyPath}},
-	{StatusMissing, []error{keys.ErrNotFound, keys.ErrNoRing, handover.ErrNobody, layer.ErrNotFound, crypt.ErrNotExist, volume.ErrNotFound, volume.ErrNoDisk, volume.ErrNoRevision, disk.ErrNotFound, fs.ErrNotExist}},
+	{StatusDamaged, []error{keys.ErrForgedRing, keys.ErrDamagedRing, keys.ErrNewerRing, keys.ErrRingLost, keys.ErrDamagedSlot, keys.ErrUnfinished, keys.ErrBadBackup, keys.ErrBadEscrow, vault.ErrOtherImages, layer.ErrDamaged, volume.ErrDamaged, volume.ErrAmbiguous, disk.ErrKeyMissing, disk.ErrImageMissing, disk.ErrBadKey, ext4.ErrNotExt4, disk.ErrFaulty, luks2.ErrDamaged, luks2.ErrNotLUKS2, luks2.ErrNotAuthentic, luks2.ErrForbidden, luks2.ErrTooCostly, crypt.ErrOldFormat, vault.ErrUnfinished, content.ErrDamaged, content.ErrNotFile, engine.ErrTOML, engine.ErrJSON, plugin.ErrSnapshots, convert.ErrBadJournal, migrate.ErrState, migrate.ErrContent, migrate.ErrArchive}},
+	{StatusDenied, []error{keys.ErrBadMode, content.ErrUser, disk.ErrOutside, fs.ErrPermission}},
+	{StatusHost, []error{doctor.ErrHost, keys.ErrAnchor, exec.ErrNotFound, disk.ErrTool, engine.ErrNone, engine.ErrNotConfigurable, docker.ErrNoEngine, docker.ErrAPI, migrate.ErrClearEngine, migrate.ErrClearFolder}},
+	{StatusInUse, []error{keys.ErrRingExists, keys.ErrBusy, keys.ErrLastSlot, layer.ErrExists, layer.ErrInUse, layer.ErrBusy, crypt.ErrExists, crypt.ErrInUse, socket.ErrInUse, snapshotter.ErrRunning, snapshotter.ErrInUse, volume.ErrExists, volume.ErrInUse, volume.ErrBusyPath, area.ErrInTheWay, area.ErrInUse, area.ErrClosed, content.ErrBusy, vault.ErrNoDirectory, convert.ErrContainerd, convert.ErrMigrating, convert.ErrRunning, migrate.ErrBusy, migrate.ErrOtherImage, docker.ErrConflict}},
+	{StatusMissing, []error{area.ErrAbsent, content.ErrNotFound, vault.ErrNoLayout, keys.ErrNotFound, keys.ErrNoRing, handover.ErrNobody, layer.ErrNotFound, crypt.ErrNotExist, volume.ErrNotFound, volume.ErrNoDisk, volume.ErrNoRevision, disk.ErrNotFound, docker.ErrNotFound, fs.ErrNotExist}},
 	{StatusFailed, []error{context.Canceled}},
 }
 
@@ -72,6 +79,9 @@ func Status(err error) int {
 	}
 	if isUsage(err) {
 		return StatusUsage
+	}
+	if reported, is := errors.AsType[*ReportedError](err); is {
+		return reported.Status
 	}
 	// The reasons inside a LockedError match other rows (an unknown provider, a
 	// file that is not there), so it is asked for first.

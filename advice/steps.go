@@ -8,6 +8,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"layervault/area"
+	"layervault/content"
+	"layervault/convert"
 	"layervault/crypt"
 	"layervault/crypt/ext4"
 	"layervault/crypt/luks2"
@@ -19,6 +22,8 @@ import (
 	"layervault/keys/handover"
 	"layervault/keys/unlock"
 	"layervault/layer"
+	"layervault/migrate"
+	"layervault/migrate/docker"
 	"layervault/plugin"
 	"layervault/plugin/socket"
 	"layervault/snapshotter"
@@ -94,6 +99,8 @@ var (
 		{errs: []error{keys.ErrNoProvider}, step: "docker plugin set layervault key=tpm (or key=versatile where there is no TPM); for serve: --key"},
 	}
 	ofTheRest = []rule{
+		{errs: []error{convert.ErrNoSpace}, step: "layervault persist upgrade --commit frees each source once it is copied; -n shows the space"},
+		{errs: []error{convert.ErrUnfinished}, step: "layervault persist upgrade -n names the reasons; then run it again"},
 		{errs: []error{handover.ErrNobody}, step: "layervault key unlock --wait, then start docker"},
 		{errs: []error{keys.ErrUnknownProvider}, step: "layervault serve --help lists the key providers"},
 		of(func(e *keys.RecordedRing) string {
@@ -105,6 +112,14 @@ var (
 		{errs: []error{keys.ErrLastSlot}, step: "enroll another slot first: layervault key enroll"},
 		{errs: []error{keys.ErrNoRing}, step: "the vault is made when the plugin first starts: docker plugin enable layervault"},
 		{errs: []error{keys.ErrNotFound}, step: "layervault key list"},
+		{errs: []error{vault.ErrNoLayout, area.ErrAbsent}, step: "layervault persist init"},
+		{errs: []error{area.ErrClosed}, step: "layervault persist open"},
+		{errs: []error{area.ErrInTheWay}, step: "layervault persist status says what lies there; move it away, or unmount it"},
+		{errs: []error{area.ErrInUse}, step: "stop the user of the area, then try again"},
+		{errs: []error{area.ErrFloor}, step: "remove content: layervault content gc; layervault persist du shows what takes the room"},
+		{errs: []error{content.ErrNotFound}, step: "layervault content list"},
+		{errs: []error{content.ErrInterrupted, content.ErrOffset}, step: "receive it again; layervault content list shows how much has come"},
+		{errs: []error{content.ErrUser}, step: "run the command as root"},
 		{errs: []error{volume.ErrNotFound}, step: "layervault volume list"},
 		{errs: []error{volume.ErrNoRevision}, step: "layervault revision set REVISION"},
 		{errs: []error{volume.ErrNoDisk}, step: "layervault disk list; the plugin's setting is: docker plugin set layervault disks=/persist/device.json"},
@@ -148,6 +163,17 @@ var (
 		{errs: []error{ext4.ErrNeedsRepair}, step: "layervault volume key VOLUME (or image key IMAGE) | cryptsetup open --key-file - IMAGE repair, then: e2fsck -f /dev/mapper/repair"},
 		{errs: []error{volume.ErrUnclean}, step: "layervault volume key VOLUME | cryptsetup open --readonly --key-file - IMAGE rescue, then: mount -o ro,noload /dev/mapper/rescue PATH"},
 		{errs: []error{unix.EROFS}, step: "the disk is mounted read-only: verbs that read work (volume key, image key, volume mount), with --recovery-key-file where no slot opens"},
+		{errs: []error{docker.ErrNoEngine}, step: "start the engine, and name its socket: --from or --to unix:///PATH"},
+		{errs: []error{docker.ErrAPI}, step: "Docker 20.10 to 29 can be used; for a newer engine use a newer layervault"},
+		{errs: []error{migrate.ErrClearEngine}, step: "layervault containerd config --write --docker, then restart containerd and docker; --clear moves the images anyway"},
+		{errs: []error{migrate.ErrClearFolder}, step: "layervault volume create migration, layervault volume mount migration DIR, then: --dir DIR; --clear accepts any folder"},
+		{errs: []error{migrate.ErrSpace}, step: "free some space, or use a folder on another disk (--dir DIR with one engine at a time); --no-space-check goes on anyway"},
+		{errs: []error{migrate.ErrBusy}, step: "wait until the other migration ends, then run the command again"},
+		{errs: []error{migrate.ErrState}, step: "move state.json away to begin anew: images that were moved are then moved again"},
+		{errs: []error{migrate.ErrOtherImage}, step: "remove or rename that tag on one of the two engines, then run the command again"},
+		{errs: []error{migrate.ErrArchive}, step: "save the image again from the old engine: layervault migrate run --from ADDRESS --dir DIR"},
+		{errs: []error{migrate.ErrUnfinished}, step: "free some space, then run the command again: it goes on where it ended", in: unix.ENOSPC},
+		{errs: []error{migrate.ErrUnfinished}, step: "layervault help containerd, \"Moving a host\"; run the command again: it goes on where it ended"},
 		{errs: []error{crypt.ErrNoSpace, unix.ENOSPC, unix.EDQUOT}, step: "layervault status shows the space; docker system prune frees some"},
 		{errs: []error{engine.ErrNotConfigurable}, step: "run containerd by itself: apt-get install containerd, systemctl enable --now containerd; and name its socket in daemon.json: layervault help containerd"},
 		{errs: []error{snapshotter.ErrRunning, snapshotter.ErrInUse}, step: "systemctl stop docker containerd layervault.socket layervault, then try again"},

@@ -21,6 +21,7 @@ const (
 	KindLayer  = "layer"
 	KindVolume = "volume"
 	KindDisk   = "disk"
+	KindArea   = "area"
 )
 
 // The directories at the root of an image's file system. Content lives below

@@ -29,6 +29,16 @@ func checkDataRoot(ctx context.Context, socket string) Finding {
 	return judgeDataRoot(dir, m, dmAttribute(m.Source, "name"), strings.HasPrefix(m.Source, "/dev/") && isEncrypted(m.Source))
 }
 
+// OnVault says whether a folder is on a volume of layervault: whether what is written there is
+// encrypted with a key of the vault.
+func OnVault(dir string) (bool, error) {
+	m, err := mountOf(dir)
+	if err != nil {
+		return false, err
+	}
+	return strings.HasPrefix(dmAttribute(m.Source, "name"), crypt.DeviceName("")), nil
+}
+
 // judgeDataRoot says what a data-root is worth on that mount; name is that of its
 // device-mapper device, "" for none.
 func judgeDataRoot(dir string, m *mountinfo.Info, name string, encrypted bool) Finding {

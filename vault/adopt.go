@@ -13,6 +13,11 @@ import (
 // VolumeImage is the image of a volume at a path.
 func VolumeImage(id, path string) *Image { return &Image{Kind: crypt.KindVolume, ID: id, Path: path} }
 
+// AreaImage is the image of an area.
+func (v *Vault) AreaImage(a persist.Area) *Image {
+	return &Image{Kind: crypt.KindArea, ID: string(a), Path: v.cfg.Layout.AreaImage(a)}
+}
+
 // Adopt authenticates the header of an image as it is now, after a change by hand, when agree
 // takes the changes without an error. It returns the changes; with none the image is left
 // alone. The tier's floor does not count: to bring an image up to it is what this is for.

@@ -10,7 +10,7 @@ import (
 	"layervault/keys"
 )
 
-// Image is the LUKS2 image of a layer, a volume or a disk.
+// Image is the LUKS2 image of a layer, a volume, an area or a disk.
 type Image struct {
 	Kind, ID string // in the key derivation
 	Path     string

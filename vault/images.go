@@ -22,7 +22,7 @@ import (
 // ErrOtherImages: the tier holds images of a kind that this layervault does not know.
 var ErrOtherImages = errors.New("images of a kind that this layervault does not rotate")
 
-// Images lists the images of the tier: layers, volumes, and disks of type luks. A tier with
+// Images lists the images of the tier: layers, volumes, areas, and disks of type luks. A tier with
 // LUKS images of other kinds is ErrOtherImages: a rotation would leave those without a key.
 // The known ones are returned all the same.
 func (c Contents) Images() ([]*Image, error) {
@@ -39,7 +39,9 @@ func (c Contents) KnownImages() ([]*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	for kind, dir := range map[string]string{crypt.KindVolume: c.Layout.Volumes(c.Tier), crypt.KindDisk: c.Layout.Disks(c.Tier)} {
+	for kind, dir := range map[string]string{
+		crypt.KindVolume: c.Layout.Volumes(c.Tier), crypt.KindDisk: c.Layout.Disks(c.Tier), crypt.KindArea: c.Layout.AreaImages(c.Tier),
+	} {
 		more, err := namedImages(kind, dir)
 		if err != nil {
 			return nil, err
@@ -105,7 +107,7 @@ func namedImages(kind, dir string) ([]*Image, error) {
 		}
 		path := filepath.Join(dir, e.Name())
 		_, err := volume.ParseID(e.Name())
-		is := err == nil && kind == crypt.KindVolume
+		is := err == nil && kind == crypt.KindVolume || kind == crypt.KindArea && persist.IsArea(e.Name())
 		if !is {
 			if is, err = isDisk(kind, path); err != nil {
 				return nil, fmt.Errorf("list the images: %w", err)
@@ -142,7 +144,7 @@ func isDisk(kind, path string) (bool, error) {
 
 // refuseOthers looks for images that are not among the known ones.
 func (c Contents) refuseOthers(known []*Image) error {
-	layers, volumes, disks := c.Layout.Layers(c.Tier), c.Layout.Volumes(c.Tier), c.Layout.Disks(c.Tier)
+	layers, volumes, disks, areas := c.Layout.Layers(c.Tier), c.Layout.Volumes(c.Tier), c.Layout.Disks(c.Tier), c.Layout.AreaImages(c.Tier)
 	ours := map[string]bool{}
 	for _, im := range known {
 		ours[im.Path] = true
@@ -154,7 +156,7 @@ func (c Contents) refuseOthers(known []*Image) error {
 			return nil // went away meanwhile
 		case err != nil:
 			return err
-		case path == layers:
+		case path == layers, e.IsDir() && c.isPoint(path):
 			return fs.SkipDir
 		case dir == volumes && persist.IsEVEName(e.Name()):
 			// EVE's: a guest's disk may be a LUKS image itself, and a container has many files.
@@ -164,7 +166,7 @@ func (c Contents) refuseOthers(known []*Image) error {
 			return nil
 		case !e.Type().IsRegular(), ours[path]:
 			return nil
-		case isTemporary(path) && (dir == volumes || dir == disks):
+		case isTemporary(path) && (dir == volumes || dir == disks || dir == areas):
 			return nil // an image that is being made, or a leftover of a crash
 		}
 		is, err := isLUKS(path)
@@ -177,6 +179,12 @@ func (c Contents) refuseOthers(known []*Image) error {
 		return fmt.Errorf("look for images: %w", err)
 	}
 	return nil
+}
+
+// isPoint says whether an area is mounted at a path when it is open. What is in it lies on the
+// area's own image: downloads may well be LUKS images.
+func (c Contents) isPoint(path string) bool {
+	return c.Tier == persist.Vault && slices.ContainsFunc(persist.Areas, func(a persist.Area) bool { return path == c.Layout.Area(a) })
 }
 
 // isTemporary says whether a file is an image that is being made; see crypt.SweepDir.

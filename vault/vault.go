@@ -36,6 +36,8 @@ type Config struct {
 	CryptParams crypt.Params
 	// Volumes is how volumes are kept.
 	Volumes Volumes
+	// Areas is how areas are kept.
+	Areas Areas
 	// Records lists the records of a tier that belong to neither a layer nor a volume; nil
 	// for none.
 	Records func(persist.Tier) []Record

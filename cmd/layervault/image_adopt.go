@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +28,7 @@ type adoption struct {
 }
 
 func newImageAdoptCommand(a *app) *cobra.Command {
-	var name string
+	var name, area string
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "adopt [LAYER]",
@@ -51,17 +50,35 @@ LAYER is a layer ID, the start of one, or the path of the image.`,
 	v := a.newVolumeVerb()
 	v.reads(cmd, readsPlaces|readsKeys)
 	cmd.Flags().StringVar(&name, "volume", "", "name or ID of a volume, instead of a layer")
+	cmd.Flags().StringVar(&area, "area", "", "downloader, verifier or case, instead of a layer")
+	cmd.MarkFlagsMutuallyExclusive("volume", "area")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if (name == "") == (len(args) == 0) {
-			return usagef("name one layer, or one volume with --volume")
+		if (name == "" && area == "") == (len(args) == 0) {
+			return usagef("name one layer, or one volume with --volume, or one area with --area")
 		}
-		if name == "" {
-			return v.adoptLayer(cmd.Context(), args[0], yes)
+		switch {
+		case area != "":
+			return v.adoptArea(cmd.Context(), area, yes)
+		case name != "":
+			return v.adoptVolume(cmd.Context(), name, yes)
 		}
-		return v.adoptVolume(cmd.Context(), name, yes)
+		return v.adoptLayer(cmd.Context(), args[0], yes)
 	}
 	return cmd
+}
+
+func (v *volumeVerb) adoptArea(ctx context.Context, name string, yes bool) error {
+	if !persist.IsArea(name) {
+		return usagef("unknown area %q: must be downloader, verifier or case", name)
+	}
+	return v.withVault(func(open *vault.Vault) error {
+		result, err := v.adopt(ctx, open, open.AreaImage(persist.Area(name)), persist.Vault, yes)
+		if err != nil {
+			return err
+		}
+		return v.app.printAdoption(result)
+	})
 }
 
 func (v *volumeVerb) adoptLayer(ctx context.Context, name string, yes bool) error {
@@ -125,9 +142,6 @@ func (a *app) showChanges(title, path string, changes []luks2.Change, yes bool) 
 	for _, c := range changes {
 		fmt.Fprintf(&b, "  %s\n", c)
 	}
-	if !yes {
-		b.WriteString("Adopt it as it is now? [y/N] ")
-	}
 	// A question and its context are no result.
 	if _, err := io.WriteString(a.err, b.String()); err != nil {
 		return fmt.Errorf("ask: %w", err)
@@ -135,13 +149,8 @@ func (a *app) showChanges(title, path string, changes []luks2.Change, yes bool) 
 	if yes {
 		return nil
 	}
-	answer, err := bufio.NewReader(a.in).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read the answer: %w", err)
-	}
-	switch strings.ToLower(strings.TrimSpace(answer)) {
-	case "y", "yes":
-		return nil
+	if adopt, err := a.confirm("Adopt it as it is now?"); adopt || err != nil {
+		return err
 	}
 	return errNotAdopted
 }

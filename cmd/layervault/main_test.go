@@ -41,15 +41,16 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
 			// A setting in the environment of whoever runs the tests is none of theirs.
-			for _, name := range []string{"key", "pcrs", "agent", "source", "tpm", "pin-file", "allow-zero-pcrs", "anchor", "size", "cipher", "sector", "upgrade", "loglevel", "persist"} {
+			for _, name := range []string{"key", "pcrs", "agent", "source", "tpm", "pin-file", "allow-zero-pcrs", "anchor", "size", "cipher", "sector", "upgrade", "loglevel", "persist", "downloader", "verifier", "case", "areasize", "floor"} {
 				env.Setenv(name, "")
 			}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits,
-			"post":  post,
-			"old":   oldVault,
+			"exits":         exits,
+			"post":          post,
+			"old":           oldVault,
+			"docker-engine": dockerEngine,
 		},
 	})
 }

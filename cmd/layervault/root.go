@@ -15,8 +15,10 @@ type app struct {
 	streams
 	env func(string) string
 
-	persist string // --persist
-	json    bool   // --json
+	args    []string // the command line without the program's name
+	persist string   // --persist
+	json    bool     // --json
+	areas   areaSettings
 }
 
 // layout gives the paths below --persist.
@@ -29,7 +31,7 @@ func usagef(format string, args ...any) error {
 
 // run executes a command line and returns the exit status.
 func run(ctx context.Context, args []string, s streams, env func(string) string) int {
-	a := &app{streams: s, env: env}
+	a := &app{streams: s, env: env, args: args, areas: areaSettingsOf(env)}
 	root := newRootCommand(a)
 	// What fails before this hook is the command line's fault: cobra runs it
 	// after flags and arguments were checked.
@@ -63,6 +65,7 @@ func newRootCommand(a *app) *cobra.Command {
 		&cobra.Group{ID: "daily", Title: "Daily:"},
 		&cobra.Group{ID: "keys", Title: "Keys:"},
 		&cobra.Group{ID: "volumes", Title: "Volumes:"},
+		&cobra.Group{ID: "persist", Title: "Layout of /persist:"},
 		&cobra.Group{ID: "layers", Title: "Layers:"},
 		&cobra.Group{ID: "host", Title: "Host:"},
 	)
@@ -75,8 +78,9 @@ func newRootCommand(a *app) *cobra.Command {
 	add("daily", newStatusCommand(a), newDoctorCommand(a))
 	add("keys", newKeyCommand(a), newVaultCommand(a))
 	add("volumes", newVolumeCommand(a), newRevisionCommand(a), newDiskCommand(a))
+	add("persist", newPersistCommand(a), newContentCommand(a))
 	add("layers", newImageCommand(a), newSnapshotCommand(a))
-	add("host", newServeCommand(a), newContainerdCommand(a), newVersionCommand(a))
+	add("host", newServeCommand(a), newContainerdCommand(a), newMigrateCommand(a), newVersionCommand(a))
 	root.SetHelpCommandGroupID("daily")
 	root.SetCompletionCommandGroupID("host")
 	return root

@@ -15,9 +15,12 @@ package main
 //   - The exit status says what kind of failure it was; package advice has the list.
 
 import (
+	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/docker/go-units"
@@ -90,6 +93,22 @@ func (a *app) progress(verb string) func(done, total int, things string) {
 	}
 }
 
+// confirm asks a person. Only y and yes are a yes. A question and its context are no result.
+func (a *app) confirm(question string) (bool, error) {
+	if _, err := io.WriteString(a.err, question+" [y/N] "); err != nil {
+		return false, fmt.Errorf("ask: %w", err)
+	}
+	answer, err := bufio.NewReader(a.in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("read the answer: %w", err)
+	}
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return true, nil
+	}
+	return false, nil
+}
+
 // size prints bytes for people.
 func size(n int64) string { return units.BytesSize(float64(n)) }
 
@@ -108,7 +127,7 @@ func short(id string) string {
 
 // report prints an error with its hint.
 func (a *app) report(err error) {
-	if err == nil {
+	if _, reported := errors.AsType[*advice.ReportedError](err); reported || err == nil {
 		return
 	}
 	hint := advice.Step(err)

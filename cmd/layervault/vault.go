@@ -35,6 +35,7 @@ func (a *app) newVault(s settings, v volumeSettings, person *handover.Receiver, 
 		Patience:    tpmPatience,
 		CryptParams: s.crypt(),
 		Volumes:     vault.Volumes{Mounts: v.mounts, MountsGID: v.gid, DefaultSize: v.sizeBytes, Disks: v.disks, DiskRoot: v.diskRoot},
+		Areas:       a.areas.Areas,
 		Records:     a.records,
 		Log:         log,
 	}

@@ -20,27 +20,31 @@ import (
 // packages look like it.
 const smallFiles = 40000
 
-// smallTree is a layer tar of smallFiles files of 100 to 1,500 bytes, 40 in a directory.
-func smallTree() ([]byte, error) {
+// smallTree is the layer tar of that tree.
+func smallTree() ([]byte, error) { return filesTree(smallFiles, 1) }
+
+// filesTree is a layer tar of n files of 100 to 1,500 bytes, 40 in a directory. Each seed has
+// other files.
+func filesTree(n int, seed uint64) ([]byte, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	r := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // the same tree in each run
+	r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // the same tree in each run
 	body := make([]byte, 1500)
-	for i := range smallFiles {
+	for i := range n {
 		if i%40 == 0 {
 			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: fmt.Sprintf("d%04d/", i/40), Mode: 0o755, ModTime: time.Unix(1, 0)}); err != nil {
 				return nil, err
 			}
 		}
-		n := 100 + r.IntN(1400)
-		for j := range body[:n] {
+		size := 100 + r.IntN(1400)
+		for j := range body[:size] {
 			body[j] = byte(r.Uint32())
 		}
-		h := tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("d%04d/f%02d", i/40, i%40), Mode: 0o644, Size: int64(n), ModTime: time.Unix(1, 0)}
+		h := tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("d%04d/f%02d", i/40, i%40), Mode: 0o644, Size: int64(size), ModTime: time.Unix(1, 0)}
 		if err := w.WriteHeader(&h); err != nil {
 			return nil, err
 		}
-		if _, err := w.Write(body[:n]); err != nil {
+		if _, err := w.Write(body[:size]); err != nil {
 			return nil, err
 		}
 	}

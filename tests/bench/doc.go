@@ -15,6 +15,8 @@
 //     on the same blocks of the same dm-crypt device.
 //   - with -base: the program and an earlier one of itself, each as a service with a vault
 //     and an engine of its own: docker run, ApplyDiff, and the first Get of sealed layers.
+//   - with -containerd: layervault's snapshotter and differ against containerd's snapshotters:
+//     layers in the content store until they are durable snapshots, ctr run.
 //   - volumes: the same for a volume, as a volume of docker's local driver on that device
 //     would be. Both tell what layervault costs, not what a container does.
 //

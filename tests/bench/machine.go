@@ -30,7 +30,7 @@ type versions struct {
 	Fio        string          `json:"fio"`
 }
 
-func describe(ctx context.Context, host string) (m machine, v versions, err error) {
+func describe(ctx context.Context, engine func(context.Context) (string, error)) (m machine, v versions, err error) {
 	m.CPUs = runtime.NumCPU()
 	info, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
@@ -59,7 +59,7 @@ func describe(ctx context.Context, host string) (m machine, v versions, err erro
 		return m, v, err
 	}
 	m.Kernel = strings.TrimSpace(string(kernel))
-	if v.Engine, err = dockerOn(ctx, host, "version", "--format", "{{.Server.Version}}"); err != nil {
+	if v.Engine, err = engine(ctx); err != nil {
 		return m, v, err
 	}
 	raw, err := exec.CommandContext(ctx, "layervault", "version", "--json").Output()

@@ -17,8 +17,10 @@ type bench struct {
 	mainHost, plainHost string // DOCKER_HOST of the two engines
 	persist, plainRoot  string // the disk, and a folder on it for plain trees
 	plugin              *plugin
-	base                string  // the earlier commit to compare with; "" for overlay2
-	basePlugin          *plugin // its plugin
+	base                string      // the earlier commit to compare with; "" for overlay2
+	basePlugin          *plugin     // its plugin
+	containerd          *containerd // nil where engines are compared
+	snapshotters        []string    // ours, overlayfs, and others
 	repeats, runs       int
 	fioTurns            int
 	rows                []row
@@ -48,11 +50,13 @@ func main() {
 	flag.StringVar(&b.base, "base", "", "compare with this earlier commit in place of overlay2")
 	flag.StringVar(&o.plugin, "plugin", "", "socket of the plugin (default: of the managed one)")
 	flag.StringVar(&o.basePlugin, "base-plugin", "", "socket of the plugin of -base")
+	flag.StringVar(&o.containerd, "containerd", "", "socket of a containerd: compare its snapshotters in place of engines")
+	flag.StringVar(&o.snapshotters, "snapshotters", ours+",overlayfs", "the snapshotters to compare, layervault and overlayfs first")
 	flag.IntVar(&b.repeats, "repeats", 3, "how often each pair is measured")
 	flag.IntVar(&b.runs, "runs", 7, "how often docker run is measured")
 	flag.IntVar(&b.fioTurns, "fio-turns", 40, "how often each pair of fio jobs is measured, a second each; an even number treats both sides alike")
 	flag.StringVar(&o.json, "json", "", "write the result to this file too")
-	flag.StringVar(&o.only, "only", "", "measure only these, by the first word of their names: apply,load,run,files,volumes,disk,memory,start; with -base: run,apply,open")
+	flag.StringVar(&o.only, "only", "", "measure only these, by the first word of their names: apply,load,run,files,volumes,disk,memory,start; with -base: run,apply,open; with -containerd: run,unpack,memory")
 	flag.BoolVar(&o.plot, "plot", false, "measure nothing: draw the results in the JSON files that follow into SVG files beside them")
 	flag.Parse()
 	if o.plot {
@@ -73,18 +77,14 @@ func main() {
 // options are the flags that main itself reads.
 type options struct {
 	plugin, basePlugin, json, only string
+	containerd, snapshotters       string
 	plot                           bool
 }
 
 func (b *bench) main(ctx context.Context, o options) error {
-	if o.plugin == "" {
-		id, err := dockerOn(ctx, b.mainHost, "plugin", "inspect", "--format", "{{.Id}}", "layervault")
-		if err != nil {
-			return err
-		}
-		o.plugin = "/run/docker/plugins/" + id + "/layervault.sock"
+	if err := b.connect(ctx, o); err != nil {
+		return err
 	}
-	b.plugin, b.basePlugin = newPlugin(o.plugin), newPlugin(o.basePlugin)
 	debian, err := os.ReadFile("/usr/share/layervault-guest/debian.tar")
 	if err != nil {
 		return err
@@ -95,9 +95,14 @@ func (b *bench) main(ctx context.Context, o options) error {
 	}
 	image := filepath.Join(os.TempDir(), "bench-debian.tar")
 	defer os.Remove(image)
-	steps := b.plainSteps(ctx, image, debian, small)
-	if b.base != "" {
+	var steps []step
+	switch {
+	case b.containerd != nil:
+		steps = b.snapshotSteps(ctx, debian, small)
+	case b.base != "":
 		steps = b.baseSteps(ctx, debian, small)
+	default:
+		steps = b.plainSteps(ctx, image, debian, small)
 	}
 	for _, step := range steps {
 		if o.only != "" && !strings.Contains(","+o.only+",", ","+step.name+",") {
@@ -113,6 +118,32 @@ func (b *bench) main(ctx context.Context, o options) error {
 		}
 	}
 	return printTable(os.Stdout, b.rows)
+}
+
+// connect finds what is measured.
+func (b *bench) connect(ctx context.Context, o options) (err error) {
+	if o.containerd != "" {
+		b.snapshotters = strings.Split(o.snapshotters, ",")
+		b.containerd, err = newContainerd(o.containerd)
+		return err
+	}
+	if o.plugin == "" {
+		id, err := dockerOn(ctx, b.mainHost, "plugin", "inspect", "--format", "{{.Id}}", "layervault")
+		if err != nil {
+			return err
+		}
+		o.plugin = "/run/docker/plugins/" + id + "/layervault.sock"
+	}
+	b.plugin, b.basePlugin = newPlugin(o.plugin), newPlugin(o.basePlugin)
+	return nil
+}
+
+// engine is the version of the engine that layervault serves.
+func (b *bench) engine(ctx context.Context) (string, error) {
+	if b.containerd != nil {
+		return b.containerd.version(ctx)
+	}
+	return dockerOn(ctx, b.mainHost, "version", "--format", "{{.Server.Version}}")
 }
 
 // plainSteps compare with overlay2, and with what the disk itself does. image is a file
@@ -151,7 +182,7 @@ func (b *bench) keep(ctx context.Context, jsonFile string) error {
 	}
 	r := result{Date: time.Now().UTC().Truncate(time.Second), Method: "turns A B B A, medians of their ratios; see tests/bench/doc.go", Rows: b.rows}
 	var err error
-	if r.Machine, r.Versions, err = describe(ctx, b.mainHost); err != nil {
+	if r.Machine, r.Versions, err = describe(ctx, b.engine); err != nil {
 		return err
 	}
 	r.Versions.Base = b.base

@@ -33,6 +33,8 @@ type engine struct {
 	name   string
 	root   string // data-root
 	driver string // storage driver; "" for overlay2, or overlayfs in Docker 29
+	// program is dockerd; "" for that of the engine under test.
+	program string
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -68,10 +70,14 @@ func (e *engine) Start(ctx context.Context, flags ...string) error {
 	defer log.Close()
 	storage := "overlay2"
 	if docker29() {
-		storage = "overlayfs" // containerd's
+		settings := "{}"
+		if e.program == "" {
+			storage = "overlayfs" // containerd's
+			settings = `{"features": {"time-namespaces": false}}`
+		}
 		// Not the file of the engine under test; see start-docker29 for the namespaces.
 		file := filepath.Join(e.run(), "daemon.json")
-		if err := os.WriteFile(file, []byte(`{"features": {"time-namespaces": false}}`), 0o600); err != nil {
+		if err := os.WriteFile(file, []byte(settings), 0o600); err != nil {
 			return err
 		}
 		flags = append([]string{"--config-file", file}, flags...)
@@ -80,7 +86,7 @@ func (e *engine) Start(ctx context.Context, flags ...string) error {
 		"--data-root", e.root, "--exec-root", e.run() + "/exec", "--pidfile", e.run() + "/dockerd.pid", "--host", e.Host(),
 		// the containerd of the engine under test serves this one too: each keeps to its own containers
 		"--containerd-namespace", e.name, "--containerd-plugins-namespace", e.name + "-plugins"}, flags...)
-	cmd := exec.Command("dockerd", args...)
+	cmd := exec.Command(cmp.Or(e.program, "dockerd"), args...)
 	cmd.Env = append(os.Environ(), "DOCKER_TMPDIR="+e.run()+"/tmp")
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
