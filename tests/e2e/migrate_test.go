@@ -21,7 +21,7 @@ const migrateVars = `
 	tree() {
 		local id
 		id=$($1 create --network none "$2" true)
-		$1 export "$id" | tarsum | grep -v -e '"etc/\(hosts\|hostname\|resolv.conf\|mtab\)"$' -e '^d .* "\(etc\|dev\|\.\)"$' -e '"\(\.dockerenv\|dev/.*\|proc\|sys\)"$'
+		$1 export "$id" | tarsum | grep -v -e '"etc/\(hosts\|hostname\|resolv.conf\|mtab\)"' -e '^d .* "\(etc\|dev\|\.\)"$' -e '"\(\.dockerenv\|dev/.*\|proc\|sys\)"$'
 		$1 rm "$id" >/dev/null
 	}
 	layers() { $1 image inspect -f '{{json .RootFS.Layers}}' "$2"; }
