@@ -145,6 +145,7 @@ func (im *Image) use(ctx context.Context, f func(node *os.File, fs FileSystem) e
 			err = f(node, v.content.fs)
 		}
 		if err != nil {
+			err = v.blame(err) // while the device is there
 			_ = node.Close()
 		}
 		return err
