@@ -144,6 +144,18 @@ func TestReadAllCancelled(t *testing.T) {
 	}
 }
 
+// Each open image counts once.
+func TestIsImageDevice(t *testing.T) {
+	const uuid = "5b3c1a52-6e3f-4d0b-9a77-0f0e4c1d2b3a"
+	for name, want := range map[string]bool{
+		crypt.DeviceName(uuid): true, crypt.VerityName(uuid): false, crypt.AsidePrefix + uuid + "-1a2b3c4d": false, "luks-" + uuid: false,
+	} {
+		if crypt.IsImageDevice(name) != want {
+			t.Errorf("%s: %t", name, !want)
+		}
+	}
+}
+
 // What has no sealed content is not read.
 func TestVerifyRefuses(t *testing.T) {
 	im := crypt.Image{Path: filepath.Join(t.TempDir(), "image"), Owner: owner, Key: passphrase}

@@ -48,6 +48,9 @@ type Config struct {
 	Devices func(crypt.KeySource) layer.Devices
 	// SweepDevices clears leftover devices at the start; nil for crypt.Sweep.
 	SweepDevices func(context.Context) error
+	// Corrupted lists open images in which the kernel has read a changed block; nil for
+	// crypt.Corrupted. See layer.Config.
+	Corrupted func() ([]string, error)
 	// Checkpoint is handed to the layer store; see layer.Config.
 	Checkpoint func(op, id, step string) error
 }

@@ -67,12 +67,15 @@ func New(cfg Config) *Driver {
 	if cfg.SweepDevices == nil {
 		cfg.SweepDevices = crypt.Sweep
 	}
+	if cfg.Corrupted == nil {
+		cfg.Corrupted = crypt.Corrupted
+	}
 	if cfg.OpenStore == nil {
 		own := cfg
 		cfg.OpenStore = func(ctx context.Context, keys crypt.KeySource) (*layer.Store, error) {
 			return vault.OpenLayers(ctx, own.Layout, persist.Vault, layer.Config{
 				Scratch: own.Scratch, Keys: keys, Devices: own.Devices(keys), SweepDevices: own.SweepDevices,
-				Checkpoint: own.Checkpoint, Log: own.Log,
+				Corrupted: own.Corrupted, Checkpoint: own.Checkpoint, Log: own.Log,
 			})
 		}
 	}

@@ -99,7 +99,8 @@ func (v *Vault) Layers(ctx context.Context, keys crypt.KeySource, scratch string
 		return v.layers.store, nil
 	}
 	store, err := OpenLayers(ctx, v.cfg.Layout, persist.Vault, layer.Config{
-		Scratch: scratch, Keys: keys, Devices: layer.NewDevices(keys, v.cfg.CryptParams, v.log), SweepDevices: crypt.Sweep, Log: v.log,
+		Scratch: scratch, Keys: keys, Devices: layer.NewDevices(keys, v.cfg.CryptParams, v.log), SweepDevices: crypt.Sweep,
+		Corrupted: crypt.Corrupted, Log: v.log,
 	})
 	if err != nil {
 		return nil, err
