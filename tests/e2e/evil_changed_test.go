@@ -109,7 +109,7 @@ func TestEvilMaidChangedBlock(t *testing.T) {
 	}
 	contains(t, "status", m.exits(6, "status"), "Changed:       base: ", "pull it again")
 	for range 2 {
-		if rows := fmt.Sprint(p.does("Status", nil).Status); !strings.Contains(rows, "Changed Layers base (") {
+		if rows := fmt.Sprint(p.does("Status", map[string]any{}).Status); !strings.Contains(rows, "Changed Layers base (") {
 			t.Errorf("the driver's status: %s", rows)
 		}
 	}
