@@ -22,8 +22,6 @@ var (
 	ErrNoMapper = dm.ErrUnavailable
 	// ErrNoLoop: this kernel offers no loop devices.
 	ErrNoLoop = loop.ErrUnavailable
-	// ErrNoVerity: the image has a hash tree, and this kernel has no dm-verity to check it with.
-	ErrNoVerity = errors.New("kernel has no dm-verity, which this image needs: load the module dm-verity")
 	// ErrInUse: the image is open, and the operation needs it closed.
 	ErrInUse = errors.New("image is in use")
 	// ErrNoKeyFunc: the image has no Key function. There is no empty or default key.
