@@ -23,8 +23,6 @@ var (
 	ErrNoMapper = dm.ErrUnavailable
 	// ErrNoLoop: this kernel offers no loop devices.
 	ErrNoLoop = loop.ErrUnavailable
-	// ErrNoVerity: the image has a hash tree, and this kernel has no dm-verity to check it with.
-	ErrNoVerity = errors.New("kernel has no dm-verity, which this image needs: load the module dm-verity")
 	// ErrCorrupt: a sealed image has blocks that are not what they were.
 	ErrCorrupt = verity.ErrCorrupt
 	// ErrUnreadable: the disk cannot read a part of the image.

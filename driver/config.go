@@ -28,6 +28,8 @@ type Config struct {
 	Unlock func(ctx context.Context) (crypt.KeySource, error)
 	// CryptParams is how new images are encrypted.
 	CryptParams crypt.Params
+	// Verity is for sealed layers without a hash tree, where the store is the driver's own.
+	Verity crypt.Verity
 	// DefaultSize is the size of a writable layer in bytes where no size is asked for;
 	// 0 for DefaultSize.
 	DefaultSize int64

@@ -61,8 +61,8 @@ func New(cfg Config) *Driver {
 		cfg.Started = func(*layer.Store) {}
 	}
 	if cfg.Devices == nil {
-		params, log := cfg.CryptParams, cfg.Log
-		cfg.Devices = func(keys crypt.KeySource) layer.Devices { return layer.NewDevices(keys, params, log) }
+		params, verity, log := cfg.CryptParams, cfg.Verity, cfg.Log
+		cfg.Devices = func(keys crypt.KeySource) layer.Devices { return layer.NewDevices(keys, params, verity, log) }
 	}
 	if cfg.SweepDevices == nil {
 		cfg.SweepDevices = crypt.Sweep

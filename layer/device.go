@@ -96,12 +96,16 @@ func (im Image) Check(uuid string) error {
 // Devices makes the Device of an image; NewDevices in production.
 type Devices func(Image) Device
 
-// NewDevices makes devices of package crypt.
-func NewDevices(keys crypt.KeySource, params crypt.Params, log *slog.Logger) Devices {
+// NewDevices makes devices of package crypt; verity is for sealed layers.
+func NewDevices(keys crypt.KeySource, params crypt.Params, verity crypt.Verity, log *slog.Logger) Devices {
 	templates, heap := new(crypt.Templates), new(ext4.Heap)
 	return func(im Image) Device {
+		image := im.encrypted(keys, log)
+		if im.Kind == Sealed {
+			image.Verity = verity
+		}
 		return encrypted{
-			Image:  im.encrypted(keys, log),
+			Image:  image,
 			making: crypt.Making{Params: params, IDMap: im.IDMap, Templates: templates, Heap: heap},
 		}
 	}

@@ -34,6 +34,8 @@ type Config struct {
 	Patience time.Duration
 	// CryptParams is how new images are encrypted.
 	CryptParams crypt.Params
+	// Verity is for sealed layers without a hash tree.
+	Verity crypt.Verity
 	// Volumes is how volumes are kept.
 	Volumes Volumes
 	// Areas is how areas are kept.
