@@ -68,7 +68,7 @@ func (m *maid) sealTree(id, fs string, seed byte) *sealedImage {
 		m.Fatalf("ApplyDiff: %s", a.Err)
 	}
 	p.stop()
-	im.key = filepath.Join(m.T.TempDir(), "key")
+	im.key = filepath.Join(m.TempDir(), "key")
 	sh(m.T, `out=$1 id=$2; shift 2; env "$@" layervault image key "$id" >"$out"`, append([]string{im.key, id}, m.env...)...)
 	return im
 }
