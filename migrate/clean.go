@@ -72,8 +72,13 @@ func (m *Migration) Removable(ctx context.Context) ([]Removable, error) {
 }
 
 // Clean removes one image from the old engine, name by name, and its tar from the folder. What a
-// container needs stays: docker.ErrConflict.
+// container needs stays with all its names: docker.ErrConflict.
 func (m *Migration) Clean(ctx context.Context, r Removable) error {
+	if len(r.Names) > 0 {
+		if err := m.unused(ctx, r.ID); err != nil {
+			return fmt.Errorf("old engine: %w", err)
+		}
+	}
 	for _, name := range r.Names {
 		if err := m.From.Remove(ctx, name); err != nil && !errors.Is(err, docker.ErrNotFound) {
 			return fmt.Errorf("old engine: %w", err)
@@ -87,4 +92,19 @@ func (m *Migration) Clean(ctx context.Context, r Removable) error {
 		return fmt.Errorf("tar of the image: %w", err)
 	}
 	return durable.SyncPath(filepath.Dir(file))
+}
+
+// unused wants no container of the old engine to need an image. An engine itself only refuses to
+// remove the last name.
+func (m *Migration) unused(ctx context.Context, id string) error {
+	containers, err := m.From.Containers(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range containers {
+		if containers[i].Image == id {
+			return fmt.Errorf("image is %w: container %s", docker.ErrConflict, containers[i].Name)
+		}
+	}
+	return nil
 }
