@@ -158,7 +158,7 @@ func TestExitStatus(t *testing.T) {
 		{"image differs", fmt.Errorf("%w: %w", migrate.ErrUnfinished, &migrate.ContentError{}), 6, "run the command again"},
 		{"another image's tag", fmt.Errorf("%w: %w", migrate.ErrUnfinished, migrate.ErrOtherImage), 5, "remove or rename that tag"},
 		{"two migrations", migrate.ErrBusy, 5, "wait"},
-		{"state of a migration", migrate.ErrState, 6, "state.json"},
+		{"state of a migration", fmt.Errorf("%w: %w", migrate.ErrState, errors.New("version 9 of the format")), 6, "state.json"},
 		{"not root", &fs.PathError{Op: "open", Path: "/p", Err: unix.EACCES}, 9, "run the command as root"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
