@@ -85,6 +85,7 @@ func (s *Store) EraseReplaced(ctx context.Context) (left int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	s.setWaiting(false) // until one is found
 	var errs []error
 	for _, name := range names {
 		if !strings.HasPrefix(name, resealPrefix) {
@@ -92,6 +93,7 @@ func (s *Store) EraseReplaced(ctx context.Context) (left int, err error) {
 		}
 		switch gone, err := s.retire(ctx, name); {
 		case err != nil:
+			s.setWaiting(true)
 			errs = append(errs, err)
 		case gone:
 			s.log.InfoContext(ctx, "erased a replaced image", "name", name)
@@ -131,4 +133,17 @@ func (s *Store) isPacking(dir string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.packing == dir
+}
+
+// HasReplaced says whether images wait for EraseReplaced.
+func (s *Store) HasReplaced() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waiting
+}
+
+func (s *Store) setWaiting(waiting bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = waiting
 }

@@ -319,6 +319,7 @@ func (s *Store) retire(ctx context.Context, name string) (gone bool, err error) 
 			return false, fmt.Errorf("check that the replaced image in %s is unused: %w", name, err)
 		}
 		if device != 0 {
+			s.setWaiting(true)
 			return false, nil
 		}
 	} else if !errors.Is(err, os.ErrNotExist) {

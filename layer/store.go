@@ -65,6 +65,7 @@ type Store struct {
 	changes uint64              // counts writes to records
 	broken  map[string]struct{} // fresh layers whose import broke off in this process
 	packing string              // the directory in which Reseal makes an image, "" for none
+	waiting bool                // an image that was sealed anew waits for its last user
 	closed  bool
 }
 
