@@ -51,8 +51,7 @@ func Serve(ctx context.Context, l net.Listener, cfg Config) error {
 	log := cfg.Log
 	upgrade := vault.NewUpgrading(cfg.Vault, cfg.Driver != nil || cfg.Containerd != nil, l != nil, cfg.NoUpgrade)
 	var starting sync.WaitGroup
-	var final func(context.Context, string) (layer.Resealed, error)
-	var sealing *vault.Sealing
+	sealing := vault.NewSealing(cfg.Vault, cfg.SealOlder, cfg.SealCommitted)
 	opened := func(store *layer.Store) {
 		upgrade.LayersOpen(store)
 		sealing.LayersOpen(store)
@@ -69,10 +68,7 @@ func Serve(ctx context.Context, l net.Listener, cfg Config) error {
 			settings.OpenStore = cfg.Vault.LayersFrom(cfg.Containerd.Scratch)
 		}
 		d = driver.New(settings)
-		final = d.Seal
-	}
-	sealing = vault.NewSealing(cfg.Vault, cfg.SealOlder, cfg.SealCommitted, final)
-	if d != nil {
+		sealing.Final = d.Seal
 		starting.Go(func() {
 			// After a crash dockerd does not call Init again. A failure is the answer to the
 			// next request: the driver tries again at each.

@@ -17,18 +17,18 @@ type Sealing struct {
 	// committed: writable images of layers that do not change any more, as they appear.
 	committed bool
 	layers    chan *layer.Store
-	// final seals a layer without a state, of which the graph driver knows whether it changes;
-	// nil without that door. See layer.Store.SealFinal.
-	final func(ctx context.Context, id string) (layer.Resealed, error)
+	// Final seals a layer without a state, of which the graph driver knows whether it changes;
+	// nil without that door. See layer.Store.SealFinal. It is set before Run.
+	Final func(ctx context.Context, id string) (layer.Resealed, error)
 
 	retry map[string]time.Time // layers that failed, until when they are left alone
 }
 
 // NewSealing makes the sealing of a vault's layers; with neither older nor committed it only erases
 // what was replaced before.
-func NewSealing(v *Vault, older, committed bool, final func(ctx context.Context, id string) (layer.Resealed, error)) *Sealing {
+func NewSealing(v *Vault, older, committed bool) *Sealing {
 	return &Sealing{
-		vault: v, older: older, committed: committed, final: final,
+		vault: v, older: older, committed: committed,
 		layers: make(chan *layer.Store, 1), retry: map[string]time.Time{},
 	}
 }
@@ -103,8 +103,8 @@ func (s *Sealing) sealer(ctx context.Context, store *layer.Store, r layer.Record
 		return nil
 	case r.State == layer.Committed:
 		return store.Reseal
-	case r.State == "" && !r.ReadWrite && s.final != nil && errors.Is(store.CheckUnused(ctx, r.ID), layer.ErrInUse):
-		return s.final // something stands on it
+	case r.State == "" && !r.ReadWrite && s.Final != nil && errors.Is(store.CheckUnused(ctx, r.ID), layer.ErrInUse):
+		return s.Final // something stands on it
 	}
 	return nil
 }

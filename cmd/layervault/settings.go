@@ -25,6 +25,7 @@ type settings struct {
 	sector   string
 	loglevel string
 	upgrade  string
+	seal     string
 
 	providers flags.Set
 
@@ -34,6 +35,8 @@ type settings struct {
 	sectorBytes int
 	level       slog.Level
 	noUpgrade   bool
+	sealOlder   bool
+	sealWritten bool
 }
 
 // Defaults, the same in config.json. There is none for the key: an encrypted
@@ -45,8 +48,15 @@ const (
 
 // The values of the setting upgrade.
 const (
-	upgradeAuto = "auto"
-	upgradeOff  = "off"
+	upgradeAuto   = "auto"
+	upgradeLayers = "layers"
+	upgradeOff    = "off"
+)
+
+// The values of the setting seal-committed.
+const (
+	sealOn  = "on"
+	sealOff = "off"
 )
 
 // settingsOf reads the settings from the environment. A verb adds the flags of those that it
@@ -59,6 +69,7 @@ func settingsOf(env func(string) string) settings {
 		cipher:   env("cipher"),
 		sector:   envOr(env, "sector", "4096"),
 		upgrade:  envOr(env, "upgrade", upgradeAuto),
+		seal:     envOr(env, "seal-committed", sealOff),
 		loglevel: envOr(env, "loglevel", defaultLogLevel),
 	}
 }
@@ -89,7 +100,8 @@ func (s *settings) images(f *pflag.FlagSet) {
 // serving adds the flags of a running plugin.
 func (s *settings) serving(f *pflag.FlagSet) {
 	f.StringVar(&s.size, "size", s.size, "size of a container's layer (env size)")
-	f.StringVar(&s.upgrade, "upgrade", s.upgrade, "upgrade a vault of format 1 to format 2 at the start: auto or off (env upgrade)")
+	f.StringVar(&s.upgrade, "upgrade", s.upgrade, "upgrade a vault of format 1 to format 2 at the start: auto or off; layers: also seal older layers anew, behind requests (env upgrade)")
+	f.StringVar(&s.seal, "seal-committed", s.seal, "seal the layers that builds and commits wrote, behind requests: on or off (env seal-committed)")
 	f.StringVar(&s.loglevel, "loglevel", s.loglevel, "debug, info, warn or error (env loglevel)")
 }
 
@@ -118,10 +130,16 @@ func (s *settings) check() error {
 	case err != nil, s.sectorBytes != 512 && s.sectorBytes != 4096:
 		return usagef("setting sector=%q: must be 512 or 4096", s.sector)
 	}
-	if s.upgrade != upgradeAuto && s.upgrade != upgradeOff {
-		return usagef("setting upgrade=%q: must be %s or %s", s.upgrade, upgradeAuto, upgradeOff)
+	switch s.upgrade {
+	case upgradeAuto, upgradeLayers, upgradeOff:
+	default:
+		return usagef("setting upgrade=%q: must be %s, %s or %s", s.upgrade, upgradeAuto, upgradeLayers, upgradeOff)
 	}
-	s.noUpgrade = s.upgrade == upgradeOff
+	s.noUpgrade, s.sealOlder = s.upgrade == upgradeOff, s.upgrade == upgradeLayers
+	if s.seal != sealOn && s.seal != sealOff {
+		return usagef("setting seal-committed=%q: must be %s or %s", s.seal, sealOn, sealOff)
+	}
+	s.sealWritten = s.seal == sealOn
 	if err := s.level.UnmarshalText([]byte(s.loglevel)); err != nil {
 		return usagef("setting loglevel=%q: must be debug, info, warn or error", s.loglevel)
 	}
