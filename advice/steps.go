@@ -77,6 +77,29 @@ func makePrivate(e *keys.NotPrivate) string {
 	return fmt.Sprintf("chmod 600 %s; make a new key if others may have read it", e.Path)
 }
 
+// verifyLayers makes an image be one that verity=require accepts, or accepts it.
+func verifyLayers(e *crypt.UnverifiedError) string {
+	const accept = "; to do without hash trees: docker plugin set layervault verity=prefer"
+	switch {
+	case errors.Is(e, crypt.ErrNoTree):
+		return "remove the layer in docker and pull it again" + accept
+	case errors.Is(e, crypt.ErrSmallSectors):
+		return "docker plugin set layervault sector=4096" + accept
+	}
+	if no, is := errors.AsType[crypt.KernelError](e.Reason); is {
+		return bootOther(no) + accept
+	}
+	return ""
+}
+
+// bootOther gives the kernel what it lacks.
+func bootOther(e crypt.KernelError) string {
+	if e.Module == "" {
+		return "boot a kernel with " + e.Option
+	}
+	return "modprobe " + e.Module + "; or boot a kernel with " + e.Option
+}
+
 // adoptVolume is the advice for a volume that the tier's key does not authenticate.
 const adoptVolume = "if the volume is yours: layervault image adopt --volume ID; else remove it by its ID: layervault volume remove ID"
 
@@ -139,6 +162,9 @@ var (
 		{errs: []error{layer.ErrForged}, step: "remove the layers that the message names, in docker, and pull them again; or restore their records from a backup", in: layer.ErrDamaged},
 		{errs: []error{layer.ErrOldFormat}, step: "remove the layer in docker and pull it again", in: layer.ErrDamaged},
 		{errs: []error{layer.ErrOtherImage}, step: "restore the right image from a backup; or remove the layer in docker and pull it again"},
+		{errs: []error{crypt.ErrCorrupt}, step: "remove the image in docker and pull it again; find out who wrote to the disk"},
+		{errs: []error{crypt.ErrUnreadable}, step: "dmesg shows what the disk says; replace it, or remove the image in docker and pull it again"},
+		{errs: []error{vault.ErrDamagedLayers}, step: "remove the images of the damaged layers in docker and pull them again"},
 		{errs: []error{layer.ErrInterrupted}, step: "remove the layer in docker and pull it again"},
 		{errs: []error{luks2.ErrDamaged, luks2.ErrNotLUKS2}, step: "cryptsetup luksDump the image; if both headers are gone, restore the image from a backup, or remove it in docker and pull it again"},
 		{errs: []error{luks2.ErrNoKey}, step: "layervault status; an image opens only with the vault it was made in and under its own name"},
@@ -158,6 +184,8 @@ var (
 		{errs: []error{socket.ErrStopping}, step: "run the command again after the plugin's restart"},
 		{errs: []error{driver.ErrNotDeleted}, step: "delete the files by hand, then run the failed command again"},
 		{errs: []error{driver.ErrAstray}, step: "run the failed command again"},
+		of(verifyLayers),
+		of(bootOther),
 		{errs: []error{crypt.ErrNoMapper}, step: "modprobe -a dm_mod dm_crypt"},
 		{errs: []error{crypt.ErrNoLoop}, step: "modprobe loop"},
 		{errs: []error{ext4.ErrNeedsRepair}, step: "layervault volume key VOLUME (or image key IMAGE) | cryptsetup open --key-file - IMAGE repair, then: e2fsck -f /dev/mapper/repair"},

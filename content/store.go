@@ -98,22 +98,38 @@ func (s *Store) enter(a persist.Area) (*os.Root, error) {
 	if err != nil {
 		return nil, fmt.Errorf("area %s: %w", a, err)
 	}
-	// It may have been closed in between, and a link may lead to what is mounted elsewhere.
-	inside, err := root.Stat(".")
-	if err == nil {
-		var above unix.Stat_t
-		err = unix.Stat(filepath.Dir(at), &above)
-		if st, known := inside.Sys().(*syscall.Stat_t); err == nil && known && above.Dev == st.Dev {
-			err = area.ErrClosed
-		}
-	}
-	if here, lstatErr := os.Lstat(at); err == nil && (lstatErr != nil || !os.SameFile(here, inside)) {
-		err = fmt.Errorf("%w: %s is a link; remove the link", area.ErrInTheWay, at)
-	}
-	if err != nil {
+	if err := inPlace(at, root); err != nil {
 		return nil, errors.Join(fmt.Errorf("area %s: %w", a, err), root.Close())
 	}
 	return root, nil
+}
+
+// inPlace wants an open folder to be what is mounted at an area's place. The area may have been
+// closed in between, and a link may lead to what is mounted elsewhere.
+func inPlace(at string, root *os.Root) error {
+	here, err := os.Lstat(at)
+	if err != nil {
+		return err
+	}
+	if here.Mode()&fs.ModeSymlink != 0 {
+		return fmt.Errorf("%w: %s is a link; remove the link", area.ErrInTheWay, at)
+	}
+	inside, err := root.Stat(".")
+	if err != nil {
+		return err
+	}
+	above, err := os.Stat(filepath.Dir(at))
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(here, inside) || deviceOf(above) == deviceOf(inside) {
+		return area.ErrClosed
+	}
+	return nil
+}
+
+func deviceOf(info fs.FileInfo) uint64 {
+	return uint64(info.Sys().(*syscall.Stat_t).Dev) //nolint:unconvert // 32 bit has another type
 }
 
 // CheckUser is a *UserError unless this process runs as the owner of an area.

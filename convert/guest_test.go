@@ -5,7 +5,6 @@ package convert_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -15,9 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"layervault/convert"
+	"layervault/tests/rawdisk"
 )
 
 // sh runs a script in the guest, with the program's settings in the environment.
@@ -45,28 +43,12 @@ func newDisk(t testing.TB) {
 }
 
 // onDisk counts how often the raw disk has the canary.
-func onDisk(t testing.TB) (n int) {
+func onDisk(t testing.TB) int {
 	t.Helper()
 	sh(t, `sync`)
-	f, err := os.Open(flash)
+	n, err := rawdisk.Count(flash, canary)
 	must(t, err)
-	defer f.Close()
-	buf := make([]byte, 8<<20)
-	for at := int64(0); ; {
-		from, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			return n
-		}
-		must(t, err)
-		to, err := unix.Seek(int(f.Fd()), from, unix.SEEK_HOLE)
-		must(t, err)
-		got, err := f.ReadAt(buf[:min(int64(len(buf)), to-from)], from)
-		must(t, err)
-		n += bytes.Count(buf[:got], []byte(canary))
-		if at = from + int64(got); at < to {
-			at -= int64(len(canary) - 1) // one may lie across two reads
-		}
-	}
+	return n
 }
 
 // TestGuest brings an older device into a real vault: killed again and again, then to the end, then
@@ -74,7 +56,8 @@ func onDisk(t testing.TB) (n int) {
 // clear.
 func TestGuest(t *testing.T) {
 	t.Setenv("key", "versatile")
-	d := &device{t: t, root: "/persist", areas: t.TempDir(), want: map[string]string{}, why: map[string]string{}, rng: rand.New(rand.NewPCG(1, 2))}
+	d := newDevice(t)
+	d.root, d.areas = "/persist", t.TempDir()
 	newDisk(t)
 	must(t, os.Mkdir("/persist/vault", 0o711))
 	d.everything(300)

@@ -16,9 +16,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"layervault/convert"
+	"layervault/convert/evetest"
 	"layervault/persist"
 )
 
@@ -29,46 +29,32 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// Messages of EVE's configuration, by hand.
-
-func text(num protowire.Number, s string) []byte { return bytesField(num, []byte(s)) }
-
-func bytesField(num protowire.Number, b []byte) []byte {
-	return protowire.AppendBytes(protowire.AppendTag(nil, num, protowire.BytesType), b)
-}
-
-func number(num protowire.Number, n uint64) []byte {
-	return protowire.AppendVarint(protowire.AppendTag(nil, num, protowire.VarintType), n)
-}
-
-func message(num protowire.Number, parts ...[]byte) []byte {
-	return bytesField(num, slices.Concat(parts...))
-}
+// Messages of EVE's configuration.
 
 func driveMsg(sha string, format uint64) []byte {
-	return message(4, message(1, message(1, text(1, uuidOf("image"+sha))), text(2, "image"), text(3, sha), number(4, format)), number(10, 1<<30))
+	return evetest.Message(4, evetest.Message(1, evetest.Message(1, evetest.Text(1, uuidOf("image"+sha))), evetest.Text(2, "image"), evetest.Text(3, sha), evetest.Number(4, format)), evetest.Number(10, 1<<30))
 }
 
 func refMsg(id string, generation uint64) []byte {
-	return message(16, text(1, id), number(2, generation))
+	return evetest.Message(16, evetest.Text(1, id), evetest.Number(2, generation))
 }
 
 func appMsg(id string, purge uint64, parts ...[]byte) []byte {
-	return message(4, message(1, text(1, id), text(2, "1")), text(2, "app"), slices.Concat(parts...), message(10, number(2, purge)))
+	return evetest.Message(4, evetest.Message(1, evetest.Text(1, id), evetest.Text(2, "1")), evetest.Text(2, "app"), slices.Concat(parts...), evetest.Message(10, evetest.Number(2, purge)))
 }
 
 func volumeMsg(id string, clear uint64) []byte {
-	return message(21, text(1, id), message(2, number(1, 2), text(2, uuidOf("tree"+id))), number(4, 0), number(5, 64<<20), number(8, clear))
+	return evetest.Message(21, evetest.Text(1, id), evetest.Message(2, evetest.Number(1, 2), evetest.Text(2, uuidOf("tree"+id))), evetest.Number(4, 0), evetest.Number(5, 64<<20), evetest.Number(8, clear))
 }
 
 // response is a ConfigResponse.
 func response(parts ...[]byte) []byte {
-	return slices.Concat(message(1, message(1, text(1, uuidOf("device")), text(2, "7")), slices.Concat(parts...)), text(2, "hash"))
+	return slices.Concat(evetest.Message(1, evetest.Message(1, evetest.Text(1, uuidOf("device")), evetest.Text(2, "7")), slices.Concat(parts...)), evetest.Text(2, "hash"))
 }
 
 // envelope is an AuthContainer around a payload.
 func envelope(payload []byte) []byte {
-	return slices.Concat(message(1, bytesField(1, payload)), number(2, 1), bytesField(3, []byte("cert")), bytesField(4, []byte("sig")))
+	return slices.Concat(evetest.Message(1, evetest.Message(1, payload)), evetest.Number(2, 1), evetest.Message(3, []byte("cert")), evetest.Message(4, []byte("sig")))
 }
 
 func uuidOf(seed string) string {
@@ -233,7 +219,7 @@ func (d *device) everything(files int) {
 		appMsg(few, 0, driveMsg(a, 3), driveMsg(b, 3), refMsg(vol(9), 0)),
 		appMsg(ct, 2, driveMsg(c, 8), driveMsg("", 8), driveMsg(b, 8), refMsg(vol(10), 0), refMsg(vol(11), 5), refMsg("not a uuid", 0)),
 		volumeMsg(vol(1), 0), volumeMsg(vol(2), 1), volumeMsg(vol(10), 1), volumeMsg(vol(11), 0),
-		message(20, text(1, uuidOf("tree"+vol(11))), text(5, strings.ToUpper(shaOf("resolved")))),
+		evetest.Message(20, evetest.Text(1, uuidOf("tree"+vol(11))), evetest.Text(5, strings.ToUpper(shaOf("resolved")))),
 	)))
 	img := func(sha, app, rest string) string { return "img/" + sha + "-" + app + rest }
 	// Images of VMs.

@@ -10,42 +10,36 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"layervault/convert/evetest"
 )
-
-func wireBytes(num protowire.Number, parts ...[]byte) []byte {
-	return protowire.AppendBytes(protowire.AppendTag(nil, num, protowire.BytesType), slices.Concat(parts...))
-}
-
-func wireNumber(num protowire.Number, n uint64) []byte {
-	return protowire.AppendVarint(protowire.AppendTag(nil, num, protowire.VarintType), n)
-}
 
 const testUUID = "11111111-1111-1111-1111-111111111111" // as a message it could be read to its end
 
 // sample is a ConfigResponse with an application, a volume and a content tree, and fields that
 // nothing here knows.
 func sample() []byte {
-	app := wireBytes(4,
-		wireBytes(1, wireBytes(1, []byte(testUUID)), wireBytes(2, []byte("1"))),
-		wireBytes(2, []byte("name")),
-		wireBytes(4, wireBytes(1, wireBytes(3, []byte(strings.Repeat("ab", 32))), wireNumber(4, 3)), wireNumber(5, 1)),
-		wireBytes(4, wireBytes(1, wireNumber(4, 8))),
-		wireBytes(10, wireNumber(2, 7), wireBytes(4, []byte("now"))),
-		wireBytes(16, wireBytes(1, []byte(testUUID)), wireNumber(2, 4)),
-		wireBytes(16, wireBytes(1, []byte(strings.ToUpper(testUUID[:35]+"a")))),
+	app := evetest.Message(4,
+		evetest.Message(1, evetest.Message(1, []byte(testUUID)), evetest.Message(2, []byte("1"))),
+		evetest.Message(2, []byte("name")),
+		evetest.Message(4, evetest.Message(1, evetest.Message(3, []byte(strings.Repeat("ab", 32))), evetest.Number(4, 3)), evetest.Number(5, 1)),
+		evetest.Message(4, evetest.Message(1, evetest.Number(4, 8))),
+		evetest.Message(10, evetest.Number(2, 7), evetest.Message(4, []byte("now"))),
+		evetest.Message(16, evetest.Message(1, []byte(testUUID)), evetest.Number(2, 4)),
+		evetest.Message(16, evetest.Message(1, []byte(strings.ToUpper(testUUID[:35]+"a")))),
 		protowire.AppendFixed64(protowire.AppendTag(nil, 99, protowire.Fixed64Type), 1),
 	)
-	config := wireBytes(1,
-		wireBytes(1, wireBytes(1, []byte(testUUID)), wireBytes(2, []byte("3"))),
+	config := evetest.Message(1,
+		evetest.Message(1, evetest.Message(1, []byte(testUUID)), evetest.Message(2, []byte("3"))),
 		app,
-		wireBytes(20, wireBytes(1, []byte("tree")), wireBytes(5, []byte(strings.Repeat("CD", 32)))),
-		wireBytes(21, wireBytes(1, []byte(testUUID[:35]+"a")), wireBytes(2, wireNumber(1, 2), wireBytes(2, []byte("TREE"))), wireNumber(5, 1<<20), wireNumber(8, 1)),
+		evetest.Message(20, evetest.Message(1, []byte("tree")), evetest.Message(5, []byte(strings.Repeat("CD", 32)))),
+		evetest.Message(21, evetest.Message(1, []byte(testUUID[:35]+"a")), evetest.Message(2, evetest.Number(1, 2), evetest.Message(2, []byte("TREE"))), evetest.Number(5, 1<<20), evetest.Number(8, 1)),
 	)
-	return append(config, wireBytes(2, []byte("hash"))...)
+	return append(config, evetest.Message(2, []byte("hash"))...)
 }
 
 func inEnvelope(payload []byte) []byte {
-	return append(wireBytes(1, wireBytes(1, payload)), wireBytes(5, []byte("certificate"))...)
+	return append(evetest.Message(1, evetest.Message(1, payload)), evetest.Message(5, []byte("certificate"))...)
 }
 
 func TestDecodeConfig(t *testing.T) {
@@ -87,9 +81,9 @@ func TestDecodeConfigCut(t *testing.T) {
 	}
 	for name, data := range map[string][]byte{
 		"empty": nil, "text": []byte("not a protobuf"), "zeros": make([]byte, 100), "too long": make([]byte, maxConfig+1),
-		"too many apps":   wireBytes(1, slices.Repeat(wireBytes(4), maxApps+1)),
-		"too many drives": wireBytes(1, wireBytes(4, slices.Repeat(wireBytes(4), maxDrives+1))),
-		"no config":       wireBytes(2, []byte("hash")),
+		"too many apps":   evetest.Message(1, slices.Repeat(evetest.Message(4), maxApps+1)),
+		"too many drives": evetest.Message(1, evetest.Message(4, slices.Repeat(evetest.Message(4), maxDrives+1))),
+		"no config":       evetest.Message(2, []byte("hash")),
 	} {
 		if _, err := decodeConfig(data); !errors.Is(err, ErrBadConfig) {
 			t.Errorf("%s: %v", name, err)
@@ -102,7 +96,7 @@ func FuzzConfig(f *testing.F) {
 	f.Add(sample())
 	f.Add(inEnvelope(sample()))
 	f.Add(sample()[:40])
-	f.Add(wireBytes(1, wireBytes(4, wireBytes(1, wireBytes(1, []byte(testUUID))))))
+	f.Add(evetest.Message(1, evetest.Message(4, evetest.Message(1, evetest.Message(1, []byte(testUUID))))))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)

@@ -19,6 +19,12 @@ func DeviceName(uuid string) string { return devicePrefix + uuid }
 
 const devicePrefix = "layervault-"
 
+// IsImageDevice says whether a device-mapper name is that of the device which each open image has
+// once: neither that of its hash tree, nor one that it is verified through.
+func IsImageDevice(name string) bool {
+	return strings.HasPrefix(name, devicePrefix) && !strings.HasPrefix(name, VerityName("")) && !strings.HasPrefix(name, asidePrefix)
+}
+
 // deviceUUID follows cryptsetup's convention, so that its tools, and udev's rules,
 // know the device.
 func deviceUUID(uuid string) string {

@@ -6,6 +6,7 @@ import (
 
 	"layervault/crypt/dm"
 	"layervault/crypt/loop"
+	"layervault/crypt/verity"
 )
 
 // Errors a caller can ask for with errors.Is. The ones of the packages below
@@ -22,8 +23,10 @@ var (
 	ErrNoMapper = dm.ErrUnavailable
 	// ErrNoLoop: this kernel offers no loop devices.
 	ErrNoLoop = loop.ErrUnavailable
-	// ErrNoVerity: the image has a hash tree, and this kernel has no dm-verity to check it with.
-	ErrNoVerity = errors.New("kernel has no dm-verity, which this image needs: load the module dm-verity")
+	// ErrCorrupt: a sealed image has blocks that are not what they were.
+	ErrCorrupt = verity.ErrCorrupt
+	// ErrUnreadable: the disk cannot read a part of the image.
+	ErrUnreadable = errors.New("image cannot be read from the disk")
 	// ErrInUse: the image is open, and the operation needs it closed.
 	ErrInUse = errors.New("image is in use")
 	// ErrNoKeyFunc: the image has no Key function. There is no empty or default key.
@@ -34,6 +37,13 @@ var (
 	// *FormatError.
 	ErrOldFormat = errors.New("image format is no longer accepted")
 )
+
+// CorruptError lists the blocks of a sealed image that are not what they were. It matches
+// ErrCorrupt.
+type CorruptError = verity.CorruptError
+
+// BadBlock is one of them.
+type BadBlock = verity.BadBlock
 
 // FormatError says that the image's format is older than its tier accepts.
 type FormatError struct {

@@ -186,6 +186,7 @@ func TestHeldByCryptsetup(t *testing.T) {
 		if !sealed {
 			must(t, d.create(t.Context(), 32<<20))
 		} else {
+			d.making.FileSystem = crypt.Ext4 // as it is mounted below
 			_, err := d.load(t.Context(), bytes.NewReader(layerTar(t, map[string]string{"f": "x"})))
 			must(t, err)
 		}

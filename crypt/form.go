@@ -31,6 +31,6 @@ func (im *Image) Outdated(ctx context.Context, m Making) (bool, error) {
 	if err != nil || have != oldest {
 		return false, err
 	}
-	p, err := m.plan()
+	p, err := im.plan(m)
 	return Form{FileSystem: p.fs, Hashed: p.hashed} != oldest, err
 }

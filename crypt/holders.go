@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -108,6 +109,9 @@ func refuseHolders(file *os.File, own string, readOnly bool) error {
 	}
 	return loop.Over(id.dev, id.ino, func(a loop.Attached) error {
 		devices := devicesOver(a.Number)
+		if slices.ContainsFunc(devices, func(d deviceOver) bool { return isAside(d.uuid) }) {
+			return nil // Verify reads
+		}
 		if len(devices) == 0 && a.Autoclear {
 			return fmt.Errorf("%w: /dev/loop%d of %s is being released", dm.ErrExists, a.Number, file.Name())
 		}

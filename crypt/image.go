@@ -48,8 +48,10 @@ type Image struct {
 	Label string // for logs and as the LUKS2 label; may be empty
 	// ReadOnly mounts read-only: a sealed image, or one on a disk that cannot be written.
 	ReadOnly bool
-	Key      KeyFunc
-	Log      *slog.Logger // nil for slog.Default()
+	// Verity is for sealed images, their making too.
+	Verity Verity
+	Key    KeyFunc
+	Log    *slog.Logger // nil for slog.Default()
 }
 
 func (im *Image) log() *slog.Logger {

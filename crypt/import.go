@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"layervault/crypt/dm"
 	"layervault/crypt/erofs"
 	"layervault/crypt/ext4"
 	"layervault/crypt/layertar"
@@ -29,7 +28,10 @@ type ImportResult struct {
 // its content needs.
 func (im *Image) Import(ctx context.Context, diffTar io.Reader, m Making) (ImportResult, error) {
 	var result ImportResult
-	plan, err := m.plan()
+	if err := im.mayMake(); err != nil {
+		return ImportResult{}, err
+	}
+	plan, err := im.plan(m)
 	if err != nil {
 		return ImportResult{}, err
 	}
@@ -100,47 +102,6 @@ func fill(ctx context.Context, node *os.File, diffTar io.Reader, p plan, o layer
 	}
 	tree, err := w.Finish(ctx, done.Size)
 	return done, &tree, err
-}
-
-// plan is how a sealed image is made.
-type plan struct {
-	fs     FileSystem
-	hashed bool
-}
-
-// plan chooses by what this kernel has. A device of dm-verity takes requests of whole hash blocks
-// only, so that direct I/O of 512 bytes, which is what people choose smaller sectors for, would not
-// work in a sealed layer: then there is no tree.
-func (m Making) plan() (plan, error) {
-	p := plan{fs: m.FileSystem}
-	if p.fs == "" {
-		p.fs = Ext4
-		if hasEROFS() {
-			p.fs = EROFS
-		}
-	}
-	if m.Params.SectorSize != 0 && m.Params.SectorSize != verity.BlockSize {
-		return p, nil
-	}
-	control, err := dm.Open()
-	if err != nil {
-		return p, err
-	}
-	defer func() { _ = control.Close() }()
-	p.hashed = control.HasVerity()
-	return p, nil
-}
-
-// hasEROFS says whether this kernel reads the EROFS that we write, and loads its module where it
-// is one. Holes in files are newer than the file system (Linux 5.15), and listed since 5.16.
-func hasEROFS() bool {
-	fd, err := unix.Fsopen(string(EROFS), unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return false
-	}
-	_ = unix.Close(fd)
-	_, err = os.Stat("/sys/fs/erofs/features/chunked_file")
-	return err == nil
 }
 
 // keepContent writes into the header how the image is read.

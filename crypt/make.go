@@ -125,11 +125,8 @@ func (im *Image) fsLabel() string { return im.Label[:min(len(im.Label), labelSiz
 //	renamed                                    the image, or the temporary file: one of them
 //	directory synced                           the image
 func (im *Image) make(ctx context.Context, size int64, m Making, fill func(unfinished) error) (id string, err error) {
-	if err := im.check(); err != nil {
+	if err := im.mayMake(); err != nil {
 		return "", err
-	}
-	if _, err := os.Lstat(im.Path); err == nil {
-		return "", fmt.Errorf("%s: %w", im.Path, ErrExists)
 	}
 	temp := *im
 	file, err := os.CreateTemp(filepath.Dir(im.Path), tempPrefix(im.Path)+"*")
@@ -182,6 +179,17 @@ func (im *Image) make(ctx context.Context, size int64, m Making, fill func(unfin
 		return "", err
 	}
 	return id, durable.SyncPath(filepath.Dir(im.Path))
+}
+
+// mayMake refuses an image that could not get its name.
+func (im *Image) mayMake() error {
+	if err := im.check(); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(im.Path); err == nil {
+		return fmt.Errorf("%s: %w", im.Path, ErrExists)
+	}
+	return nil
 }
 
 // format makes the file a LUKS2 image that has room for size bytes.

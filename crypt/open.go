@@ -2,6 +2,7 @@ package crypt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -39,7 +40,16 @@ func mountImage(fs FileSystem, node, at string, readOnly bool, more MountOptions
 		flags, data = unix.MS_RDONLY, ""
 	}
 	if err := unix.Mount(node, at, string(fs), flags, data); err != nil {
+		if fs == EROFS && !HasEROFS() {
+			err = fmt.Errorf("%w: %w", ErrNoEROFS, err)
+		}
 		return fmt.Errorf("mount %s at %s: %w", node, at, err)
+	}
+	if fs != EROFS {
+		return nil
+	}
+	if err := checkXattrs(at); err != nil {
+		return fmt.Errorf("mount %s at %s: %w", node, at, errors.Join(err, unix.Unmount(at, unix.MNT_DETACH)))
 	}
 	return nil
 }
@@ -145,6 +155,7 @@ func (im *Image) use(ctx context.Context, f func(node *os.File, fs FileSystem) e
 			err = f(node, v.content.fs)
 		}
 		if err != nil {
+			err = v.blame(err) // while the device is there
 			_ = node.Close()
 		}
 		return err

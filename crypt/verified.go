@@ -57,6 +57,11 @@ func (im *Image) verified(ctx context.Context, mode int) (_ *verified, err error
 	if v.content, err = contentOf(v.header); err != nil {
 		return nil, fmt.Errorf("image %s: %w", im.Path, err)
 	}
+	if v.content.tree == nil {
+		if err := im.unverified(ErrNoTree); err != nil {
+			return nil, err
+		}
+	}
 	if !v.header.NeedsRepair() {
 		return v, nil
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 
+	"layervault/crypt"
 	"layervault/engine"
 	"layervault/keys"
 	"layervault/keys/unlock"
@@ -58,6 +59,7 @@ type Host struct {
 	Persist string // folder that holds the vault
 	Cipher  string // of new images
 	Sector  int    // of new images, in bytes
+	Verity  crypt.Verity
 	Keys    unlock.Config
 	// Engines is where the container engines are looked for.
 	Engines engine.Host
@@ -75,8 +77,10 @@ func (h Host) Checks() []Check {
 	checks := []Check{
 		{"kernel", one(checkKernel)},
 		{"dm-crypt", one(checkDM)},
+		{"dm-verity", one(h.checkVerity)},
 		{"loop", one(checkLoop)},
 		{"filesystems", func(context.Context) []Finding { return checkFilesystems() }},
+		{"erofs", one(checkEROFS)},
 		{"inode numbers", one(checkInodes)},
 		{"direct i/o", one(func() Finding { return checkDirectIO(h.Sector) })},
 		{"cipher", one(func() Finding { return checkCipher(h.Cipher) })},

@@ -28,6 +28,8 @@ type Config struct {
 	Unlock func(ctx context.Context) (crypt.KeySource, error)
 	// CryptParams is how new images are encrypted.
 	CryptParams crypt.Params
+	// Verity is for sealed layers without a hash tree, where the store is the driver's own.
+	Verity crypt.Verity
 	// DefaultSize is the size of a writable layer in bytes where no size is asked for;
 	// 0 for DefaultSize.
 	DefaultSize int64
@@ -48,6 +50,9 @@ type Config struct {
 	Devices func(crypt.KeySource) layer.Devices
 	// SweepDevices clears leftover devices at the start; nil for crypt.Sweep.
 	SweepDevices func(context.Context) error
+	// Corrupted lists open images in which the kernel has read a changed block; nil for
+	// crypt.Corrupted. See layer.Config.
+	Corrupted func() ([]string, error)
 	// Checkpoint is handed to the layer store; see layer.Config.
 	Checkpoint func(op, id, step string) error
 }

@@ -61,18 +61,21 @@ func New(cfg Config) *Driver {
 		cfg.Started = func(*layer.Store) {}
 	}
 	if cfg.Devices == nil {
-		params, log := cfg.CryptParams, cfg.Log
-		cfg.Devices = func(keys crypt.KeySource) layer.Devices { return layer.NewDevices(keys, params, log) }
+		params, verity, log := cfg.CryptParams, cfg.Verity, cfg.Log
+		cfg.Devices = func(keys crypt.KeySource) layer.Devices { return layer.NewDevices(keys, params, verity, log) }
 	}
 	if cfg.SweepDevices == nil {
 		cfg.SweepDevices = crypt.Sweep
+	}
+	if cfg.Corrupted == nil {
+		cfg.Corrupted = crypt.Corrupted
 	}
 	if cfg.OpenStore == nil {
 		own := cfg
 		cfg.OpenStore = func(ctx context.Context, keys crypt.KeySource) (*layer.Store, error) {
 			return vault.OpenLayers(ctx, own.Layout, persist.Vault, layer.Config{
 				Scratch: own.Scratch, Keys: keys, Devices: own.Devices(keys), SweepDevices: own.SweepDevices,
-				Checkpoint: own.Checkpoint, Log: own.Log,
+				Corrupted: own.Corrupted, Checkpoint: own.Checkpoint, Log: own.Log,
 			})
 		}
 	}

@@ -34,7 +34,11 @@ func (d *Driver) Status(ctx context.Context) [][2]string {
 	if ids, err := s.store.IDs(); err == nil {
 		layers = strconv.Itoa(len(ids))
 	}
-	rows = append(rows, [2]string{"Layers", layers}, [2]string{"Writable Layer Size", units.BytesSize(float64(s.size))})
+	rows = append(rows, [2]string{"Layers", layers})
+	if ids := s.store.Changed(ctx); len(ids) > 0 {
+		rows = append(rows, [2]string{"Changed Layers", strings.Join(ids, ", ") + " (blocks on the disk are not what they were; layervault layer verify)"})
+	}
+	rows = append(rows, [2]string{"Writable Layer Size", units.BytesSize(float64(s.size))})
 	rows = append(rows, spaceRows(d.cfg.Layout.Root)...)
 	return append(rows,
 		[2]string{"Supports d_type", "true"},

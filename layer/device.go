@@ -109,24 +109,32 @@ func (im Image) Check(uuid string) error {
 // Devices makes the Device of an image; NewDevices in production.
 type Devices func(Image) Device
 
-// NewDevices makes devices of package crypt.
-func NewDevices(keys crypt.KeySource, params crypt.Params, log *slog.Logger) Devices {
+// NewDevices makes devices of package crypt; verity is for sealed layers.
+func NewDevices(keys crypt.KeySource, params crypt.Params, verity crypt.Verity, log *slog.Logger) Devices {
 	templates, heap := new(crypt.Templates), new(ext4.Heap)
-	open := func(context.Context) (crypt.KeySource, error) { return keys, nil }
 	return func(im Image) Device {
-		owner := crypt.Owner{Kind: crypt.KindLayer, ID: im.Layer}
-		key := crypt.KeyFrom(open, owner)
+		image := im.encrypted(keys, log)
+		if im.Kind == Sealed {
+			image.Verity = verity
+		}
 		return encrypted{
-			Image: &crypt.Image{
-				Path: im.Path, Owner: owner, Label: im.Layer, ReadOnly: im.Kind == Sealed, Log: log,
-				Key: func(ctx context.Context, format int, uuid string) ([]byte, error) {
-					if err := im.Check(uuid); err != nil {
-						return nil, err
-					}
-					return key(ctx, format, uuid)
-				},
-			},
+			Image:  image,
 			making: crypt.Making{Params: params, IDMap: im.IDMap, Literal: im.Literal, Templates: templates, Heap: heap},
 		}
+	}
+}
+
+// encrypted is im for package crypt.
+func (im Image) encrypted(keys crypt.KeySource, log *slog.Logger) *crypt.Image {
+	owner := crypt.Owner{Kind: crypt.KindLayer, ID: im.Layer}
+	key := crypt.KeyFrom(func(context.Context) (crypt.KeySource, error) { return keys, nil }, owner)
+	return &crypt.Image{
+		Path: im.Path, Owner: owner, Label: im.Layer, ReadOnly: im.Kind == Sealed, Log: log,
+		Key: func(ctx context.Context, format int, uuid string) ([]byte, error) {
+			if err := im.Check(uuid); err != nil {
+				return nil, err
+			}
+			return key(ctx, format, uuid)
+		},
 	}
 }

@@ -90,7 +90,12 @@ func (s *Store) authenticate(r Record) error {
 	if s.keys == nil {
 		return nil // a Reader shows what the files say
 	}
-	err := authenticate(r, s.keys)
+	return vouched(r, s.keys)
+}
+
+// vouched is authenticate, with an error that names the layer.
+func vouched(r Record, keys crypt.KeySource) error {
+	err := authenticate(r, keys)
 	switch {
 	case errors.Is(err, ErrForged):
 		return fmt.Errorf("%w: layer %s: record %w", ErrDamaged, r.ID, err)

@@ -23,7 +23,7 @@ import (
 type olderDevices struct{ old bool }
 
 func (o *olderDevices) devices(im layer.Image) layer.Device {
-	now := layer.NewDevices(layertest.Keys{}, crypt.Params{}, nil)(im)
+	now := layer.NewDevices(layertest.Keys{}, crypt.Params{}, crypt.VerityPrefer, nil)(im)
 	if o.old {
 		return olderDevice{now, im}
 	}

@@ -41,6 +41,9 @@ type Config struct {
 	// SweepDevices removes layervault devices that a dead process left behind; crypt.Sweep
 	// in production, nil for none.
 	SweepDevices func(context.Context) error
+	// Corrupted lists the LUKS2 UUIDs of open images in which the kernel has read a changed
+	// block; crypt.Corrupted in production, nil for a store that does not look.
+	Corrupted func() ([]string, error)
 	// Checkpoint, if set, is called at each step at which a crash leaves another
 	// state on disk. Its error makes the step fail.
 	Checkpoint func(op, id, step string) error
@@ -59,6 +62,7 @@ type Store struct {
 	locks   keylock.Locks
 	index   index
 	warm    warm
+	changed changed
 
 	mu      sync.Mutex
 	records map[string]Record   // what was read or written; one per layer touched
@@ -109,7 +113,11 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 			return nil, fmt.Errorf("sweep leftover devices: %w", err)
 		}
 	}
-	return s, s.sweep(ctx)
+	if err := s.sweep(ctx); err != nil {
+		return nil, err
+	}
+	s.watch(ctx)
+	return s, nil
 }
 
 // The lock of a killed process survives in a child such as mkfs between fork and exec.
@@ -147,6 +155,7 @@ func (s *Store) Close(ctx context.Context) error {
 	if already {
 		return nil
 	}
+	s.unwatch()
 	errs := []error{s.warm.dropAll()}
 	if s.lock != nil && s.cfg.Scratch != "" {
 		errs = append(errs, mounts.ReleaseScratch(s.cfg.Scratch))

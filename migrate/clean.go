@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,8 @@ type Removable struct {
 	Names []string `json:"names"` // on the old engine
 	Tar   bool     `json:"tar"`   // in the folder
 
-	name string
+	name   string
+	needed string // name of a container that needs it, "" for none
 }
 
 // Name is what people know the image by.
@@ -34,13 +36,17 @@ func (m *Migration) Removable(ctx context.Context) ([]Removable, error) {
 	if err := m.engines(ctx, &Plan{}); err != nil {
 		return nil, err
 	}
+	needed, err := m.needed(ctx)
+	if err != nil {
+		return nil, err
+	}
 	list := []Removable{}
 	for i := range state.Images {
 		e := &state.Images[i]
 		if e.Stage != Verified {
 			continue
 		}
-		r := Removable{ID: e.ID, Names: []string{}, Tar: m.hasTar(e), name: e.Name()}
+		r := Removable{ID: e.ID, Names: []string{}, Tar: m.hasTar(e), name: e.Name(), needed: needed[e.ID]}
 		tags := e.Tags
 		if m.From != nil {
 			im, err := m.From.Inspect(ctx, e.ID)
@@ -72,8 +78,11 @@ func (m *Migration) Removable(ctx context.Context) ([]Removable, error) {
 }
 
 // Clean removes one image from the old engine, name by name, and its tar from the folder. What a
-// container needs stays: docker.ErrConflict.
+// container needs stays with all its names: docker.ErrConflict.
 func (m *Migration) Clean(ctx context.Context, r Removable) error {
+	if len(r.Names) > 0 && r.needed != "" {
+		return fmt.Errorf("old engine: image is %w: container %s", docker.ErrConflict, r.needed)
+	}
 	for _, name := range r.Names {
 		if err := m.From.Remove(ctx, name); err != nil && !errors.Is(err, docker.ErrNotFound) {
 			return fmt.Errorf("old engine: %w", err)
@@ -87,4 +96,21 @@ func (m *Migration) Clean(ctx context.Context, r Removable) error {
 		return fmt.Errorf("tar of the image: %w", err)
 	}
 	return durable.SyncPath(filepath.Dir(file))
+}
+
+// needed has, by the image's ID, a container of the old engine that needs the image. An engine
+// itself only refuses to remove the last name.
+func (m *Migration) needed(ctx context.Context) (map[string]string, error) {
+	by := map[string]string{}
+	if m.From == nil {
+		return by, nil
+	}
+	containers, err := m.From.Containers(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("old engine: %w", err)
+	}
+	for i := range containers {
+		by[containers[i].Image] = cmp.Or(containers[i].Name, containers[i].ID)
+	}
+	return by, nil
 }

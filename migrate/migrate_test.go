@@ -421,6 +421,26 @@ func TestArchive(t *testing.T) {
 	}
 }
 
+// An engine lets go all names of an image but the last while a container needs the image. Clean
+// takes none.
+func TestCleanKeepsNames(t *testing.T) {
+	h := newHosts(t, image("a", "a:1", "a:2"))
+	_, err := h.outcomes(t)
+	must(t, err)
+	h.from.Containers = []string{`{"Name":"/keeper","Image":"` + h.from.IDOf(h.from.Images[0]) + `"}`}
+	list, err := h.m.Removable(t.Context())
+	must(t, err)
+	if len(list) != 1 {
+		t.Fatalf("removable is %v", list)
+	}
+	if err := h.m.Clean(t.Context(), list[0]); !errors.Is(err, docker.ErrConflict) || !strings.Contains(err.Error(), "container keeper") {
+		t.Errorf("%v", err)
+	}
+	if got := tagsOf(h.from); !slices.Equal(got, []string{"a:1", "a:2"}) {
+		t.Errorf("the old engine has %q", got)
+	}
+}
+
 // Clean leaves what the new engine does not have as it was.
 func TestCleanAfterLoss(t *testing.T) {
 	h := newHosts(t, image("a", "a:1"), image("b", "b:1"))

@@ -65,8 +65,12 @@ func ReadLayers(ctx context.Context, l persist.Layout) (_ []LayerRow, err error)
 // FindLayer finds the image of a layer of the vault by what a person typed: a layer's id, the
 // beginning of one, or the path of its image. Errors: layer.ErrBadID, layer.ErrNotFound,
 // ErrAmbiguous.
-func FindLayer(ctx context.Context, l persist.Layout, name string) (_ *Image, err error) {
-	r, err := layer.OpenReader(l.Layers(persist.Vault))
+func FindLayer(ctx context.Context, l persist.Layout, name string) (*Image, error) {
+	return findLayerOf(ctx, l, persist.Vault, name)
+}
+
+func findLayerOf(ctx context.Context, l persist.Layout, tier persist.Tier, name string) (_ *Image, err error) {
+	r, err := layer.OpenReader(l.Layers(tier))
 	if err != nil {
 		return nil, err
 	}

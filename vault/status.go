@@ -161,6 +161,9 @@ type LayerCounts struct {
 	Disk     int64          `json:"disk_bytes"`
 	Ciphers  map[string]int `json:"ciphers"` // images by cipher
 	Mounted  int            `json:"mounted"` // layers mounted in this mount namespace
+	// Changed are open layers in which the kernel has read a block that was changed on the disk;
+	// null where the caller may not ask.
+	Changed []string `json:"changed"`
 }
 
 // CountLayers counts what ReadLayers gave.
@@ -230,7 +233,7 @@ func OpenImages(rows []LayerRow) (open, mounted int, err error) {
 	for _, name := range names {
 		// A device that went away in between is no longer open.
 		b, err := os.ReadFile(name)
-		if err == nil && strings.HasPrefix(string(b), crypt.DeviceName("")) && !strings.HasPrefix(string(b), crypt.VerityName("")) {
+		if err == nil && crypt.IsImageDevice(strings.TrimSuffix(string(b), "\n")) {
 			open++
 		}
 	}
@@ -287,5 +290,7 @@ func (v *Vault) ReadStatus(ctx context.Context, hint func(error) string) (st Sta
 	volumes, volumesErr := volume.List(ctx, l)
 	st.Volumes = CountVolumes(volumes)
 	st.Kernel.OpenImages, st.Layers.Mounted, kernelErr = OpenImages(rows)
-	return st, errors.Join(vaultErr, layersErr, formatsErr, volumesErr, kernelErr)
+	var changedErr error
+	st.Layers.Changed, changedErr = ChangedLayers(rows)
+	return st, errors.Join(vaultErr, layersErr, formatsErr, volumesErr, kernelErr, changedErr)
 }

@@ -72,7 +72,7 @@ func (v *Vault) volumeDisks(keys VolumeKeys) volume.Disks {
 // nothing.
 func (v *Vault) openLayers(ctx context.Context, tier persist.Tier, keys crypt.KeySource) (*layer.Store, error) {
 	return OpenLayers(ctx, v.cfg.Layout, tier, layer.Config{
-		Keys: keys, Devices: layer.NewDevices(keys, crypt.Params{}, v.log), Log: v.log,
+		Keys: keys, Devices: layer.NewDevices(keys, crypt.Params{}, crypt.VerityPrefer, v.log), Log: v.log,
 	})
 }
 
@@ -99,7 +99,8 @@ func (v *Vault) Layers(ctx context.Context, keys crypt.KeySource, scratch string
 		return v.layers.store, nil
 	}
 	store, err := OpenLayers(ctx, v.cfg.Layout, persist.Vault, layer.Config{
-		Scratch: scratch, Keys: keys, Devices: v.devices(keys), SweepDevices: crypt.Sweep, Log: v.log,
+		Scratch: scratch, Keys: keys, Devices: v.devices(keys), SweepDevices: crypt.Sweep,
+		Corrupted: crypt.Corrupted, Log: v.log,
 	})
 	if err != nil {
 		return nil, err
@@ -113,7 +114,7 @@ func (v *Vault) devices(keys crypt.KeySource) layer.Devices {
 	if v.cfg.Devices != nil {
 		return v.cfg.Devices(keys)
 	}
-	return layer.NewDevices(keys, v.cfg.CryptParams, v.log)
+	return layer.NewDevices(keys, v.cfg.CryptParams, v.cfg.Verity, v.log)
 }
 
 // LayersFrom is Layers for a door that is handed its store by a function.

@@ -60,7 +60,7 @@ func openTier(t *testing.T, l persist.Layout, tier persist.Tier) *open {
 	source := unlock.NewSource(cfg, key)
 	var layers *layer.Store
 	if tier == persist.Vault {
-		layers, err = layer.Open(ctx, layer.Config{Root: l.Layers(tier), Keys: source, Devices: layer.NewDevices(source, crypt.Params{}, quiet), Log: quiet})
+		layers, err = layer.Open(ctx, layer.Config{Root: l.Layers(tier), Keys: source, Devices: layer.NewDevices(source, crypt.Params{}, crypt.VerityPrefer, quiet), Log: quiet})
 		must(t, err)
 	}
 	work := t.TempDir()

@@ -19,7 +19,7 @@ func TestUpgradingWithoutVolumes(t *testing.T) {
 	v := vault.New(vaulttest.Config(l.Root))
 	source, err := v.Borrow(t.Context())
 	must(t, err)
-	layers, err := layer.Open(t.Context(), layer.Config{Root: l.Layers(persist.Vault), Keys: source, Devices: layer.NewDevices(source, crypt.Params{}, quiet), Log: quiet})
+	layers, err := layer.Open(t.Context(), layer.Config{Root: l.Layers(persist.Vault), Keys: source, Devices: layer.NewDevices(source, crypt.Params{}, crypt.VerityPrefer, quiet), Log: quiet})
 	must(t, err)
 	defer func() { must(t, errors.Join(layers.Close(t.Context()), v.Close())) }()
 	u := vault.NewUpgrading(v, true, false, false)

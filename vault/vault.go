@@ -37,6 +37,8 @@ type Config struct {
 	CryptParams crypt.Params
 	// Devices makes the images of layers; nil for encrypted ones of package crypt.
 	Devices func(crypt.KeySource) layer.Devices
+	// Verity is for sealed layers without a hash tree.
+	Verity crypt.Verity
 	// Volumes is how volumes are kept.
 	Volumes Volumes
 	// Areas is how areas are kept.

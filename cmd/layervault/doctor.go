@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"layervault/advice"
+	"layervault/crypt"
 	"layervault/doctor"
 	"layervault/driver"
 	"layervault/engine"
@@ -27,6 +28,7 @@ problem. Nothing is changed. Exit status 8 if something essential is missing.`,
 	}
 	s.making(cmd.Flags(), a.env)
 	cmd.Flags().StringVar(&s.cipher, "cipher", s.cipher, "cipher of new images, as dm-crypt names it (env cipher)")
+	s.sealed(cmd.Flags())
 	return cmd
 }
 
@@ -35,7 +37,7 @@ func (a *app) doctor(ctx context.Context, s settings) error {
 		return err
 	}
 	host := doctor.Host{
-		Driver: driver.Name, Persist: a.persist, Cipher: s.cipher, Sector: s.sectorBytes, Keys: a.keyConfig(s, nil), NextStep: advice.Step,
+		Driver: driver.Name, Persist: a.persist, Cipher: s.cipher, Sector: s.sectorBytes, Verity: crypt.Verity(s.verity), Keys: a.keyConfig(s, nil), NextStep: advice.Step,
 		Snapshotter: engine.Wanted{Snapshots: plugin.DefaultSnapshotSocket, Diffs: plugin.DefaultDiffSocket, Exports: a.layout().Tier(persist.Vault)},
 	}
 	findings, err := doctor.Run(ctx, host.Checks())

@@ -79,7 +79,7 @@ func newRootCommand(a *app) *cobra.Command {
 	add("keys", newKeyCommand(a), newVaultCommand(a))
 	add("volumes", newVolumeCommand(a), newRevisionCommand(a), newDiskCommand(a))
 	add("persist", newPersistCommand(a), newContentCommand(a))
-	add("layers", newImageCommand(a), newSnapshotCommand(a))
+	add("layers", newLayerCommand(a), newImageCommand(a), newSnapshotCommand(a))
 	add("host", newServeCommand(a), newContainerdCommand(a), newMigrateCommand(a), newVersionCommand(a))
 	root.SetHelpCommandGroupID("daily")
 	root.SetCompletionCommandGroupID("host")

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"layervault/advice"
+	"layervault/crypt"
 	"layervault/driver"
 	"layervault/keys"
 	"layervault/keys/handover"
@@ -46,7 +47,7 @@ Each setting is a flag or the environment variable of the same name, which
 	f := cmd.Flags()
 	d.register(f)
 	s.making(f, a.env)
-	for _, add := range []func(*pflag.FlagSet){s.images, s.serving, v.found, v.made, v.serving} {
+	for _, add := range []func(*pflag.FlagSet){s.images, s.sealed, s.serving, v.found, v.made, v.serving} {
 		add(f)
 	}
 	return cmd
@@ -82,7 +83,7 @@ func (a *app) serve(ctx context.Context, s settings, v volumeSettings, d doorSet
 	person := handover.New(a.layout().Tier(persist.Vault), log)
 	cfg.Vault = a.newVault(s, v, person, log)
 	if d.Has(plugin.DoorGraph) {
-		cfg.Driver = &driver.Config{Layout: a.layout(), CryptParams: s.crypt(), DefaultSize: s.sizeBytes, Log: log}
+		cfg.Driver = &driver.Config{Layout: a.layout(), CryptParams: s.crypt(), Verity: crypt.Verity(s.verity), DefaultSize: s.sizeBytes, Log: log}
 	}
 	return errors.Join(plugin.Serve(ctx, l, cfg), cfg.Vault.Close(), person.Close())
 }

@@ -23,6 +23,7 @@ type settings struct {
 	size     string
 	cipher   string
 	sector   string
+	verity   string
 	loglevel string
 	upgrade  string
 	seal     string
@@ -68,6 +69,7 @@ func settingsOf(env func(string) string) settings {
 		size:     envOr(env, "size", defaultSize),
 		cipher:   env("cipher"),
 		sector:   envOr(env, "sector", "4096"),
+		verity:   envOr(env, "verity", string(crypt.VerityPrefer)),
 		upgrade:  envOr(env, "upgrade", upgradeAuto),
 		seal:     envOr(env, "seal-committed", sealOff),
 		loglevel: envOr(env, "loglevel", defaultLogLevel),
@@ -95,6 +97,11 @@ func (s *settings) keys(f *pflag.FlagSet, env func(string) string, use keys.Use)
 func (s *settings) images(f *pflag.FlagSet) {
 	f.StringVar(&s.cipher, "cipher", s.cipher, "cipher of new images, as dm-crypt names it; empty for aes-xts-plain64 (env cipher)")
 	f.StringVar(&s.sector, "sector", s.sector, "encryption sector of new images: 512 or 4096 (env sector)")
+}
+
+// sealed adds the flag for sealed layers.
+func (s *settings) sealed(f *pflag.FlagSet) {
+	f.StringVar(&s.verity, "verity", s.verity, "hash trees of sealed layers: prefer, or require to refuse layers without one (env verity)")
 }
 
 // serving adds the flags of a running plugin.
@@ -129,6 +136,9 @@ func (s *settings) check() error {
 	switch s.sectorBytes, err = strconv.Atoi(s.sector); {
 	case err != nil, s.sectorBytes != 512 && s.sectorBytes != 4096:
 		return usagef("setting sector=%q: must be 512 or 4096", s.sector)
+	}
+	if v := crypt.Verity(s.verity); v != crypt.VerityPrefer && v != crypt.VerityRequire {
+		return usagef("setting verity=%q: must be %s or %s", s.verity, crypt.VerityPrefer, crypt.VerityRequire)
 	}
 	switch s.upgrade {
 	case upgradeAuto, upgradeLayers, upgradeOff:

@@ -88,6 +88,9 @@ func (a *app) printStatus(st status) error {
 	line("Cipher", "%s", orDash(strings.Join(ciphers, ", ")))
 	line("Layers", "%d sealed, %d writable, %d fresh, %d damaged, %s on disk",
 		st.Layers.Sealed, st.Layers.Writable, st.Layers.Fresh, st.Layers.Damaged, size(st.Layers.Disk))
+	for _, name := range st.Layers.Changed {
+		line("Changed", "%s: a block on the disk is not what it was; layervault layer verify %[1]s", short(name))
+	}
 	line("Volumes", "%d encrypted, %d clear, %d on disks, %d superseded, %d damaged",
 		st.Volumes.Encrypted, st.Volumes.Clear, st.Volumes.OnDisks, st.Volumes.Superseded, st.Volumes.Damaged)
 	line("Mounted", "%d layers here, %d images open in the kernel", st.Layers.Mounted, st.Kernel.OpenImages)

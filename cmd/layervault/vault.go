@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"layervault/advice"
+	"layervault/crypt"
 	"layervault/driver"
 	"layervault/keys"
 	"layervault/keys/flags"
@@ -34,6 +35,7 @@ func (a *app) newVault(s settings, v volumeSettings, person *handover.Receiver, 
 		Person:      person,
 		Patience:    tpmPatience,
 		CryptParams: s.crypt(),
+		Verity:      crypt.Verity(s.verity),
 		Volumes:     vault.Volumes{Mounts: v.mounts, MountsGID: v.gid, DefaultSize: v.sizeBytes, Disks: v.disks, DiskRoot: v.diskRoot},
 		Areas:       a.areas.Areas,
 		Records:     a.records,

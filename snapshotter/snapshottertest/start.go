@@ -33,7 +33,7 @@ func Plain(cfg *layer.Config) { cfg.Keys, cfg.Devices = layertest.Keys{}, layert
 
 // Encrypted makes images as in production.
 func Encrypted(cfg *layer.Config) {
-	cfg.Keys, cfg.Devices = keys{}, layer.NewDevices(keys{}, crypt.CryptParams{}, cfg.Log)
+	cfg.Keys, cfg.Devices = keys{}, layer.NewDevices(keys{}, crypt.CryptParams{}, crypt.VerityPrefer, cfg.Log)
 	cfg.SweepDevices = crypt.Sweep
 }
 

@@ -37,8 +37,9 @@ type plugin struct {
 
 // graphAnswer is what a graph driver answers.
 type graphAnswer struct {
-	Err string
-	Dir string
+	Err    string
+	Dir    string
+	Status [][2]string
 }
 
 // serve starts the plugin; in a control group, if one is named.

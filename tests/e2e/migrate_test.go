@@ -105,8 +105,8 @@ func TestMigrate(t *testing.T) {
 	if err == nil {
 		t.Errorf("clean removed what a container needs:\n%s", out)
 	}
-	contains(t, "clean", out, "removed noise:1", "in use")
-	if got := sh(t, migrateVars+`old image ls --format '{{.Repository}}' | sort -u | tr '\n' ' '`); strings.Contains(got, "noise") || !strings.Contains(got, "moved") {
+	contains(t, "clean", out, "removed noise:1", "in use: container keeper")
+	if got := sh(t, migrateVars+`old image ls --format '{{.Repository}}:{{.Tag}}' | sort | tr '\n' ' '`); strings.Contains(got, "noise") || !strings.Contains(got, "moved:1 moved:2") {
 		t.Errorf("the old engine has %q", got)
 	}
 	if got := docker(t, "run", "--rm", "--network", "none", "built:1"); got != "built" {

@@ -17,10 +17,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
-	"google.golang.org/protobuf/encoding/protowire"
+	"layervault/convert/evetest"
+	"layervault/tests/rawdisk"
 )
 
 func main() {
@@ -36,7 +36,7 @@ func run(args []string) error {
 	case len(args) == words && args[0] == "make":
 		return makeDevice(args[1], args[2])
 	case len(args) == words && args[0] == "count":
-		n, err := count(args[1], args[2])
+		n, err := rawdisk.Count(args[1], args[2])
 		fmt.Println(n)
 		return err
 	}
@@ -77,29 +77,22 @@ func makeDevice(root, marker string) error {
 
 // config is a ConfigResponse with the two applications and their volumes.
 func config(diskSum, treeSum string) []byte {
-	return message(1, slices.Concat(
-		message(1, slices.Concat(text(1, "99999999-0000-4000-8000-000000000000"), text(2, "1"))),
+	return evetest.Message(1,
+		evetest.Message(1, evetest.Text(1, "99999999-0000-4000-8000-000000000000"), evetest.Text(2, "1")),
 		app(vmApp, drive(diskSum, qcow2), vmVolume),
 		app(containerApp, drive(treeSum, container), containerVolume),
-	))
+	)
 }
 
 func app(id string, drive []byte, volume string) []byte {
-	return message(4, slices.Concat(
-		message(1, slices.Concat(text(1, id), text(2, "1"))), text(2, "app"), drive,
-		message(16, text(1, volume)),
-	))
+	return evetest.Message(4,
+		evetest.Message(1, evetest.Text(1, id), evetest.Text(2, "1")), evetest.Text(2, "app"), drive,
+		evetest.Message(16, evetest.Text(1, volume)),
+	)
 }
 
 func drive(sha string, format uint64) []byte {
-	image := slices.Concat(text(2, "image"), text(3, sha), protowire.AppendVarint(protowire.AppendTag(nil, 4, protowire.VarintType), format))
-	return message(4, message(1, image))
-}
-
-func text(field protowire.Number, s string) []byte { return message(field, []byte(s)) }
-
-func message(field protowire.Number, content []byte) []byte {
-	return protowire.AppendBytes(protowire.AppendTag(nil, field, protowire.BytesType), content)
+	return evetest.Message(4, evetest.Message(1, evetest.Text(2, "image"), evetest.Text(3, sha), evetest.Number(4, format)))
 }
 
 // noise is content that does not compress, with the marker in its middle.

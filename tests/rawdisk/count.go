@@ -1,4 +1,5 @@
-package main
+// Package rawdisk searches disks that are sparse files.
+package rawdisk
 
 import (
 	"bytes"
@@ -11,8 +12,8 @@ import (
 // readSize is how much is read at once.
 const readSize = 8 << 20
 
-// count reads what a sparse file has on the disk, and leaves its holes out.
-func count(disk, marker string) (n int, err error) {
+// Count says how often a disk has marker. What was never written, the holes, is not read.
+func Count(disk, marker string) (n int, err error) {
 	f, err := os.Open(disk)
 	if err != nil {
 		return 0, err
