@@ -127,7 +127,7 @@ func readFull(r io.ReaderAt, b []byte, at int64) error {
 	switch {
 	case n == len(b):
 		return nil
-	case err == nil || err == io.EOF: //nolint:errorlint // as io.ReaderAt documents it
+	case err == nil || err == io.EOF:
 		return io.ErrUnexpectedEOF
 	}
 	return err

@@ -122,7 +122,11 @@ func TestSizes(t *testing.T) {
 		t.Run(fmt.Sprint(blocks), func(t *testing.T) {
 			size := int64(blocks) * block
 			f := file(t, size+verity.Size(size))
-			w, err := verity.NewWriter(f, verity.Options{Limit: size, Salt: salt(uint64(blocks))})
+			o := verity.Options{Limit: size, Salt: salt(uint64(blocks))}
+			if size > verity.MemoryLimit {
+				o.Scratch = size + verity.Size(size)
+			}
+			w, err := verity.NewWriter(f, o)
 			must(t, err)
 			data := random(uint64(blocks), int(size))
 			for at := 0; at < len(data); at += 1 << 20 {
