@@ -56,7 +56,8 @@ func TestResealEncrypted(t *testing.T) {
 	s := open(t, cfg)
 	addOld(t, s, "base", "")
 	was := record(t, s, "base")
-	must(t, s.Create(ctx, "x", "base", layer.CreateOptions{ReadWrite: true, DefaultSize: 128 << 20, Name: "a", State: layer.Active}))
+	must(t, s.Create(ctx, "top", "base", layer.CreateOptions{ReadWrite: true, DefaultSize: 32 << 20}))
+	must(t, s.Create(ctx, "x", "", layer.CreateOptions{ReadWrite: true, DefaultSize: 128 << 20, Name: "a", State: layer.Active}))
 	fillWritable(t, s, "x")
 	must(t, s.Commit(ctx, "x", "b", ""))
 	must(t, s.Create(ctx, "y", "x", layer.CreateOptions{ReadWrite: true, DefaultSize: 32 << 20, Name: "c", State: layer.Active}))
@@ -64,7 +65,7 @@ func TestResealEncrypted(t *testing.T) {
 
 	chain, err := s.Chain("y")
 	must(t, err)
-	held, err := s.Open(ctx, chain)
+	held, err := s.Open(ctx, append(chain, was))
 	must(t, err)
 	shows := map[string][]string{"base": tree(t, held.Content(2)), "x": tree(t, held.Content(1))}
 	file, err := os.Open(filepath.Join(held.Content(2), "large"))
@@ -117,8 +118,10 @@ func TestResealEncrypted(t *testing.T) {
 	if now := record(t, s, "base"); now.Replaces != "" || now.Size != was.Size || now.UUID == was.UUID {
 		t.Errorf("%+v, was %+v", now, was)
 	}
-	if _, err := s.Chain("y"); err != nil {
-		t.Error(err)
+	for _, id := range []string{"y", "top"} {
+		if chain, err := s.Chain(id); err != nil || len(chain) != 2 {
+			t.Errorf("chain of %s: %d, %v", id, len(chain), err)
+		}
 	}
 }
 

@@ -6,17 +6,15 @@ import (
 	"fmt"
 	"strings"
 
-	"layervault/internal/mounts"
 	"layervault/layer"
 	"layervault/persist"
 )
 
-// LayersReport says what became of the older sealed layers of one tier. The JSON names are those of
-// vault upgrade --layers --json.
+// LayersReport says what became of the older sealed layers of one tier; a part of UpgradeReport.
 type LayersReport struct {
-	Tier   string `json:"tier"`
-	Layers int    `json:"layers"` // sealed ones
-	Sealed int    `json:"sealed"` // anew, by this run
+	Tier   string `json:"-"`
+	Layers int    `json:"sealed_layers"`
+	Sealed int    `json:"sealed_anew"` // by this run
 	// Before and After are bytes on the disk of those images.
 	Before int64 `json:"bytes_before"`
 	After  int64 `json:"bytes_after"`
@@ -51,7 +49,8 @@ var ErrNotSealed = errors.New("not every older layer was sealed anew")
 
 // SealLayers seals every older sealed layer of a tier anew that no other process uses the layers
 // of. Containers may run. It may be interrupted and repeated: what is done is not done again.
-// scratch is a folder for private mounts. A layer that fails does not keep the others; the report
+// scratch is a folder to mount images in. A process that is killed leaves what is mounted there to
+// its mount namespace: with one of its own, nothing is left. A layer that fails does not keep the others; the report
 // names it, and the error is ErrNotSealed. Error for a tier that a plugin has: ErrSealing.
 func (v *Vault) SealLayers(ctx context.Context, tier persist.Tier, scratch string, progress func(done, total int, name string)) (r LayersReport, err error) {
 	r = LayersReport{Tier: string(tier), Failed: []string{}}
@@ -63,10 +62,6 @@ func (v *Vault) SealLayers(ctx context.Context, tier persist.Tier, scratch strin
 		return r, fmt.Errorf("unlock %s: %w", tier, err)
 	}
 	defer func() { err = errors.Join(err, opened.Close()) }()
-	// What an earlier run that was killed left mounted keeps replaced images open.
-	if err := mounts.ReleaseScratch(scratch); err != nil {
-		return r, err
-	}
 	store, err := OpenLayers(ctx, v.cfg.Layout, tier, layer.Config{
 		Scratch: scratch, Keys: opened.Source, Devices: v.devices(opened.Source), Log: v.log,
 	})

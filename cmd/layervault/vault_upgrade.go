@@ -67,6 +67,11 @@ func (u *upgradeVerb) run(ctx context.Context) error {
 	if err := errors.Join(u.set.check(), u.vol.check()); err != nil {
 		return err
 	}
+	if u.layers {
+		if err := u.app.hideMounts(); err != nil {
+			return err
+		}
+	}
 	v := u.app.newVault(u.set, u.vol, nil, u.app.ringLog())
 	reports := []vault.UpgradeReport{}
 	var errs []error
@@ -87,39 +92,29 @@ func (u *upgradeVerb) run(ctx context.Context) error {
 	if !found {
 		return fmt.Errorf("upgrade: %w in %s", keys.ErrNoRing, u.app.persist)
 	}
-	errs = append(errs, u.print(reports))
-	if err := errors.Join(errs...); err != nil || !u.layers {
-		return err
+	if u.layers && errors.Join(errs...) == nil {
+		errs = append(errs, u.sealLayers(ctx, v, reports))
 	}
-	return u.sealLayers(ctx, v)
+	return errors.Join(append(errs, u.print(reports))...)
 }
 
-// sealScratch is where images are mounted out of sight meanwhile. It is not the plugin's.
+// sealScratch is where images are mounted meanwhile, in the mount namespace of this process. It is
+// not the plugin's.
 const sealScratch = "/run/layervault-upgrade"
 
-// sealLayers seals the older layers of all tiers anew.
-func (u *upgradeVerb) sealLayers(ctx context.Context, v *vault.Vault) error {
+// sealLayers seals the older layers of all tiers anew, and adds to the reports what became of them.
+func (u *upgradeVerb) sealLayers(ctx context.Context, v *vault.Vault, reports []vault.UpgradeReport) error {
 	var progress func(done, total int, _ string)
 	if show := u.app.progress("checked"); show != nil {
 		progress = func(done, total int, _ string) { show(done, total, "layers") }
 	}
-	reports := []vault.LayersReport{}
 	var errs []error
-	for _, tier := range vault.SealedTiers {
-		report, err := v.SealLayers(ctx, tier, sealScratch, progress)
-		if err == nil && report.Layers == 0 {
-			continue
-		}
-		reports, errs = append(reports, report), append(errs, err)
+	for i := range reports {
+		report, err := v.SealLayers(ctx, persist.Tier(reports[i].Tier), sealScratch, progress)
+		reports[i].Layers = &report
+		errs = append(errs, err)
 	}
-	if u.app.json {
-		return errors.Join(append(errs, u.app.printJSON(reports))...)
-	}
-	var b strings.Builder
-	for _, r := range reports {
-		b.WriteString(r.String())
-	}
-	return errors.Join(append(errs, u.app.printf("%s", b.String()))...)
+	return errors.Join(errs...)
 }
 
 // tier upgrades one tier, or only inspects it in a dry run.
