@@ -14,7 +14,8 @@
 //     file by its name on the file system of that container's layer, mounted a second time:
 //     on the same blocks of the same dm-crypt device.
 //   - with -base: the program and an earlier one of itself, each as a service with a vault
-//     and an engine of its own: docker run, ApplyDiff, and the first Get of sealed layers.
+//     and an engine of its own: docker run, ApplyDiff, the first Get of sealed layers, reading
+//     all files of one with empty and with full caches, and what one takes on disk.
 //   - with -containerd: layervault's snapshotter and differ against containerd's snapshotters:
 //     layers in the content store until they are durable snapshots, ctr run.
 //   - volumes: the same for a volume, as a volume of docker's local driver on that device

@@ -56,7 +56,7 @@ func main() {
 	flag.IntVar(&b.runs, "runs", 7, "how often docker run is measured")
 	flag.IntVar(&b.fioTurns, "fio-turns", 40, "how often each pair of fio jobs is measured, a second each; an even number treats both sides alike")
 	flag.StringVar(&o.json, "json", "", "write the result to this file too")
-	flag.StringVar(&o.only, "only", "", "measure only these, by the first word of their names: apply,load,run,files,volumes,disk,memory,start; with -base: run,apply,open; with -containerd: run,unpack,memory")
+	flag.StringVar(&o.only, "only", "", "measure only these, by the first word of their names: apply,load,run,files,volumes,disk,memory,start; with -base: run,apply,open,read,disk; with -containerd: run,unpack,memory")
 	flag.BoolVar(&o.plot, "plot", false, "measure nothing: draw the results in the JSON files that follow into SVG files beside them")
 	flag.Parse()
 	if o.plot {
@@ -168,7 +168,7 @@ func (b *bench) plainSteps(ctx context.Context, image string, debian, small []by
 		{"files", func() error { return b.filePairs(ctx) }},
 		{"volumes", func() error { return b.volumePairs(ctx) }},
 		{"disk", func() error {
-			return b.diskCost(ctx, map[string][]byte{"Debian root": debian, "40,000 small files": small})
+			return b.diskCost(ctx, costly{"Debian root", debian, debianOnDisk}, costly{"40,000 small files", small, smallOnDisk})
 		}},
 		{"start", func() error { return b.startup(ctx) }},
 		{"memory", func() error { return b.memory(ctx) }},
