@@ -72,25 +72,28 @@ func (v *Vault) SealLayers(ctx context.Context, tier persist.Tier, scratch strin
 		return r, err
 	}
 	defer func() { err = errors.Join(err, store.Close(context.WithoutCancel(ctx))) }()
-	if err := sealOlder(ctx, store, &r, progress); err != nil {
+	first, err := sealOlder(ctx, store, &r, progress)
+	if err != nil {
 		return r, err
 	}
 	if r.Waiting, err = store.EraseReplaced(ctx); err != nil {
 		return r, err
 	}
 	if len(r.Failed) > 0 {
-		return r, fmt.Errorf("%w: %s: %d layers; %s", ErrNotSealed, tier, len(r.Failed), r.Failed[0])
+		return r, fmt.Errorf("%w: %s: %d layers; %w", ErrNotSealed, tier, len(r.Failed), first)
 	}
 	return r, nil
 }
 
-// sealOlder seals the older sealed layers of a store anew, one after the other.
-func sealOlder(ctx context.Context, store *layer.Store, r *LayersReport, progress func(done, total int, name string)) error {
+// sealOlder seals the older sealed layers of a store anew, one after the other. failed is the first
+// reason why one stays as it was.
+func sealOlder(ctx context.Context, store *layer.Store, r *LayersReport, progress func(done, total int, name string)) (failed, err error) {
 	records, err := store.List(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
+		failed = err
 		r.Failed = append(r.Failed, err.Error()) // unreadable ones, beside the rest
 	}
 	var sealed []layer.Record
@@ -104,9 +107,12 @@ func sealOlder(ctx context.Context, store *layer.Store, r *LayersReport, progres
 		done, err := store.Reseal(ctx, rec.ID)
 		switch {
 		case ctx.Err() != nil:
-			return fmt.Errorf("layers of %s wait to be sealed anew: %w", r.Tier, context.Cause(ctx))
+			return nil, fmt.Errorf("layers of %s wait to be sealed anew: %w", r.Tier, context.Cause(ctx))
 		case errors.Is(err, layer.ErrNotFound): // removed meanwhile
 		case err != nil:
+			if failed == nil {
+				failed = err
+			}
 			r.Failed = append(r.Failed, err.Error())
 		case done.Done:
 			r.Sealed, r.Before, r.After = r.Sealed+1, r.Before+done.Before, r.After+done.After
@@ -115,5 +121,5 @@ func sealOlder(ctx context.Context, store *layer.Store, r *LayersReport, progres
 			progress(i+1, len(sealed), rec.ID)
 		}
 	}
-	return nil
+	return failed, nil
 }
