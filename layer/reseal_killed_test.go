@@ -84,6 +84,7 @@ func TestResealKilled(t *testing.T) {
 		}
 		release()
 		must(t, os.RemoveAll(dir))
+		t.Logf("%d of %d kills", killed, kills)
 	}
 	t.Logf("%d kills within %s, %d of them between two layers; %d stores came to their end", killed, lasts, halfway, ended)
 	if halfway == 0 {

@@ -38,13 +38,13 @@ func TestSealDocker(t *testing.T) {
 	})
 	odd := treeOf(t, "seal-odd:1")
 	base := imageFile(t, "seal-odd:1")
-	if form(t, base) != "ext4" {
+	if sealedForm(t, base) != "ext4" {
 		t.Fatal("the layers are not of the older form")
 	}
 	pid := docker(t, "inspect", "--format", "{{.State.Pid}}", "sealed")
 	stop(t)
 	sh(t, `layervault vault upgrade --layers`)
-	if form(t, base) == "ext4" {
+	if sealedForm(t, base) == "ext4" {
 		t.Error("a layer was not sealed anew")
 	}
 	if got := sh(t, `cat "/proc/$1/root/two"; echo during >>"/proc/$1/root/own"`, pid); got != "two\nown" {
@@ -72,7 +72,7 @@ func TestSealDocker(t *testing.T) {
 		kind, err := trySh(t, `jq -r .kind "$1"`, filepath.Join(filepath.Dir(step), "layer.json"))
 		return err == nil && kind == "sealed"
 	})
-	if got := form(t, step); got != "erofs" {
+	if got := sealedForm(t, step); got != "erofs" {
 		t.Errorf("the step of a build is %s", got)
 	}
 	restarted("sealed by the plugin")
@@ -87,8 +87,8 @@ func hideEROFS(t *testing.T) {
 	sh(t, `nsenter --target "$1" --mount mount -t tmpfs none /sys/fs/erofs`, fmt.Sprint(pid))
 }
 
-// form is the file system that the header of an image names; one that names none is ext4.
-func form(t *testing.T, path string) string {
+// sealedForm is the file system that the header of an image names; one that names none is ext4.
+func sealedForm(t *testing.T, path string) string {
 	t.Helper()
 	f, err := os.ReadFile(path)
 	must(t, err)
