@@ -173,6 +173,9 @@ var (
 		{errs: []error{crypt.ErrOldFormat}, step: "layervault vault upgrade; for one image from a backup: layervault image adopt"},
 		{errs: []error{layer.ErrNotFound, crypt.ErrNotExist}, step: "layervault image list"},
 		{errs: []error{layer.ErrInUse}, step: "remove the child first, in docker"},
+		{errs: []error{vault.ErrSealing}, step: "docker plugin set layervault upgrade=layers; or stop the plugin first: docker plugin disable layervault"},
+		{errs: []error{layer.ErrDiffers}, step: "the layer stays as it is: layervault layer verify LAYER reads it; dmesg shows faults of disk and memory"},
+		{errs: []error{layer.ErrNotFinal}, step: "a layer is sealed once another stands on it and no container has it mounted"},
 		{errs: []error{vault.ErrUpgrading}, step: "layervault status shows how far the upgrade is; if the plugin was set to upgrade=off, stop it first: docker plugin disable layervault"},
 		{errs: []error{vault.ErrServed}, step: "stop the plugin first: docker plugin disable layervault (or systemctl stop layervault)"},
 		{errs: []error{vault.ErrRotating}, step: "wait until the rotation ends, then run the command again"},
@@ -211,6 +214,8 @@ var (
 		{errs: []error{engine.ErrRefused}, step: "nothing was changed; containerd config dump shows what containerd reads now"},
 		{errs: []error{engine.ErrTOML, engine.ErrJSON}, step: "correct the file that the message names; nothing was changed"},
 		{errs: []error{doctor.ErrHost}, step: "see the commands above, then: layervault doctor"},
+		// Last: the reason of the first layer comes before.
+		{errs: []error{vault.ErrNotSealed}, step: "the report names the layers, which are as they were; run the command again when the reason is gone"},
 	}
 )
 

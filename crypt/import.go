@@ -44,7 +44,7 @@ func (im *Image) Import(ctx context.Context, diffTar io.Reader, m Making) (Impor
 		made := content{fs: plan.fs}
 		held, err := im.fillOpen(ctx, n, func(node *os.File) error {
 			done, tree, err := fill(ctx, node, diffTar, plan, layertar.Options{
-				Dir: DirDiff, Label: im.fsLabel(), UIDMaps: m.IDMap.UIDMaps, GIDMaps: m.IDMap.GIDMaps, Heap: m.Heap,
+				Dir: DirDiff, Label: im.fsLabel(), UIDMaps: m.IDMap.UIDMaps, GIDMaps: m.IDMap.GIDMaps, Heap: m.Heap, Literal: m.Literal,
 			})
 			result.Size, used, made.tree = done.ContentSize, done.Size, tree
 			return err

@@ -42,6 +42,9 @@ type Making struct {
 	Tokens []json.RawMessage
 	// FileSystem is that of a sealed image: "" for EROFS where this kernel has it, else ext4.
 	FileSystem FileSystem
+	// Literal takes the tar of a sealed image literally, see layertar.Options: it is one that
+	// treetar.Exact wrote.
+	Literal bool
 	// Inodes is how many files a writable image has room for, see ext4.CheckInodes; 0 for
 	// as many as its size asks for.
 	Inodes int64

@@ -7,6 +7,26 @@ import "sync"
 type counts struct {
 	mu sync.Mutex
 	n  map[string]int
+	// times counts the mounts of layers that this process ever made, so that Seal sees one that
+	// came and went.
+	times map[string]uint64
+}
+
+// mounts notes a mount of a layer.
+func (c *counts) mounts(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.times == nil {
+		c.times = make(map[string]uint64)
+	}
+	c.times[id]++
+}
+
+// mounted is how often a layer was mounted.
+func (c *counts) mounted(id string) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.times[id]
 }
 
 func (c *counts) get(id string) (n int, known bool) {

@@ -121,6 +121,7 @@ func (d *Driver) mount(ctx context.Context, s *session, id, at, mountLabel strin
 	if err != nil {
 		return err
 	}
+	d.counts.mounts(id)
 	if r.Kind == layer.Fresh {
 		// No tar was applied to it. It may be written to now.
 		if _, err := s.store.MakeWritable(ctx, id, layer.CreateOptions{DefaultSize: s.size, IDMap: s.idmap}); err != nil {

@@ -20,7 +20,8 @@ type Device interface {
 	// CreateHeld makes a writable image of size bytes that is about to be used: the image
 	// stays open. crypt.ErrExists if the file is there.
 	CreateHeld(ctx context.Context, size int64) (Held, error)
-	// Import makes a sealed image from an uncompressed layer tar; see crypt.Image.Import.
+	// Import makes a sealed image from an uncompressed layer tar; see crypt.Image.Import. The
+	// tar of an Image that is Literal is one that treetar.Exact wrote.
 	Import(ctx context.Context, diffTar io.Reader) (crypt.ImportResult, error)
 	// Mount mounts the image at a directory.
 	Mount(ctx context.Context, at string) error
@@ -34,6 +35,12 @@ type Device interface {
 	// Upgrade makes the image one of the present format, in place; see
 	// crypt.Image.Upgrade. It may be mounted meanwhile.
 	Upgrade(ctx context.Context) error
+	// Outdated says whether a sealed image is of an older form than Import makes here; see
+	// crypt.Image.Outdated.
+	Outdated(ctx context.Context) (bool, error)
+	// Opened is the number of the device that has the image open, 0 if it is unused; see
+	// crypt.Image.Opened.
+	Opened() (uint64, error)
 }
 
 // Held is an image kept open.
@@ -61,6 +68,10 @@ func (e encrypted) Import(ctx context.Context, diffTar io.Reader) (crypt.ImportR
 	return e.Image.Import(ctx, diffTar, e.making)
 }
 
+func (e encrypted) Outdated(ctx context.Context) (bool, error) {
+	return e.Image.Outdated(ctx, e.making)
+}
+
 func (e encrypted) Mount(ctx context.Context, at string) error {
 	return e.Image.Mount(ctx, at, crypt.MountOptions{})
 }
@@ -79,6 +90,8 @@ type Image struct {
 	Path  string // of the file
 	Kind  Kind   // Writable or Sealed
 	IDMap user.IdentityMapping
+	// Literal says that a tar to import was written by treetar.Exact.
+	Literal bool
 	// UUID is the LUKS2 UUID that the image must have; "" for any.
 	UUID string
 }
@@ -106,7 +119,7 @@ func NewDevices(keys crypt.KeySource, params crypt.Params, verity crypt.Verity, 
 		}
 		return encrypted{
 			Image:  image,
-			making: crypt.Making{Params: params, IDMap: im.IDMap, Templates: templates, Heap: heap},
+			making: crypt.Making{Params: params, IDMap: im.IDMap, Literal: im.Literal, Templates: templates, Heap: heap},
 		}
 	}
 }

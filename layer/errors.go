@@ -39,6 +39,10 @@ var (
 	ErrInterrupted = errors.New("an earlier transfer into this layer was interrupted")
 	// ErrNotFresh: the operation needs a layer without content.
 	ErrNotFresh = errors.New("layer already has content")
+	// ErrNotFinal: the layer's content can still change, so it is not sealed.
+	ErrNotFinal = errors.New("layer can still change")
+	// ErrDiffers: the tree in a new image is not that in the image that it should replace.
+	ErrDiffers = errors.New("new image does not show what the old one does")
 	// ErrBusy: another process owns the store.
 	ErrBusy = errors.New("layer store is in use by another process")
 	// ErrClosed: the store was closed.

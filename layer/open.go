@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sync/errgroup"
@@ -24,8 +25,11 @@ const openAtOnce = 8
 // content is the symbolic link named n in base 36: two bytes at most, so that
 // 500 of them fit the one page of mount(2)'s data.
 type View struct {
-	Dir   string
-	store *Store
+	Dir string
+	// Layers are the records of what was opened: those that were asked for, or newer ones of
+	// layers that were sealed anew in between.
+	Layers []Record
+	store  *Store
 }
 
 // Name is the name of the n-th image's content relative to Dir.
@@ -43,7 +47,7 @@ func (s *Store) Open(ctx context.Context, layers []Record) (_ *View, err error) 
 	if err != nil {
 		return nil, fmt.Errorf("open layers: %w", err)
 	}
-	v := &View{Dir: dir, store: s}
+	v := &View{Dir: dir, Layers: slices.Clone(layers), store: s}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, v.Close(context.WithoutCancel(ctx)))
@@ -79,6 +83,8 @@ func (v *View) open(ctx context.Context, n int, r Record) error {
 		return fmt.Errorf("open layer %s: %w", r.ID, err)
 	}
 	defer unlock()
+	r = v.store.current(r)
+	v.Layers[n] = r
 	hold, err := v.mount(ctx, n, r)
 	if err != nil {
 		return fmt.Errorf("open layer %s: %w", r.ID, err)

@@ -155,10 +155,11 @@ func (s *Store) Chain(id string) ([]Record, error) {
 	return chain, nil
 }
 
-// standsOn checks that a layer's parent still has the image that the layer was made on:
-// both records may be authentic, and one of them older than the other.
+// standsOn checks that a layer's parent still has the image that the layer was made on, or the
+// one that was sealed anew from it: both records may be authentic, and one of them older than the
+// other.
 func (r Record) standsOn(parent Record) error {
-	if r.ParentUUID == "" || r.ParentUUID == parent.UUID {
+	if r.ParentUUID == "" || r.ParentUUID == parent.UUID || r.ParentUUID == parent.Replaces {
 		return nil
 	}
 	return fmt.Errorf("%w: layer %s: %w: parent image was %s of layer %s, parent record now names image %q",

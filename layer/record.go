@@ -36,11 +36,13 @@ const (
 	Viewed    State = "view"
 )
 
-// The versions of layer.json that this code writes: namedVersion for a record with a state,
+// The versions of layer.json that this code writes: resealedVersion while a layer's image was
+// replaced and not all that stands on it knows, namedVersion for a record with a state,
 // recordVersion for any other, which older programs read too. A reader rejects a higher
 // version: its fields may be lost by a rewrite. Version 1 was not authenticated; see
 // Store.authenticate for when it is still accepted.
 const (
+	resealedVersion  = 4
 	namedVersion     = 3
 	recordVersion    = 2
 	oldRecordVersion = 1
@@ -59,7 +61,7 @@ const recordKind = "layer"
 
 // recordFormat is what is read of layer.json: a record is about 500 bytes, so
 // anything near a page is not ours.
-var recordFormat = durable.Format{Oldest: oldRecordVersion, Newest: namedVersion, MaxSize: 4096}
+var recordFormat = durable.Format{Oldest: oldRecordVersion, Newest: resealedVersion, MaxSize: 4096}
 
 // Record is what layer.json says. It holds only what cannot be derived.
 type Record struct {
@@ -80,6 +82,9 @@ type Record struct {
 	// ParentUUID is the UUID of the parent's image when this layer was made, if that image
 	// is never replaced, so that an older record of the parent is rejected.
 	ParentUUID string `json:"parent_uuid,omitempty"`
+	// Replaces is the UUID of the image that was sealed anew as the present one, until no record
+	// of a child names it any more; see Store.Reseal.
+	Replaces string `json:"replaces,omitempty"`
 	// Owner is the process that made a fresh layer; see Store.Import.
 	Owner string `json:"owner,omitempty"`
 	// Name is what the front door of a layer with a state knows it by, and State that state.
@@ -93,9 +98,13 @@ type Record struct {
 
 // seal sets the current version and the MAC of a record.
 func (r Record) seal(keys authentic.Keys) (Record, error) {
-	r.Version = recordVersion
-	if r.State != "" {
+	switch {
+	case r.Replaces != "":
+		r.Version = resealedVersion
+	case r.State != "":
 		r.Version = namedVersion
+	default:
+		r.Version = recordVersion
 	}
 	err := authentic.Seal(keys, recordKind, &r, &r.MAC)
 	return r, err
@@ -147,7 +156,7 @@ func (r Record) check(id string) error {
 	if r.SizeLimit < 0 || r.Size < 0 {
 		return errors.New("negative size")
 	}
-	for _, mark := range []string{r.UUID, r.ParentUUID, r.Owner} {
+	for _, mark := range []string{r.UUID, r.ParentUUID, r.Replaces, r.Owner} {
 		if mark != "" && (len(mark) > maxMark || ValidateID(mark) != nil) {
 			return fmt.Errorf("no UUID, and no process: %.*q", maxMark, mark)
 		}
@@ -197,7 +206,9 @@ func (r Record) checkVersion() error {
 		return errors.New("format version 1 record has fields of version 2")
 	case r.Version != oldRecordVersion && !authentic.IsCode(r.MAC):
 		return errors.New("MAC is missing")
-	case (r.Version == namedVersion) != (r.State != ""):
+	case (r.Version == resealedVersion) != (r.Replaces != ""):
+		return errors.New("replaced image does not fit the format version")
+	case r.Version != resealedVersion && (r.Version == namedVersion) != (r.State != ""):
 		return errors.New("state does not fit the format version")
 	case r.ParentUUID != "" && r.Parent == "":
 		return errors.New("parent image UUID without a parent")
@@ -206,6 +217,9 @@ func (r Record) checkVersion() error {
 }
 
 func (r Record) checkKind() error {
+	if r.Replaces != "" && (r.Kind != Sealed || r.Replaces == r.UUID) {
+		return errors.New("replaced image of a layer that was not sealed anew")
+	}
 	switch r.Kind {
 	case Fresh:
 		if r.Size != 0 || r.UUID != "" {

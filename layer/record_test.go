@@ -63,6 +63,17 @@ func init() {
 	frozen["v3-writable.json"], frozen["v3-fresh.json"] = writable, view
 }
 
+// The records of version 4: those of layers that were sealed anew.
+func init() {
+	plain := frozen["v2-sealed.json"]
+	plain.Version, plain.Replaces = 4, "5c0a1f6e-3a55-4b0e-8c39-2f1d7f0a9b64"
+	named := plain
+	plain.MAC = "d82a8052b2306067d00cfad98a298a7f8e575f5e8151857d1005eff157153e9d"
+	named.Name, named.State = "default/9/sha256:77aa", layer.Committed
+	named.MAC = "aaecd8b2ab507e2ecd74e6ac6f09804366f243e8272025a7fe8d27fa5c964ca2"
+	frozen["v4-sealed.json"], frozen["v4-named.json"] = plain, named
+}
+
 func TestFrozenRecords(t *testing.T) {
 	for name, want := range frozen {
 		data, err := os.ReadFile(filepath.Join("testdata/records", name))
@@ -107,42 +118,51 @@ func TestDamagedRecords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	good4, err := os.ReadFile("testdata/records/v4-sealed.json")
+	if err != nil {
+		t.Fatal(err)
+	}
 	good3 = bytes.Replace(good3, []byte(`"w0-init"`), []byte(`"s0"`), 1)
 	good3 = bytes.Replace(good3, []byte(`"parent": "s0"`), []byte(`"parent": "b0"`), 1)
 	for name, data := range map[string]string{
-		"empty":          "",
-		"cut short":      string(good[:len(good)/2]),
-		"not JSON":       "layer",
-		"trailing":       string(good) + "{}",
-		"other id":       strings.Replace(string(good), `"s0"`, `"s1"`, 1),
-		"newer":          strings.Replace(string(good), `"version": 1`, `"version": 4`, 1),
-		"no code":        strings.Replace(string(good), `"version": 1`, `"version": 2`, 1),
-		"code in v1":     strings.Replace(string(good), `"kind"`, `"mac": "`+strings.Repeat("0f", 32)+`", "kind"`, 1),
-		"odd code":       strings.Replace(string(good2), `"mac": "`, `"mac": "A`, 1),
-		"short code":     strings.Replace(string(good2), `"mac": "`, `"mac": "", "more": "`, 1),
-		"parent's UUID":  strings.Replace(string(good2), `"kind"`, `"parent_uuid": "x", "kind"`, 1),
-		"fresh + UUID":   strings.Replace(string(good2), `"sealed"`, `"fresh"`, 1),
-		"version 0":      strings.Replace(string(good), `"version": 1`, `"version": 0`, 1),
-		"unknown kind":   strings.Replace(string(good), `"sealed"`, `"melted"`, 1),
-		"unknown field":  strings.Replace(string(good), `"kind"`, `"more": 1, "kind"`, 1),
-		"negative size":  strings.Replace(string(good), `4242`, `-1`, 1),
-		"no UUID":        strings.Replace(string(good), `"uuid"`, `"owner"`, 1),
-		"own parent":     strings.Replace(string(good), `"kind"`, `"parent": "s0", "kind"`, 1),
-		"bad parent":     strings.Replace(string(good), `"kind"`, `"parent": "../x", "kind"`, 1),
-		"writable+size":  strings.Replace(string(good), `"sealed"`, `"writable"`, 1),
-		"v3, no state":   strings.Replace(string(good2), `"version": 2`, `"version": 3`, 1),
-		"state in v2":    strings.Replace(string(good2), `"kind"`, `"name": "x", "state": "active", "kind"`, 1),
-		"only a name":    strings.Replace(string(good2), `"kind"`, `"name": "x", "kind"`, 1),
-		"unknown state":  strings.Replace(string(good3), `"committed"`, `"melted"`, 1),
-		"no name":        strings.Replace(string(good3), `"default/7/sha256:0f3c"`, `""`, 1),
-		"view + image":   strings.Replace(string(good3), `"committed"`, `"view"`, 1),
-		"number as id":   strings.Replace(string(good), `"s0"`, `0`, 1),
-		"array":          "[" + string(good) + "]",
-		"null":           "null",
-		"wrong time":     strings.Replace(string(good), "2026-11", "never", 1),
-		"huge size":      strings.Replace(string(good), `4242`, `99999999999999999999`, 1),
-		"zero bytes":     string(make([]byte, 100)),
-		"duplicate kind": strings.Replace(string(good), `"kind": "sealed"`, `"kind": "sealed", "kind": "x"`, 1),
+		"empty":           "",
+		"cut short":       string(good[:len(good)/2]),
+		"not JSON":        "layer",
+		"trailing":        string(good) + "{}",
+		"other id":        strings.Replace(string(good), `"s0"`, `"s1"`, 1),
+		"newer":           strings.Replace(string(good), `"version": 1`, `"version": 5`, 1),
+		"no code":         strings.Replace(string(good), `"version": 1`, `"version": 2`, 1),
+		"code in v1":      strings.Replace(string(good), `"kind"`, `"mac": "`+strings.Repeat("0f", 32)+`", "kind"`, 1),
+		"odd code":        strings.Replace(string(good2), `"mac": "`, `"mac": "A`, 1),
+		"short code":      strings.Replace(string(good2), `"mac": "`, `"mac": "", "more": "`, 1),
+		"parent's UUID":   strings.Replace(string(good2), `"kind"`, `"parent_uuid": "x", "kind"`, 1),
+		"fresh + UUID":    strings.Replace(string(good2), `"sealed"`, `"fresh"`, 1),
+		"version 0":       strings.Replace(string(good), `"version": 1`, `"version": 0`, 1),
+		"unknown kind":    strings.Replace(string(good), `"sealed"`, `"melted"`, 1),
+		"unknown field":   strings.Replace(string(good), `"kind"`, `"more": 1, "kind"`, 1),
+		"negative size":   strings.Replace(string(good), `4242`, `-1`, 1),
+		"no UUID":         strings.Replace(string(good), `"uuid"`, `"owner"`, 1),
+		"own parent":      strings.Replace(string(good), `"kind"`, `"parent": "s0", "kind"`, 1),
+		"bad parent":      strings.Replace(string(good), `"kind"`, `"parent": "../x", "kind"`, 1),
+		"writable+size":   strings.Replace(string(good), `"sealed"`, `"writable"`, 1),
+		"v3, no state":    strings.Replace(string(good2), `"version": 2`, `"version": 3`, 1),
+		"state in v2":     strings.Replace(string(good2), `"kind"`, `"name": "x", "state": "active", "kind"`, 1),
+		"only a name":     strings.Replace(string(good2), `"kind"`, `"name": "x", "kind"`, 1),
+		"unknown state":   strings.Replace(string(good3), `"committed"`, `"melted"`, 1),
+		"no name":         strings.Replace(string(good3), `"default/7/sha256:0f3c"`, `""`, 1),
+		"view + image":    strings.Replace(string(good3), `"committed"`, `"view"`, 1),
+		"v4 as v2":        strings.Replace(string(good4), `"version": 4`, `"version": 2`, 1),
+		"v4, nothing":     strings.Replace(string(good4), `"replaces"`, `"owner"`, 1),
+		"replaces itself": strings.Replace(string(good4), `5c0a1f6e-3a55-4b0e-8c39-2f1d7f0a9b64`, `0b7c5a3e-7f0e-4c3a-9f43-3f0f6f5e2d10`, 1),
+		"bad replaces":    strings.Replace(string(good4), `5c0a1f6e-3a55-4b0e-8c39-2f1d7f0a9b64`, `../x`, 1),
+		"v4 + writable":   strings.Replace(strings.Replace(string(good4), `"sealed"`, `"writable"`, 1), `"size": 4242,`, ``, 1),
+		"number as id":    strings.Replace(string(good), `"s0"`, `0`, 1),
+		"array":           "[" + string(good) + "]",
+		"null":            "null",
+		"wrong time":      strings.Replace(string(good), "2026-11", "never", 1),
+		"huge size":       strings.Replace(string(good), `4242`, `99999999999999999999`, 1),
+		"zero bytes":      string(make([]byte, 100)),
+		"duplicate kind":  strings.Replace(string(good), `"kind": "sealed"`, `"kind": "sealed", "kind": "x"`, 1),
 	} {
 		if r, err := layer.DecodeRecord("s0", []byte(data)); !errors.Is(err, layer.ErrDamaged) {
 			t.Errorf("%s: %+v, error %v", name, r, err)
@@ -155,7 +175,7 @@ func TestDamagedRecords(t *testing.T) {
 func TestRecordStaysReadable(t *testing.T) {
 	r := layer.Record{
 		ID: strings.Repeat("i", 128), Parent: strings.Repeat("p", 128), Kind: layer.Sealed, ReadWrite: true,
-		SizeLimit: math.MaxInt64, Size: math.MaxInt64, UUID: strings.Repeat("u", 64), ParentUUID: strings.Repeat("v", 64),
+		SizeLimit: math.MaxInt64, Size: math.MaxInt64, UUID: strings.Repeat("u", 64), ParentUUID: strings.Repeat("v", 64), Replaces: strings.Repeat("w", 64),
 		Owner: strings.Repeat("o", 64), Name: strings.Repeat("<", 512), State: layer.Committed,
 		Created: time.Date(9999, 12, 31, 23, 59, 59, 999999999, time.FixedZone("", 3600)),
 	}
@@ -176,6 +196,7 @@ func TestRecordStaysReadable(t *testing.T) {
 	for name, longer := range map[string]func(*layer.Record){
 		"UUID":          func(r *layer.Record) { r.UUID += "u" },
 		"parent's UUID": func(r *layer.Record) { r.ParentUUID += "v" },
+		"replaced":      func(r *layer.Record) { r.Replaces += "w" },
 		"owner":         func(r *layer.Record) { r.Owner += "o" },
 		"no UTF-8":      func(r *layer.Record) { r.Owner = "\xf4" },
 		"name":          func(r *layer.Record) { r.Name += "n" },

@@ -49,7 +49,8 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	// From here on the layer is gone whatever happens: what fails is retried by the
 	// sweep at the next start. Half an erasure must not be cut short by a client
 	// that went away.
-	if err := s.discard(context.WithoutCancel(ctx), gone); err != nil {
+	ctx = context.WithoutCancel(ctx)
+	if err := errors.Join(s.discard(ctx, gone), s.discardReplaced(ctx, id)); err != nil {
 		return errors.Join(holdErr, fmt.Errorf("remove layer %s: %w", id, err))
 	}
 	return errors.Join(holdErr, s.step("remove", id, "unlinked"))

@@ -68,6 +68,8 @@ type Store struct {
 	records map[string]Record   // what was read or written; one per layer touched
 	changes uint64              // counts writes to records
 	broken  map[string]struct{} // fresh layers whose import broke off in this process
+	packing string              // the directory in which Reseal makes an image, "" for none
+	waiting bool                // an image that was sealed anew waits for its last user
 	closed  bool
 }
 
@@ -189,8 +191,11 @@ func (s *Store) step(op, id, step string) error {
 	return nil
 }
 
+// tmpLetters is the length of the random end of a temporary name.
+const tmpLetters = 8
+
 // tmpName makes a name the sweep knows.
-func tmpName(prefix, id string) string { return prefix + id + "-" + uuid.NewString()[:8] }
+func tmpName(prefix, id string) string { return prefix + id + "-" + uuid.NewString()[:tmpLetters] }
 
 // imagePath is the absolute path of the image in a directory of the root.
 func (s *Store) imagePath(dir string) string {

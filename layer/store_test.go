@@ -55,6 +55,10 @@ func (d fileDevice) UUID() (string, error) { return "uuid-of-" + d.im.Layer, nil
 
 func (d fileDevice) Upgrade(context.Context) error { return nil }
 
+func (d fileDevice) Outdated(context.Context) (bool, error) { return false, nil }
+
+func (d fileDevice) Opened() (uint64, error) { return 0, nil }
+
 func (d fileDevice) Hold(string) (layer.Held, error) { return held{open: new(int)}, nil }
 
 // emptyTar is a layer tar without a file.

@@ -25,6 +25,16 @@ func (s *Store) sweep(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
+		if strings.HasPrefix(name, resealPrefix) {
+			gone, err := s.retire(ctx, name)
+			if err == nil && !gone {
+				s.log.InfoContext(ctx, "an image that was sealed anew is still used; it is erased later", "name", name)
+			}
+			if err != nil {
+				s.log.ErrorContext(ctx, "cannot erase an image that was sealed anew; it is tried again at the next start", "name", name, "error", err)
+			}
+			continue
+		}
 		if err := s.discard(ctx, name); err != nil {
 			s.log.ErrorContext(ctx, "cannot remove leftover of an earlier run; remove it by hand", "path", s.cfg.Root+"/"+name, "error", err)
 			continue

@@ -117,7 +117,7 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	names = slices.DeleteFunc(names, func(name string) bool { return name == "" })
-	want := []string{"key", "anchor", "size", "volumesize", "disks", "cipher", "sector", "verity", "upgrade", "loglevel"}
+	want := []string{"key", "anchor", "size", "volumesize", "disks", "cipher", "sector", "verity", "upgrade", "seal-committed", "loglevel"}
 	if !slices.Equal(names, want) {
 		t.Errorf("settings of no key provider are %v, want %v", names, want)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"layervault/driver"
+	"layervault/layer"
 	"layervault/plugin/graph"
 	"layervault/plugin/socket"
 	volumedoor "layervault/plugin/volume"
@@ -32,6 +33,9 @@ type Config struct {
 	Containerd *Containerd
 	// NoUpgrade leaves a vault of format 1 as it is.
 	NoUpgrade bool
+	// SealOlder seals sealed layers of an older form anew, SealCommitted the layers that builds and
+	// commits leave in writable images.
+	SealOlder, SealCommitted bool
 	// NextStep is the command to type after an error, "" for none; nil for no advice.
 	NextStep func(error) string
 	Log      *slog.Logger
@@ -47,6 +51,11 @@ func Serve(ctx context.Context, l net.Listener, cfg Config) error {
 	log := cfg.Log
 	upgrade := vault.NewUpgrading(cfg.Vault, cfg.Driver != nil || cfg.Containerd != nil, l != nil, cfg.NoUpgrade)
 	var starting sync.WaitGroup
+	sealing := vault.NewSealing(cfg.Vault, cfg.SealOlder, cfg.SealCommitted)
+	opened := func(store *layer.Store) {
+		upgrade.LayersOpen(store)
+		sealing.LayersOpen(store)
+	}
 	var doors []socket.Door
 	var d *driver.Driver
 	if cfg.Driver != nil {
@@ -54,11 +63,12 @@ func Serve(ctx context.Context, l net.Listener, cfg Config) error {
 		doors = append(doors, front)
 		settings := *cfg.Driver
 		// dockerd, or systemd, starts a plugin that ends with an error.
-		settings.Fatal, settings.Unlock, settings.Started = fail, cfg.Vault.Borrow, upgrade.LayersOpen
+		settings.Fatal, settings.Unlock, settings.Started = fail, cfg.Vault.Borrow, opened
 		if cfg.Containerd != nil {
 			settings.OpenStore = cfg.Vault.LayersFrom(cfg.Containerd.Scratch)
 		}
 		d = driver.New(settings)
+		sealing.Final = d.Seal
 		starting.Go(func() {
 			// After a crash dockerd does not call Init again. A failure is the answer to the
 			// next request: the driver tries again at each.
@@ -70,7 +80,7 @@ func Serve(ctx context.Context, l net.Listener, cfg Config) error {
 	}
 	var snaps *snapshots
 	if cfg.Containerd != nil {
-		snaps = newSnapshots(ctx, cfg, upgrade.LayersOpen)
+		snaps = newSnapshots(ctx, cfg, opened)
 		starting.Go(func() { snaps.door.Warm(ctx) })
 	}
 	var store *volume.Store
@@ -84,7 +94,10 @@ func Serve(ctx context.Context, l net.Listener, cfg Config) error {
 	}
 	behind, stop := context.WithCancel(ctx)
 	defer stop()
-	starting.Go(func() { upgrade.Run(behind) })
+	starting.Go(func() {
+		upgrade.Run(behind) // first: what is sealed anew must be of format 2
+		sealing.Run(behind)
+	})
 
 	err := serveAll(ctx, l, doors, snaps)
 	stop()

@@ -13,7 +13,6 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"layervault/internal/keylock"
 	"layervault/internal/mounts"
@@ -116,7 +115,7 @@ func (a *attachments) ensure(ctx context.Context, r layer.Record) error {
 		return errors.Join(fmt.Errorf("attach layer %s: %w", r.ID, err), mounts.DetachAll(at), ignoreAbsent(os.Remove(at)))
 	}
 	if r.State == layer.Committed {
-		return finalAt(at)
+		return mounts.MakeReadOnly(at)
 	}
 	return nil
 }
@@ -139,7 +138,8 @@ func (a *attachments) bar(id string) error {
 	return os.WriteFile(a.path(id), nil, 0o400)
 }
 
-// freeze makes an attached image read-only for everyone who mounts it from now on.
+// freeze makes an attached image read-only for everyone who mounts it from now on. Mounts that
+// were made of it before keep writing.
 func (a *attachments) freeze(ctx context.Context, id string) error {
 	unlock, err := a.locks.Lock(ctx, id)
 	if err != nil {
@@ -150,16 +150,7 @@ func (a *attachments) freeze(ctx context.Context, id string) error {
 	if err != nil || !mounted {
 		return err
 	}
-	return finalAt(a.path(id))
-}
-
-// finalAt makes one mount read-only. The file system stays as it is: mounts that were made of
-// it before keep writing, and the kernel knows no file system that is both.
-func finalAt(at string) error {
-	if err := unix.Mount("", at, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-		return fmt.Errorf("make %s read-only: %w", at, err)
-	}
-	return nil
+	return mounts.MakeReadOnly(a.path(id))
 }
 
 // drop ends what hold began. An unknown snapshot is no error.

@@ -34,7 +34,7 @@ func (s *Stack) open(ctx context.Context, layers []layer.Record) (*Chain, error)
 	if err != nil {
 		return nil, err
 	}
-	return &Chain{view: view, layers: layers}, nil
+	return &Chain{view: view, layers: view.Layers}, nil
 }
 
 // images is a layer's chain without those that have no content.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"layervault/layer"
+	"layervault/layer/treetar"
 )
 
 // Changes lists what a layer changes over parent, "" for the empty layer: paths from "/", sorted.
@@ -98,7 +99,7 @@ func (c *comparison) dir(ctx context.Context, path string, hidden bool) (changed
 	if hidden {
 		return changed, nil
 	}
-	opaque, err := isOpaque(filepath.Join(c.upper, path))
+	opaque, err := treetar.IsOpaque(filepath.Join(c.upper, path))
 	if err != nil || !opaque {
 		return changed, err
 	}
@@ -125,7 +126,7 @@ func (c *comparison) entry(ctx context.Context, path string, fi fs.FileInfo, hid
 			return false, err
 		}
 	}
-	if isWhiteout(fi) {
+	if treetar.IsWhiteout(fi) {
 		if below != nil {
 			c.note(path, archive.ChangeDelete)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/go-archive"
 
 	"layervault/layer"
+	"layervault/layer/treetar"
 )
 
 // Diff streams the tar of a layer's changes over parent, "" for the empty layer, with whiteouts
@@ -22,8 +23,8 @@ func (s *Stack) Diff(ctx context.Context, r layer.Record, parent string) (io.Rea
 			return nil, err
 		}
 		return newStream(ctx, t, func(ctx context.Context, w io.Writer) error {
-			tw := newTarWriter(w, t.path, s.idmap, s.log)
-			return errors.Join(tw.addTree(ctx), tw.Close())
+			tw := treetar.New(w, t.path, s.idmap, s.log)
+			return errors.Join(tw.AddTree(ctx), tw.Close())
 		}), nil
 	}
 	// Not what the upper directory holds: compare what both show.
@@ -36,8 +37,9 @@ func (s *Stack) Diff(ctx context.Context, r layer.Record, parent string) (io.Rea
 		return nil, errors.Join(err, upper.Close(ctx))
 	}
 	return newStream(ctx, upper, func(ctx context.Context, w io.Writer) error {
-		tw := newTarWriter(w, upper.path, s.idmap, s.log)
-		return errors.Join(tw.addChanges(ctx, changes), tw.Close())
+		tw := treetar.New(w, upper.path, s.idmap, s.log)
+		sortChanges(changes)
+		return errors.Join(tw.AddChanges(ctx, changes), tw.Close())
 	}), nil
 }
 

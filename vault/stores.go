@@ -99,7 +99,7 @@ func (v *Vault) Layers(ctx context.Context, keys crypt.KeySource, scratch string
 		return v.layers.store, nil
 	}
 	store, err := OpenLayers(ctx, v.cfg.Layout, persist.Vault, layer.Config{
-		Scratch: scratch, Keys: keys, Devices: layer.NewDevices(keys, v.cfg.CryptParams, v.cfg.Verity, v.log), SweepDevices: crypt.Sweep,
+		Scratch: scratch, Keys: keys, Devices: v.devices(keys), SweepDevices: crypt.Sweep,
 		Corrupted: crypt.Corrupted, Log: v.log,
 	})
 	if err != nil {
@@ -107,6 +107,14 @@ func (v *Vault) Layers(ctx context.Context, keys crypt.KeySource, scratch string
 	}
 	v.layers.store = store
 	return store, nil
+}
+
+// devices makes the images of layers.
+func (v *Vault) devices(keys crypt.KeySource) layer.Devices {
+	if v.cfg.Devices != nil {
+		return v.cfg.Devices(keys)
+	}
+	return layer.NewDevices(keys, v.cfg.CryptParams, v.cfg.Verity, v.log)
 }
 
 // LayersFrom is Layers for a door that is handed its store by a function.

@@ -16,6 +16,8 @@ type UpgradeReport struct {
 	Formats
 	// Refused are images that do not open: not upgraded, or restored after the upgrade.
 	Refused []string `json:"refused"`
+	// Layers says what was sealed anew; nil without --layers, and where the upgrade failed.
+	Layers *LayersReport `json:"layers,omitempty"`
 }
 
 // String is the report for a person, of one or more lines.
@@ -42,6 +44,9 @@ func (r UpgradeReport) String() string {
 	}
 	for _, image := range r.Refused {
 		fmt.Fprintf(&b, "  refused: %s\n", image)
+	}
+	if r.Layers != nil && r.Layers.Layers > 0 {
+		b.WriteString(r.Layers.String())
 	}
 	return b.String()
 }

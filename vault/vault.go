@@ -13,6 +13,7 @@ import (
 	"layervault/keys"
 	"layervault/keys/handover"
 	"layervault/keys/unlock"
+	"layervault/layer"
 	"layervault/persist"
 )
 
@@ -34,6 +35,8 @@ type Config struct {
 	Patience time.Duration
 	// CryptParams is how new images are encrypted.
 	CryptParams crypt.Params
+	// Devices makes the images of layers; nil for encrypted ones of package crypt.
+	Devices func(crypt.KeySource) layer.Devices
 	// Verity is for sealed layers without a hash tree.
 	Verity crypt.Verity
 	// Volumes is how volumes are kept.

@@ -66,7 +66,7 @@ func (a *app) serve(ctx context.Context, s settings, v volumeSettings, d doorSet
 	if err := mountns.LetGo(a.persist); err != nil {
 		return err
 	}
-	cfg := plugin.Config{NoUpgrade: s.noUpgrade, NextStep: advice.Step, Log: log}
+	cfg := plugin.Config{NoUpgrade: s.noUpgrade, SealOlder: s.sealOlder, SealCommitted: s.sealWritten, NextStep: advice.Step, Log: log}
 	var l net.Listener
 	var err error
 	if l, cfg.Containerd, err = d.Listen(ctx, os.Getenv, a.layout()); err != nil {

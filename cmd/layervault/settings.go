@@ -26,6 +26,7 @@ type settings struct {
 	verity   string
 	loglevel string
 	upgrade  string
+	seal     string
 
 	providers flags.Set
 
@@ -35,6 +36,8 @@ type settings struct {
 	sectorBytes int
 	level       slog.Level
 	noUpgrade   bool
+	sealOlder   bool
+	sealWritten bool
 }
 
 // Defaults, the same in config.json. There is none for the key: an encrypted
@@ -46,8 +49,15 @@ const (
 
 // The values of the setting upgrade.
 const (
-	upgradeAuto = "auto"
-	upgradeOff  = "off"
+	upgradeAuto   = "auto"
+	upgradeLayers = "layers"
+	upgradeOff    = "off"
+)
+
+// The values of the setting seal-committed.
+const (
+	sealOn  = "on"
+	sealOff = "off"
 )
 
 // settingsOf reads the settings from the environment. A verb adds the flags of those that it
@@ -61,6 +71,7 @@ func settingsOf(env func(string) string) settings {
 		sector:   envOr(env, "sector", "4096"),
 		verity:   envOr(env, "verity", string(crypt.VerityPrefer)),
 		upgrade:  envOr(env, "upgrade", upgradeAuto),
+		seal:     envOr(env, "seal-committed", sealOff),
 		loglevel: envOr(env, "loglevel", defaultLogLevel),
 	}
 }
@@ -96,7 +107,8 @@ func (s *settings) sealed(f *pflag.FlagSet) {
 // serving adds the flags of a running plugin.
 func (s *settings) serving(f *pflag.FlagSet) {
 	f.StringVar(&s.size, "size", s.size, "size of a container's layer (env size)")
-	f.StringVar(&s.upgrade, "upgrade", s.upgrade, "upgrade a vault of format 1 to format 2 at the start: auto or off (env upgrade)")
+	f.StringVar(&s.upgrade, "upgrade", s.upgrade, "upgrade a vault of format 1 to format 2 at the start: auto or off; layers: also seal older layers anew, behind requests (env upgrade)")
+	f.StringVar(&s.seal, "seal-committed", s.seal, "seal the layers that builds and commits wrote, behind requests: on or off (env seal-committed)")
 	f.StringVar(&s.loglevel, "loglevel", s.loglevel, "debug, info, warn or error (env loglevel)")
 }
 
@@ -128,10 +140,16 @@ func (s *settings) check() error {
 	if v := crypt.Verity(s.verity); v != crypt.VerityPrefer && v != crypt.VerityRequire {
 		return usagef("setting verity=%q: must be %s or %s", s.verity, crypt.VerityPrefer, crypt.VerityRequire)
 	}
-	if s.upgrade != upgradeAuto && s.upgrade != upgradeOff {
-		return usagef("setting upgrade=%q: must be %s or %s", s.upgrade, upgradeAuto, upgradeOff)
+	switch s.upgrade {
+	case upgradeAuto, upgradeLayers, upgradeOff:
+	default:
+		return usagef("setting upgrade=%q: must be %s, %s or %s", s.upgrade, upgradeAuto, upgradeLayers, upgradeOff)
 	}
-	s.noUpgrade = s.upgrade == upgradeOff
+	s.noUpgrade, s.sealOlder = s.upgrade == upgradeOff, s.upgrade == upgradeLayers
+	if s.seal != sealOn && s.seal != sealOff {
+		return usagef("setting seal-committed=%q: must be %s or %s", s.seal, sealOn, sealOff)
+	}
+	s.sealWritten = s.seal == sealOn
 	if err := s.level.UnmarshalText([]byte(s.loglevel)); err != nil {
 		return usagef("setting loglevel=%q: must be debug, info, warn or error", s.loglevel)
 	}

@@ -17,7 +17,7 @@ import (
 // upgradeVerb is vault upgrade.
 type upgradeVerb struct {
 	*volumeVerb
-	dryRun, force bool
+	dryRun, force, layers bool
 }
 
 func newVaultCommand(a *app) *cobra.Command {
@@ -42,13 +42,22 @@ nothing: run the command again, or start the plugin.
 
 Images that do not open are named, and the tier accepts format 1 until they are removed,
 repaired, or adopted with "layervault image adopt". With --force the tier refuses format 1
-anyway: those images did not open before either.`,
+anyway: those images did not open before either.
+
+With --layers it then seals every older sealed layer anew: EROFS or ext4 with a hash tree,
+as a new layer is made. The layers keep their names, sizes and content, and each needs the
+space of both images meanwhile. Containers go on with the image that they have; the next
+start takes the new one, and the old one is erased after its last user. The plugin does
+this by itself, while it serves, with upgrade=layers.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return u.run(cmd.Context()) },
 	}
 	u.volumeVerb = a.newVolumeVerb()
 	u.reads(cmd, readsPlaces|readsKeys)
 	cmd.Flags().BoolVarP(&u.dryRun, "dry-run", "n", false, "show what has format 1 and whether it opens; change nothing")
+	cmd.Flags().BoolVar(&u.layers, "layers", false, "then seal older layers anew")
+	cmd.MarkFlagsMutuallyExclusive("dry-run", "layers")
+	u.set.images(cmd.Flags())
 	cmd.Flags().BoolVar(&u.force, "force", false, "refuse format 1 even if an image does not open")
 	return cmd
 }
@@ -57,6 +66,11 @@ anyway: those images did not open before either.`,
 func (u *upgradeVerb) run(ctx context.Context) error {
 	if err := errors.Join(u.set.check(), u.vol.check()); err != nil {
 		return err
+	}
+	if u.layers {
+		if err := u.app.hideMounts(); err != nil {
+			return err
+		}
 	}
 	v := u.app.newVault(u.set, u.vol, nil, u.app.ringLog())
 	reports := []vault.UpgradeReport{}
@@ -78,7 +92,29 @@ func (u *upgradeVerb) run(ctx context.Context) error {
 	if !found {
 		return fmt.Errorf("upgrade: %w in %s", keys.ErrNoRing, u.app.persist)
 	}
+	if u.layers && errors.Join(errs...) == nil {
+		errs = append(errs, u.sealLayers(ctx, v, reports))
+	}
 	return errors.Join(append(errs, u.print(reports))...)
+}
+
+// sealScratch is where images are mounted meanwhile, in the mount namespace of this process. It is
+// not the plugin's.
+const sealScratch = "/run/layervault-upgrade"
+
+// sealLayers seals the older layers of all tiers anew, and adds to the reports what became of them.
+func (u *upgradeVerb) sealLayers(ctx context.Context, v *vault.Vault, reports []vault.UpgradeReport) error {
+	var progress func(done, total int, _ string)
+	if show := u.app.progress("checked"); show != nil {
+		progress = func(done, total int, _ string) { show(done, total, "layers") }
+	}
+	var errs []error
+	for i := range reports {
+		report, err := v.SealLayers(ctx, persist.Tier(reports[i].Tier), sealScratch, progress)
+		reports[i].Layers = &report
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // tier upgrades one tier, or only inspects it in a dry run.

@@ -127,6 +127,8 @@ func fileType(kind uint16) byte {
 		return 4
 	case fswriter.ModeFIFO:
 		return 5
+	case fswriter.ModeSocket:
+		return 6
 	case fswriter.ModeSymlink:
 		return 7
 	}

@@ -182,14 +182,14 @@ func (w *Writer) placeSmall(i Inode, attrs, content []byte) error {
 	return w.place(i, attrs, nil)
 }
 
-// Special makes a pipe or a device node. major has 12 bits, minor 20.
+// Special makes a pipe, a socket or a device node. major has 12 bits, minor 20.
 func (w *Writer) Special(parent Inode, name string, kind fswriter.Kind, major, minor uint32, m Meta) (Inode, error) {
 	i, attrs, err := w.begin(parent, name, uint16(kind), m)
 	if err != nil {
 		return 0, err
 	}
 	number := uint32(0)
-	if kind != fswriter.FIFO {
+	if kind != fswriter.FIFO && kind != fswriter.Socket {
 		if major>>12 != 0 || minor>>20 != 0 {
 			return 0, fmt.Errorf("%w: device %d:%d", fswriter.ErrName, major, minor)
 		}

@@ -47,6 +47,7 @@ const (
 	FIFO        Kind = ModeFIFO
 	CharDevice  Kind = ModeChar
 	BlockDevice Kind = ModeBlock
+	Socket      Kind = ModeSocket
 )
 
 // Meta is what every file has.

@@ -47,6 +47,10 @@ type Options struct {
 	// Heap, shared by many imports, makes one of them at a time faster; may be nil, if there
 	// is only one.
 	Heap *Heap
+	// Literal is for a tar that package treetar made of a tree for this program: names that begin
+	// with .wh. are files, overlayfs's whiteouts and marks are taken as they are, and so are times
+	// before 1970.
+	Literal bool
 }
 
 // Heap lends Go's heap to one import at a time. The zero value is ready.

@@ -27,6 +27,10 @@ const (
 	paxXattr      = "SCHILY.xattr."
 )
 
+// SocketRecord is the PAX record of a pipe's entry that stands for a socket, which tar does not
+// have, in a tar that is taken literally.
+const SocketRecord = "LAYERVAULT.socket"
+
 // maxPath is PATH_MAX without its NUL: what lies deeper cannot be named in a system call.
 const maxPath = 4095
 
@@ -54,12 +58,14 @@ type layer struct {
 	top  fswriter.Inode
 	root fswriter.Meta // of directories that the tar only implies
 	now  time.Time
+	// literal: see Options.
+	literal bool
 
 	implied int // directories made without an entry of their own
 }
 
 func newLayer(w Writer, o Options, now time.Time) (*layer, error) {
-	l := &layer{w: w, ids: user.IdentityMapping{UIDMaps: o.UIDMaps, GIDMaps: o.GIDMaps}, now: now}
+	l := &layer{w: w, ids: user.IdentityMapping{UIDMaps: o.UIDMaps, GIDMaps: o.GIDMaps}, now: now, literal: o.Literal}
 	uid, gid, err := l.owner(0, 0)
 	if err != nil {
 		return nil, err
@@ -95,6 +101,9 @@ func (l *layer) add(h *tar.Header, content io.Reader) error {
 	parent, err := l.parents(strings.TrimSuffix(dir, "/"))
 	if err != nil {
 		return err
+	}
+	if l.literal {
+		return l.file(parent, base, h, meta, content)
 	}
 	if base == opaqueMark {
 		return l.w.SetXattr(parent, overlayOpaque, "y")
@@ -260,7 +269,11 @@ func (l *layer) file(parent fswriter.Inode, name string, h *tar.Header, meta fsw
 	case tar.TypeSymlink:
 		_, err = l.w.Symlink(parent, name, h.Linkname, meta)
 	case tar.TypeFifo:
-		_, err = l.w.Special(parent, name, fswriter.FIFO, 0, 0, meta)
+		kind := fswriter.FIFO
+		if l.literal && h.PAXRecords[SocketRecord] != "" {
+			kind = fswriter.Socket
+		}
+		_, err = l.w.Special(parent, name, kind, 0, 0, meta)
 	case tar.TypeChar:
 		_, err = l.w.Special(parent, name, fswriter.CharDevice, uint32(h.Devmajor), uint32(h.Devminor), meta)
 	case tar.TypeBlock:

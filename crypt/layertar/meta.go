@@ -20,9 +20,13 @@ func (l *layer) meta(h *tar.Header) (fswriter.Meta, error) {
 	if access.Before(h.ModTime) {
 		access = h.ModTime
 	}
-	attrs, err := xattrs(h)
+	attrs, err := l.xattrs(h)
 	if err != nil {
 		return fswriter.Meta{}, err
+	}
+	bound := bound
+	if l.literal {
+		bound = func(t time.Time) time.Time { return t }
 	}
 	return fswriter.Meta{
 		Mode:   uint16(h.Mode & 0o7777),
@@ -61,13 +65,13 @@ func bound(t time.Time) time.Time {
 	return t
 }
 
-// xattrs are those of the entry that an image may bring. Names that no file
+// xattrs are those of the entry that an image may bring, or all of a literal tar. Names that no file
 // system has a namespace for are left out, as by tar without its --xattrs-include.
-func xattrs(h *tar.Header) (map[string][]byte, error) {
+func (l *layer) xattrs(h *tar.Header) (map[string][]byte, error) {
 	var found map[string][]byte
 	for key, value := range h.PAXRecords {
 		name, ok := strings.CutPrefix(key, paxXattr)
-		if !ok || strings.HasPrefix(name, overlayPrefix) || !fswriter.HasXattrNamespace(name) {
+		if !ok || strings.HasPrefix(name, overlayPrefix) && !l.literal || !fswriter.HasXattrNamespace(name) {
 			continue
 		}
 		if found == nil {

@@ -52,6 +52,8 @@ func Run(t *testing.T, make Factory) {
 		{"Info", testInfo},
 		{"Undo", testUndo},
 		{"Astray", testAstray},
+		{"Seal", testSeal},
+		{"SealMounted", testSealMounted},
 		{"NoSpace", testNoSpace},
 		{"Kill", testKill},
 	} {

@@ -38,6 +38,15 @@ func Bind(from, at string) error {
 	return nil
 }
 
+// MakeReadOnly makes one mount read-only. The file system stays as it is: its other mounts keep
+// writing.
+func MakeReadOnly(at string) error {
+	if err := unix.Mount("", at, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("make %s read-only: %w", at, err)
+	}
+	return nil
+}
+
 // BindDir is Bind for an open directory, independent of later changes to its path.
 func BindDir(dir *os.File, at string) error {
 	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), at, "", unix.MS_BIND, ""); err != nil {

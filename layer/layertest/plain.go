@@ -1,6 +1,7 @@
 // Package layertest lets the layer store and the graph driver be tested where
 // the kernel has no device-mapper: its images are as real as package crypt's, LUKS2
-// header included, but their ext4 is not encrypted. Never use it for data.
+// header included, but their file system is not encrypted. A layer that is sealed anew becomes an
+// EROFS of package crypt's writer, all others have ext4 from mkfs. Never use it for data.
 package layertest
 
 import (
@@ -43,6 +44,9 @@ func (p plain) CreateHeld(ctx context.Context, size int64) (layer.Held, error) {
 }
 
 func (p plain) Import(ctx context.Context, diffTar io.Reader) (crypt.ImportResult, error) {
+	if p.im.Literal {
+		return p.importLiterally(ctx, diffTar)
+	}
 	return p.make(ctx, sealedSize, diffTar)
 }
 
@@ -147,7 +151,11 @@ func (p plain) Mount(ctx context.Context, at string) error {
 	if p.im.Kind == layer.Sealed {
 		mode = "ro"
 	}
-	return run(ctx, "mount", "-t", "ext4", "-o", mode+",loop,offset="+strconv.Itoa(luks2.DefaultDataOffset), p.im.Path, at)
+	fs, err := p.fileSystem()
+	if err != nil {
+		return err
+	}
+	return run(ctx, "mount", "-t", string(fs), "-o", mode+",loop,offset="+strconv.Itoa(luks2.DefaultDataOffset), p.im.Path, at)
 }
 
 func (p plain) Remove(context.Context) error {

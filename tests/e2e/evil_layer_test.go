@@ -132,14 +132,19 @@ func (p *plugin) apply(id, parent string, body io.Reader) graphAnswer {
 func (p *plugin) seal(id, parent, text string) {
 	p.t.Helper()
 	p.does("Create", map[string]any{"ID": id, "Parent": parent})
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	must(p.t, w.WriteHeader(&tar.Header{Name: "file", Size: int64(len(text)), Mode: 0o644}))
-	_, err := io.WriteString(w, text)
-	must(p.t, errors.Join(err, w.Close()))
-	if a := p.apply(id, parent, &b); a.Err != "" {
+	if a := p.apply(id, parent, bytes.NewReader(fileTar(text))); a.Err != "" {
 		p.t.Fatalf("ApplyDiff: %s", a.Err)
 	}
+}
+
+// fileTar is the tar of one file. Such a one has no errors: it fits into memory.
+func fileTar(text string) []byte {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	_ = w.WriteHeader(&tar.Header{Name: "file", Size: int64(len(text)), Mode: 0o644})
+	_, _ = io.WriteString(w, text)
+	_ = w.Close()
+	return b.Bytes()
 }
 
 // container makes a container's layer and writes a file into it.

@@ -234,13 +234,13 @@ func (w *Writer) Symlink(parent Inode, name, target string, m Meta) (Inode, erro
 	return i, w.end(i, record, m, int64(len(target)), flagExtents)
 }
 
-// Special makes a pipe or a device node. major has 12 bits, minor 20.
+// Special makes a pipe, a socket or a device node. major has 12 bits, minor 20.
 func (w *Writer) Special(parent Inode, name string, kind fswriter.Kind, major, minor uint32, m Meta) (Inode, error) {
 	i, record, err := w.begin(parent, name, uint16(kind), m)
 	if err != nil {
 		return 0, err
 	}
-	if kind != fswriter.FIFO {
+	if kind != fswriter.FIFO && kind != fswriter.Socket {
 		switch {
 		case major>>12 != 0 || minor>>20 != 0:
 			return 0, fmt.Errorf("%w: device %d:%d", fswriter.ErrName, major, minor)

@@ -1,4 +1,9 @@
-package stack
+// Package treetar writes a directory tree as the tar of a layer.
+//
+// There are two ways. For others (AddTree, AddChanges) the tar is what docker's own drivers make
+// of the tree, byte for byte. For this program (AddExactly) it holds all that a file system keeps
+// of a file, and overlayfs's marks as they lie on the disk.
+package treetar
 
 import (
 	"archive/tar"
@@ -27,11 +32,11 @@ const copyBuffer = 256 << 10
 // and opaque directories").
 const opaqueXattr = "trusted.overlay.opaque"
 
-// tarWriter writes files of one tree as a layer tar, with the headers docker's
+// Writer writes files of one tree as a layer tar, with the headers docker's
 // own drivers write (through moby/go-archive), so that a layer has the same digest
 // whichever driver made its tar. Unlike go-archive's, a file that cannot be read
 // ends the tar with an error instead of being left out.
-type tarWriter struct {
+type Writer struct {
 	*tar.Writer
 	root  string
 	idmap user.IdentityMapping
@@ -40,16 +45,18 @@ type tarWriter struct {
 	log   *slog.Logger
 }
 
-func newTarWriter(w io.Writer, root string, idmap user.IdentityMapping, log *slog.Logger) *tarWriter {
-	return &tarWriter{
+// New makes a Writer for the tree at a directory. The owners in the tar are those of idmap's
+// container.
+func New(w io.Writer, root string, idmap user.IdentityMapping, log *slog.Logger) *Writer {
+	return &Writer{
 		Writer: tar.NewWriter(w), root: root, idmap: idmap,
 		links: make(map[uint64]string), buf: make([]byte, copyBuffer), log: log,
 	}
 }
 
-// addTree adds everything below the root, an upper directory, turning overlay's
+// AddTree adds everything below the root, an upper directory, turning overlay's
 // whiteouts into those of a layer tar.
-func (t *tarWriter) addTree(ctx context.Context) error {
+func (t *Writer) AddTree(ctx context.Context) error {
 	return filepath.WalkDir(t.root, func(name string, e fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
@@ -72,7 +79,7 @@ func (t *tarWriter) addTree(ctx context.Context) error {
 // leaveOut drops the error of a file that vanished, and of a path too long for any
 // system call. A container can create such a path step by step, but no tool can read
 // it, docker's own driver omits it, and no layer could hold it.
-func (t *tarWriter) leaveOut(name string, err error) error {
+func (t *Writer) leaveOut(name string, err error) error {
 	if errors.Is(err, unix.ENAMETOOLONG) {
 		t.log.Warn("path is longer than 4095 bytes; omitted from the layer", "path", shorten(strings.TrimPrefix(name, t.root)))
 		return nil
@@ -89,9 +96,8 @@ func shorten(path string) string {
 	return path
 }
 
-// addChanges adds what a list of changes names, from a merged tree.
-func (t *tarWriter) addChanges(ctx context.Context, changes []archive.Change) error {
-	sortChanges(changes)
+// AddChanges adds what a sorted list of changes names, from a merged tree.
+func (t *Writer) AddChanges(ctx context.Context, changes []archive.Change) error {
 	for _, c := range changes {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
@@ -127,7 +133,7 @@ func whiteout(rel string) *tar.Header {
 
 // add writes one file. upper says that the tree is an upper directory, in which
 // some files are overlay's marks.
-func (t *tarWriter) add(rel string, fi fs.FileInfo, upper bool) error {
+func (t *Writer) add(rel string, fi fs.FileInfo, upper bool) error {
 	if fi.Mode()&fs.ModeSocket != 0 {
 		return nil // tar has no sockets, and one of an image has no listener
 	}
@@ -150,7 +156,7 @@ func (t *tarWriter) add(rel string, fi fs.FileInfo, upper bool) error {
 	if !ok {
 		return fmt.Errorf("%s: no inode", name)
 	}
-	if upper && isWhiteout(fi) {
+	if upper && IsWhiteout(fi) {
 		// The kernel made it, so its owner means nothing: no mapping.
 		dir, base := path.Split(hdr.Name)
 		hdr.Name, hdr.Typeflag, hdr.Mode, hdr.Size = dir+archive.WhiteoutPrefix+base, tar.TypeReg, 0o600, 0
@@ -181,8 +187,8 @@ func (t *tarWriter) add(rel string, fi fs.FileInfo, upper bool) error {
 }
 
 // addOpaque adds the mark of a directory that hides what lies below it.
-func (t *tarWriter) addOpaque(name string, dir *tar.Header) error {
-	opaque, err := isOpaque(name)
+func (t *Writer) addOpaque(name string, dir *tar.Header) error {
+	opaque, err := IsOpaque(name)
 	if err != nil || !opaque {
 		return ignoreVanished(err)
 	}
@@ -195,7 +201,7 @@ func (t *tarWriter) addOpaque(name string, dir *tar.Header) error {
 // addContent writes a regular file. The header fixes the length while a container may
 // be writing: a file that grew is cut, a file that shrank is padded with zeros, as in
 // any tar of a live tree.
-func (t *tarWriter) addContent(name string, hdr *tar.Header) (err error) {
+func (t *Writer) addContent(name string, hdr *tar.Header) (err error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return ignoreVanished(err) // before its header: nothing is promised yet
@@ -225,13 +231,14 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// isWhiteout recognises the mark of a deletion: a character device 0/0.
-func isWhiteout(fi fs.FileInfo) bool {
+// IsWhiteout recognises the mark of a deletion: a character device 0/0.
+func IsWhiteout(fi fs.FileInfo) bool {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	return ok && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }
 
-func isOpaque(dir string) (bool, error) {
+// IsOpaque recognises a directory that hides what lies below it in other layers.
+func IsOpaque(dir string) (bool, error) {
 	var value [1]byte
 	n, err := unix.Lgetxattr(dir, opaqueXattr, value[:])
 	switch {
@@ -241,4 +248,13 @@ func isOpaque(dir string) (bool, error) {
 		return false, &os.PathError{Op: "lgetxattr", Path: dir, Err: err}
 	}
 	return n == 1 && value[0] == 'y', nil
+}
+
+// ignoreVanished drops the error of a file that was deleted while its directory
+// was read: a container may be running on it.
+func ignoreVanished(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
