@@ -97,8 +97,11 @@ func (r Report) String() string {
 		return b.String()
 	}
 	if r.DryRun {
-		fmt.Fprintf(&b, "%d would move, %d left; needs %s, %s free\n", r.Count(Would), r.Count(Stays),
-			units.BytesSize(float64(r.Needed)), units.BytesSize(float64(r.Free)))
+		fmt.Fprintf(&b, "%d would move, %d left", r.Count(Would), r.Count(Stays))
+		if n := r.Count(Copied); n > 0 {
+			fmt.Fprintf(&b, ", %d copied by an earlier run", n)
+		}
+		fmt.Fprintf(&b, "; needs %s, %s free\n", units.BytesSize(float64(r.Needed)), units.BytesSize(float64(r.Free)))
 		return b.String()
 	}
 	fmt.Fprintf(&b, "%d copied, %d moved, %d left, %d failed", r.Count(Copied), r.Count(Moved), r.Count(Stays), r.Count(Failed)+r.Count(Waiting))

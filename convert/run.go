@@ -153,7 +153,7 @@ func (r *run) convert() error {
 	if r.DryRun {
 		for i := range lines {
 			if lines[i].Status == Waiting {
-				lines[i].Status = Would
+				lines[i].Status = r.would(items[i])
 			}
 		}
 	}
@@ -166,6 +166,14 @@ func (r *run) convert() error {
 	}
 	left := r.report.Count(Stays)
 	return writeConverted(r.Layout, converted{At: time.Now().UTC().Truncate(time.Second), Items: len(items) - left, Left: left})
+}
+
+// would says what a dry run shows of an item that moves: an earlier run may have copied it.
+func (r *run) would(it *Item) Status {
+	if rec := r.state.j.Items[it.Source]; rec != nil && rec.Phase != copying && rec.Phase != ready {
+		return Copied
+	}
+	return Would
 }
 
 // stays says that an item is not moved: by decision, or because something is wrong.
