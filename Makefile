@@ -89,5 +89,5 @@ demo: ## Show it: containers on encrypted layers, and the search of the raw disk
 demo-persist: ## Show it: a device of EVE's older /persist layout, before and after layervault persist upgrade
 	@tests/demo/persist
 
-bench: build $(if $(BASE),,plugin) ## Measure against plain overlay2, or with BASE=COMMIT against that commit (ONLY=apply,run,..., TURNS=n)
+bench: build $(if $(BASE)$(filter upgrade,$(ONLY)),,plugin) ## Measure against plain overlay2, or with BASE=COMMIT against that commit (ONLY=apply,run,..., TURNS=n)
 	@ONLY='$(ONLY)' BASE='$(BASE)' TURNS='$(TURNS)' tests/bench/bench

@@ -86,9 +86,14 @@ func (s *Set) own(a persist.Area, dir *os.File) error {
 	return errors.Join(dir.Chown(owner.UID, owner.GID), dir.Chmod(persist.AreaMode(a)))
 }
 
-// mounted says whether the area is mounted at its place. Another mount there is ErrInTheWay.
+// mounted says whether the area is mounted at its place. Another mount there, or what is no
+// directory, is ErrInTheWay.
 func (s *Set) mounted(a persist.Area) (bool, error) {
 	at := s.cfg.Layout.Area(a)
+	// A link is looked at before what is mounted where the link leads.
+	if info, err := os.Lstat(at); err == nil && !info.IsDir() {
+		return false, fmt.Errorf("area %s: %w: %s is no directory; move it away", a, ErrInTheWay, at)
+	}
 	mounted, err := mounts.IsMounted(at)
 	if err != nil || !mounted {
 		return false, err
@@ -111,10 +116,6 @@ func (s *Set) mounted(a persist.Area) (bool, error) {
 // directory that nobody may write to.
 func (s *Set) point(a persist.Area) error {
 	at := s.cfg.Layout.Area(a)
-	// A link is looked at before what is mounted where the link leads.
-	if info, err := os.Lstat(at); err == nil && !info.IsDir() {
-		return fmt.Errorf("area %s: %w: %s is no directory; move it away", a, ErrInTheWay, at)
-	}
 	if mounted, err := s.mounted(a); err != nil || mounted {
 		return err
 	}

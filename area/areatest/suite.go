@@ -177,8 +177,18 @@ func inTheWay(e *env) {
 	e.must(os.RemoveAll(at))
 	for _, target := range []string{e.TempDir(), "/proc"} { // a folder, and what is mounted elsewhere
 		e.must(os.Symlink(target, at))
+		// The link is what is in the way, in every call, and not what it leads to.
 		_, err = e.set().Create(ctx, persist.Case)
-		e.is(err, area.ErrInTheWay)
+		st := e.set().State(persist.Case)
+		for _, err := range []error{err, e.set().Open(ctx, persist.Case), e.set().Close(ctx, persist.Case), e.set().Bound(ctx, persist.Case)} {
+			e.is(err, area.ErrInTheWay)
+			if err == nil || !strings.Contains(err.Error(), "no directory") {
+				e.Errorf("%v", err)
+			}
+		}
+		if st.State != area.StateDamaged || !strings.Contains(st.Reason, "no directory") {
+			e.Errorf("state %+v", st)
+		}
 		e.must(os.Remove(at))
 	}
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -21,6 +22,7 @@ type bench struct {
 	basePlugin          *plugin     // its plugin
 	containerd          *containerd // nil where engines are compared
 	snapshotters        []string    // ours, overlayfs, and others
+	upgrade             bool        // measure persist upgrade; there is no engine
 	repeats, runs       int
 	fioTurns            int
 	rows                []row
@@ -52,6 +54,7 @@ func main() {
 	flag.StringVar(&o.basePlugin, "base-plugin", "", "socket of the plugin of -base")
 	flag.StringVar(&o.containerd, "containerd", "", "socket of a containerd: compare its snapshotters in place of engines")
 	flag.StringVar(&o.snapshotters, "snapshotters", ours+",overlayfs", "the snapshotters to compare, layervault and overlayfs first")
+	flag.BoolVar(&b.upgrade, "upgrade", false, "measure persist upgrade against cp -a, in place of engines")
 	flag.IntVar(&b.repeats, "repeats", 3, "how often each pair is measured")
 	flag.IntVar(&b.runs, "runs", 7, "how often docker run is measured")
 	flag.IntVar(&b.fioTurns, "fio-turns", 40, "how often each pair of fio jobs is measured, a second each; an even number treats both sides alike")
@@ -84,6 +87,10 @@ type options struct {
 func (b *bench) main(ctx context.Context, o options) error {
 	if err := b.connect(ctx, o); err != nil {
 		return err
+	}
+	if b.upgrade {
+		err := b.upgradePair(ctx)
+		return errors.Join(err, b.keep(ctx, o.json), printTable(os.Stdout, b.rows))
 	}
 	debian, err := os.ReadFile("/usr/share/layervault-guest/debian.tar")
 	if err != nil {
@@ -122,6 +129,9 @@ func (b *bench) main(ctx context.Context, o options) error {
 
 // connect finds what is measured.
 func (b *bench) connect(ctx context.Context, o options) (err error) {
+	if b.upgrade {
+		return nil
+	}
 	if o.containerd != "" {
 		b.snapshotters = strings.Split(o.snapshotters, ",")
 		b.containerd, err = newContainerd(o.containerd)
@@ -140,7 +150,10 @@ func (b *bench) connect(ctx context.Context, o options) (err error) {
 
 // engine is the version of the engine that layervault serves.
 func (b *bench) engine(ctx context.Context) (string, error) {
-	if b.containerd != nil {
+	switch {
+	case b.upgrade:
+		return "", nil
+	case b.containerd != nil:
 		return b.containerd.version(ctx)
 	}
 	return dockerOn(ctx, b.mainHost, "version", "--format", "{{.Server.Version}}")
