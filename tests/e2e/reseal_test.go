@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -247,6 +248,10 @@ func (m *resealed) nothingStray() {
 	}
 }
 
+// importsAtMost is how many layers are imported beside one plugin's sealing: each is read and removed
+// afterwards.
+const importsAtMost = 30
+
 // The plugin seals older layers and the steps of builds behind requests, while layers are imported,
 // and is killed again and again. What it answered for is there.
 func TestSealBehindRequests(t *testing.T) {
@@ -265,7 +270,7 @@ func TestSealBehindRequests(t *testing.T) {
 			acked := make(chan string, 1000)
 			go func() {
 				defer close(acked)
-				for n := 0; n < 1000; n++ {
+				for n := range importsAtMost {
 					id := fmt.Sprintf("new%d-%d", killed, n)
 					if !p.importOnto(id, m.images[0]) {
 						return
@@ -281,7 +286,7 @@ func TestSealBehindRequests(t *testing.T) {
 			if killed < kills {
 				time.Sleep(time.Duration(rand.Int64N(int64(5 * time.Second))))
 			} else {
-				m.untilSealed()
+				m.untilSealed(p)
 			}
 			end = m.sealedAll()
 			if end {
@@ -348,7 +353,13 @@ func (m *resealed) sealedAll() bool {
 	return err == nil && out == ""
 }
 
-func (m *resealed) untilSealed() {
+func (m *resealed) untilSealed(p *plugin) {
 	m.Helper()
-	must(m.T, poll(m.Context(), func() (bool, error) { return m.sealedAll(), nil }))
+	ctx, cancel := context.WithTimeout(m.Context(), 5*time.Minute)
+	defer cancel()
+	if err := poll(ctx, func() (bool, error) { return m.sealedAll(), nil }); err != nil {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait()
+		m.Fatalf("layers are not all sealed: %v\n%s", err, &p.stderr)
+	}
 }
