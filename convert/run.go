@@ -110,6 +110,11 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	if r.state, err = openState(cfg.Layout, cfg.DryRun); err != nil {
 		return r.report, err
 	}
+	if !cfg.DryRun {
+		if err := cfg.Places.Sweep(ctx); err != nil {
+			cfg.Log.WarnContext(ctx, "cannot release what an interrupted upgrade had open", "error", err)
+		}
+	}
 	err = r.convert()
 	return r.report, errors.Join(err, r.state.close())
 }

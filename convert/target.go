@@ -72,6 +72,8 @@ type Places interface {
 	// Open gives the path of the folder that the target's name goes into, and makes the folder,
 	// or a volume with room for need. The path stays valid until release.
 	Open(ctx context.Context, t Target, need Need) (dir string, release func() error, err error)
+	// Sweep releases what a run that was killed had open. No other run is there.
+	Sweep(ctx context.Context) error
 }
 
 // Need is what a volume must have room for: its files, with their holes.
@@ -132,6 +134,9 @@ func roomOn(path string) ([]Room, error) {
 	return []Room{{Pool: pool, Free: free}}, err
 }
 
+// Sweep implements Places: nothing of a run lasts.
+func (f Folders) Sweep(context.Context) error { return nil }
+
 // Open implements Places.
 func (f Folders) Open(_ context.Context, t Target, _ Need) (string, func() error, error) {
 	dir, err := f.dir(t)
@@ -191,6 +196,11 @@ func (s Split) of(t Target) Places {
 		return s.Volumes
 	}
 	return s.Areas
+}
+
+// Sweep implements Places.
+func (s Split) Sweep(ctx context.Context) error {
+	return errors.Join(s.Volumes.Sweep(ctx), s.Areas.Sweep(ctx))
 }
 
 // Look implements Places.

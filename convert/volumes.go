@@ -89,6 +89,32 @@ func (v VolumeStore) Room(_ context.Context, t Target) ([]Room, error) {
 	return room, err
 }
 
+// Sweep implements Places: a run that is killed leaves the volume mounted that it fills, and the
+// next one does not open that volume again if its copy is complete.
+func (v VolumeStore) Sweep(ctx context.Context) error {
+	entries, err := os.ReadDir(v.Mounts)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), volumeName(volume.ID{})) || !e.IsDir() {
+			continue // not of this command
+		}
+		errs = append(errs, v.letGo(ctx, e.Name(), filepath.Join(v.Mounts, e.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+// letGo unmounts a volume that was opened at a folder, and removes the folder.
+func (v VolumeStore) letGo(ctx context.Context, name, at string) error {
+	err := v.Store.UnmountHost(ctx, name, at)
+	if err == nil || errors.Is(err, volume.ErrNotFound) {
+		err = os.Remove(at)
+	}
+	return err
+}
+
 // Open implements Places. A volume that an interrupted run made is used as it is.
 func (v VolumeStore) Open(ctx context.Context, t Target, need Need) (dir string, release func() error, err error) {
 	id, err := volume.ParseID(t.Volume)
@@ -110,13 +136,7 @@ func (v VolumeStore) Open(ctx context.Context, t Target, need Need) (dir string,
 	if err := v.Store.MountAt(ctx, name, at); err != nil {
 		return "", nil, err
 	}
-	return at, func() error {
-		err := v.Store.UnmountHost(context.WithoutCancel(ctx), name, at)
-		if err == nil {
-			err = os.Remove(at)
-		}
-		return err
-	}, nil
+	return at, func() error { return v.letGo(context.WithoutCancel(ctx), name, at) }, nil
 }
 
 // options are those of a new volume: as large as the configuration says, or as its files need.
