@@ -7,8 +7,8 @@ import "sync"
 type counts struct {
 	mu sync.Mutex
 	n  map[string]int
-	// times counts the mounts of layers that this process ever made, so that Seal sees one that
-	// came and went.
+	// times counts the mounts of each layer that this process made, until the layer is removed, so
+	// that Seal sees one that came and went.
 	times map[string]uint64
 }
 
@@ -48,6 +48,13 @@ func (c *counts) set(id string, n int) {
 		return
 	}
 	c.n[id] = n
+}
+
+// forget drops the mounts of a layer that was removed.
+func (c *counts) forget(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.times, id)
 }
 
 func (c *counts) reset() {

@@ -64,6 +64,7 @@ func (d *Driver) remove(ctx context.Context, s *session, id string) error {
 	if err := s.store.Remove(ctx, id); err != nil {
 		return err
 	}
+	d.counts.forget(id)
 	// The layer is gone; files written outside it are deleted too, and reported.
 	astray := d.clearMountPoint(ctx, s, id)
 	for _, dir := range []string{s.merged(id), s.dir(id)} {

@@ -41,7 +41,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
 			// A setting in the environment of whoever runs the tests is none of theirs.
-			for _, name := range []string{"key", "pcrs", "agent", "source", "tpm", "pin-file", "allow-zero-pcrs", "anchor", "size", "cipher", "sector", "verity", "upgrade", "loglevel", "persist", "downloader", "verifier", "case", "areasize", "floor"} {
+			for _, name := range []string{"key", "pcrs", "agent", "source", "tpm", "pin-file", "allow-zero-pcrs", "anchor", "size", "cipher", "sector", "verity", "upgrade", "seal-committed", "loglevel", "persist", "downloader", "verifier", "case", "areasize", "floor"} {
 				env.Setenv(name, "")
 			}
 			return nil
