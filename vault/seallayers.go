@@ -50,8 +50,9 @@ var ErrNotSealed = errors.New("not every older layer was sealed anew")
 // SealLayers seals every older sealed layer of a tier anew that no other process uses the layers
 // of. Containers may run. It may be interrupted and repeated: what is done is not done again.
 // scratch is a folder to mount images in. A process that is killed leaves what is mounted there to
-// its mount namespace: with one of its own, nothing is left. A layer that fails does not keep the others; the report
-// names it, and the error is ErrNotSealed. Error for a tier that a plugin has: ErrSealing.
+// its mount namespace: with one of its own, nothing is left. A layer that fails does not keep the
+// others; the report names it, and the error is ErrNotSealed. Error for a tier that a plugin has:
+// ErrSealing.
 func (v *Vault) SealLayers(ctx context.Context, tier persist.Tier, scratch string, progress func(done, total int, name string)) (r LayersReport, err error) {
 	r = LayersReport{Tier: string(tier), Failed: []string{}}
 	if !exists(v.cfg.Layout.Layers(tier)) {

@@ -165,7 +165,7 @@ func (w *Writer) pack(d Inode, write func(block []byte) error) error {
 		n := w.tree.Node(e.inode)
 		p.heads = le.AppendUint64(p.heads, uint64(nid(n)))
 		p.heads = le.AppendUint16(p.heads, uint16(len(p.names))) // finish adds where names begin
-		p.heads = append(p.heads, fileType(n.Kind), 0)
+		p.heads = append(p.heads, fswriter.FileType(n.Kind), 0)
 		p.names = append(p.names, e.name...)
 		return nil
 	})

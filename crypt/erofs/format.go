@@ -108,32 +108,8 @@ func xattrSize(b []byte) int {
 	return xattrHeaderSize + (n-1)*4
 }
 
-// device is new_encode_dev.
-func device(major, minor uint32) uint32 { return minor&0xff | major<<8 | minor&^0xff<<12 }
-
 // chunkFormat is what the inode says of chunks of that many bytes.
 func chunkFormat(chunk int64) uint32 { return uint32(bits.TrailingZeros64(uint64(chunk / blockSize))) }
-
-// fileType is the kind that a directory entry repeats.
-func fileType(kind uint16) byte {
-	switch kind & fswriter.ModeType {
-	case fswriter.ModeRegular:
-		return 1
-	case fswriter.ModeDir:
-		return 2
-	case fswriter.ModeChar:
-		return 3
-	case fswriter.ModeBlock:
-		return 4
-	case fswriter.ModeFIFO:
-		return 5
-	case fswriter.ModeSocket:
-		return 6
-	case fswriter.ModeSymlink:
-		return 7
-	}
-	return 0
-}
 
 // superblock is what the fields that vary say.
 type superblock struct {

@@ -190,10 +190,9 @@ func (w *Writer) Special(parent Inode, name string, kind fswriter.Kind, major, m
 	}
 	number := uint32(0)
 	if kind != fswriter.FIFO && kind != fswriter.Socket {
-		if major>>12 != 0 || minor>>20 != 0 {
-			return 0, fmt.Errorf("%w: device %d:%d", fswriter.ErrName, major, minor)
+		if number, err = fswriter.Device(major, minor); err != nil {
+			return 0, err
 		}
-		number = device(major, minor)
 		if kind == fswriter.CharDevice && number == 0 {
 			w.tree.Node(i).Kind |= fswriter.Whiteout
 		}

@@ -3,6 +3,7 @@ package fswriter
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -49,6 +50,36 @@ const (
 	BlockDevice Kind = ModeBlock
 	Socket      Kind = ModeSocket
 )
+
+// FileType is the kind of a file as directory entries repeat it, the same number in all file systems.
+func FileType(kind uint16) byte {
+	switch kind & ModeType {
+	case ModeRegular:
+		return 1
+	case ModeDir:
+		return 2
+	case ModeChar:
+		return 3
+	case ModeBlock:
+		return 4
+	case ModeFIFO:
+		return 5
+	case ModeSocket:
+		return 6
+	case ModeSymlink:
+		return 7
+	}
+	return 0
+}
+
+// Device is the number of a device in an inode, as the kernel's new_encode_dev makes it. major has 12
+// bits and minor 20; more is ErrName.
+func Device(major, minor uint32) (uint32, error) {
+	if major>>12 != 0 || minor>>20 != 0 {
+		return 0, fmt.Errorf("%w: device %d:%d", ErrName, major, minor)
+	}
+	return minor&0xff | major<<8 | minor&^0xff<<12, nil
+}
 
 // Meta is what every file has.
 type Meta struct {

@@ -6,10 +6,10 @@ import (
 	"runtime/debug"
 )
 
-// What is known of a file before the image is complete (its inode record, its name)
-// lies in pages. Some of them are kept in memory, all of them for 40,000 files; what is more is written to the upper end of the destination, past the
-// largest file system, and read back when it is needed. The destination is the encrypted
-// device: nothing goes elsewhere. Who cuts the image to its size cuts them off.
+// What is known of a file before the image is complete (its inode record, its name) lies in pages.
+// Some of them are kept in memory, all of them for 40,000 files; what is more is written to the upper
+// end of the destination, past the largest file system, and read back when needed. The destination
+// is the encrypted device: nothing goes elsewhere. Cutting the image to its size cuts them off.
 const pageSize = 64 << 10
 
 // scratchSize is how much of the destination is set aside for pages: MaxFiles inodes of

@@ -80,12 +80,8 @@ func (t *Writer) exact(name, rel string, fi fs.FileInfo) error {
 	if err := readXattrs(name, hdr); err != nil {
 		return err
 	}
-	if !fi.IsDir() && st.Nlink > 1 {
-		if first, again := t.links[st.Ino]; again {
-			hdr.Typeflag, hdr.Linkname, hdr.Size = tar.TypeLink, first, 0
-			return t.WriteHeader(hdr)
-		}
-		t.links[st.Ino] = hdr.Name
+	if t.isLink(st, hdr) {
+		return t.WriteHeader(hdr)
 	}
 	if hdr.Typeflag == tar.TypeReg && hdr.Size > 0 {
 		return t.exactContent(name, hdr)

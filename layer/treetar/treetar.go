@@ -167,12 +167,8 @@ func (t *Writer) add(rel string, fi fs.FileInfo, upper bool) error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	if !fi.IsDir() && st.Nlink > 1 {
-		if first, again := t.links[st.Ino]; again {
-			hdr.Typeflag, hdr.Linkname, hdr.Size = tar.TypeLink, first, 0
-			return t.WriteHeader(hdr)
-		}
-		t.links[st.Ino] = hdr.Name
+	if t.isLink(st, hdr) {
+		return t.WriteHeader(hdr)
 	}
 	if hdr.Typeflag == tar.TypeReg && hdr.Size > 0 {
 		return t.addContent(name, hdr)
@@ -184,6 +180,20 @@ func (t *Writer) add(rel string, fi fs.FileInfo, upper bool) error {
 		return t.addOpaque(name, hdr)
 	}
 	return nil
+}
+
+// isLink makes the entry of a file that the tar has by another name already a link to that name.
+func (t *Writer) isLink(st *syscall.Stat_t, hdr *tar.Header) bool {
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Nlink <= 1 {
+		return false
+	}
+	first, again := t.links[st.Ino]
+	if !again {
+		t.links[st.Ino] = hdr.Name
+		return false
+	}
+	hdr.Typeflag, hdr.Linkname, hdr.Size = tar.TypeLink, first, 0
+	return true
 }
 
 // addOpaque adds the mark of a directory that hides what lies below it.

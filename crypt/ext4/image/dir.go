@@ -27,27 +27,6 @@ type entry struct {
 
 func entrySize(name int) int { return (dirEntryHeader + name + 3) &^ 3 }
 
-// fileType is the kind that a directory entry repeats.
-func fileType(mode uint16) byte {
-	switch mode & fswriter.ModeType {
-	case fswriter.ModeRegular:
-		return 1
-	case fswriter.ModeDir:
-		return 2
-	case fswriter.ModeChar:
-		return 3
-	case fswriter.ModeBlock:
-		return 4
-	case fswriter.ModeFIFO:
-		return 5
-	case fswriter.ModeSocket:
-		return 6
-	case fswriter.ModeSymlink:
-		return 7
-	}
-	return 0
-}
-
 // dirBlocks writes the content of a directory.
 func (w *Writer) dirBlocks(d Inode, n *fswriter.Node) (indexed bool, err error) {
 	list, size := w.entries(n)
@@ -126,7 +105,7 @@ func (p *packer) finish() error {
 func putEntry(b []byte, i Inode, kind uint16, size int, name []byte) {
 	le.PutUint32(b[0:], uint32(i))
 	le.PutUint16(b[4:], uint16(size))
-	b[6], b[7] = byte(len(name)), fileType(kind)
+	b[6], b[7] = byte(len(name)), fswriter.FileType(kind)
 	copy(b[dirEntryHeader:], name)
 }
 

@@ -241,15 +241,16 @@ func (w *Writer) Special(parent Inode, name string, kind fswriter.Kind, major, m
 		return 0, err
 	}
 	if kind != fswriter.FIFO && kind != fswriter.Socket {
-		switch {
-		case major>>12 != 0 || minor>>20 != 0:
-			return 0, fmt.Errorf("%w: device %d:%d", fswriter.ErrName, major, minor)
-		case major < 256 && minor < 256:
-			le.PutUint32(record[blockArea:], major<<8|minor)
-		default:
-			le.PutUint32(record[blockArea+4:], minor&0xff|major<<8|minor&^0xff<<12)
+		number, err := fswriter.Device(major, minor)
+		if err != nil {
+			return 0, err
 		}
-		if kind == fswriter.CharDevice && major == 0 && minor == 0 {
+		at := blockArea
+		if major > 0xff || minor > 0xff { // a small number is the same in the older place, and read there
+			at += 4
+		}
+		le.PutUint32(record[at:], number)
+		if kind == fswriter.CharDevice && number == 0 {
 			w.tree.Node(i).Kind |= fswriter.Whiteout
 		}
 	}
